@@ -20,7 +20,7 @@
 #ifndef LUNARY_RUN_H
 #define LUNARY_RUN_H
 
-#include "lunary_base.h"
+#include "../inspect/lunary_base.h"
 
 
 /*
@@ -141,7 +141,9 @@ lunary_str_t lunary_run_name(lunary_field_e f);
  * Takes out what `capture` (LUNARY_CAPTURE_*) does not allow: contents, the
  * message of an error that may quote them (type and code stay), parameters
  * that may hold them (numbers, booleans and known short words stay).  New
- * bytes come from mem into scratch, which must outlive the encoding.
+ * bytes come from mem into scratch, which must outlive the encoding and must
+ * not be what values of the run already point into.
+ * LUNARY_OK, or LUNARY_NOMEM: then params and error are gone whole.
  */
 int lunary_run_redact(lunary_run_t *run, unsigned capture, lunary_mem_t *mem,
     lunary_buf_t *scratch);
