@@ -114,6 +114,7 @@ static int lunary_run_params(lunary_mem_t *mem, lunary_buf_t *out,
 static int lunary_run_error(lunary_mem_t *mem, lunary_buf_t *out,
     lunary_str_t object);
 static int lunary_run_plain(lunary_str_t s);
+static int lunary_run_number(lunary_str_t s);
 static int lunary_run_listed(lunary_str_t s, const lunary_str_t *list);
 static int lunary_run_harmless(lunary_str_t value);
 static void lunary_run_cut(lunary_run_t *run);
@@ -253,7 +254,7 @@ lunary_run_error(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t object)
 
     for (i = 0; i < 2; i++) {
 
-        if (lunary_json_type(vals[i]) != LUNARY_JSON_NUMBER
+        if (!lunary_run_number(vals[i])
             && !lunary_run_plain(lunary_json_inside(vals[i])))
         {
             continue;
@@ -302,6 +303,32 @@ lunary_run_plain(lunary_str_t s)
 }
 
 
+/* told by every byte: a lenient reader's number is told by its first */
+
+static int
+lunary_run_number(lunary_str_t s)
+{
+    size_t         i;
+    unsigned char  c;
+
+    if (lunary_json_type(s) != LUNARY_JSON_NUMBER || s.len > LUNARY_RUN_WORD) {
+        return 0;
+    }
+
+    for (i = 0; i < s.len; i++) {
+        c = s.data[i];
+
+        if ((c < '0' || c > '9') && c != '-' && c != '+' && c != '.'
+            && c != 'e' && c != 'E')
+        {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
 static int
 lunary_run_listed(lunary_str_t s, const lunary_str_t *list)
 {
@@ -326,13 +353,13 @@ lunary_run_harmless(lunary_str_t value)
     switch (lunary_json_type(value)) {
 
     case LUNARY_JSON_NUMBER:
+        return lunary_run_number(value);
+
     case LUNARY_JSON_TRUE:
     case LUNARY_JSON_FALSE:
     case LUNARY_JSON_NULL:
-
-        /* what passes for one in a lenient reader may be longer than any */
-
-        return value.len <= LUNARY_RUN_WORD;
+        return lunary_eq(value, "true") || lunary_eq(value, "false")
+               || lunary_eq(value, "null");
 
     case LUNARY_JSON_STRING:
         return lunary_run_listed(lunary_json_inside(value), lunary_run_words);
