@@ -109,6 +109,8 @@ static const lunary_str_t  lunary_run_objects[] = {
 };
 
 
+static void lunary_run_take(lunary_run_t *run, lunary_field_e f,
+    lunary_buf_t *scratch, size_t from, size_t to);
 static int lunary_run_params(lunary_mem_t *mem, lunary_buf_t *out,
     lunary_str_t object, unsigned depth);
 static int lunary_run_error(lunary_mem_t *mem, lunary_buf_t *out,
@@ -161,20 +163,36 @@ lunary_run_redact(lunary_run_t *run, unsigned capture, lunary_mem_t *mem,
 
     if (!(capture & LUNARY_CAPTURE_INPUT)) {
         lunary_run_set(run, LUNARY_F_INPUT, lunary_str(NULL, 0));
-        lunary_run_set(run, LUNARY_F_PARAMS,
-                       lunary_str(scratch->data + params, error - params));
+        lunary_run_take(run, LUNARY_F_PARAMS, scratch, params, error);
     }
 
     if (!(capture & LUNARY_CAPTURE_OUTPUT)) {
         lunary_run_set(run, LUNARY_F_OUTPUT, lunary_str(NULL, 0));
     }
 
-    lunary_run_set(run, LUNARY_F_ERROR,
-                   lunary_str(scratch->data + error, end - error));
+    lunary_run_take(run, LUNARY_F_ERROR, scratch, error, end);
 
     lunary_run_cut(run);
 
     return rc;
+}
+
+
+/* sets a field to what lies between two places of scratch, maybe nothing */
+
+static void
+lunary_run_take(lunary_run_t *run, lunary_field_e f, lunary_buf_t *scratch,
+    size_t from, size_t to)
+{
+    lunary_str_t  value;
+
+    value = lunary_str(NULL, 0);
+
+    if (from != to) {
+        value = lunary_str(scratch->data + from, to - from);
+    }
+
+    lunary_run_set(run, f, value);
 }
 
 
