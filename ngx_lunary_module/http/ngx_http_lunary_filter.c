@@ -1,0 +1,239 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * The second module: response filters.  They look at what passes and change
+ * nothing: the client gets the upstream's bytes when they arrive.
+ *
+ * Invariants
+ *   - the next filter is always called, with the very chain that came;
+ *   - no pointer into a buf is kept;
+ *   - only the main request's response is read: what a subrequest adds
+ *     (SSI, addition) is not the API's answer.
+ */
+
+#include "ngx_http_lunary_module.h"
+
+
+static ngx_int_t ngx_http_lunary_header_filter(ngx_http_request_t *r);
+static ngx_int_t ngx_http_lunary_body_filter(ngx_http_request_t *r,
+    ngx_chain_t *in);
+static lunary_str_t ngx_http_lunary_response_header(void *ctx,
+    const char *name, size_t len);
+static ngx_int_t ngx_http_lunary_filter_init(ngx_conf_t *cf);
+
+
+static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
+static ngx_http_output_body_filter_pt    ngx_http_next_body_filter;
+
+
+static ngx_http_module_t  ngx_http_lunary_filter_module_ctx = {
+    NULL,                                  /* preconfiguration */
+    ngx_http_lunary_filter_init,           /* postconfiguration */
+
+    NULL,                                  /* create main configuration */
+    NULL,                                  /* init main configuration */
+
+    NULL,                                  /* create server configuration */
+    NULL,                                  /* merge server configuration */
+
+    NULL,                                  /* create location configuration */
+    NULL                                   /* merge location configuration */
+};
+
+
+ngx_module_t  ngx_http_lunary_filter_module = {
+    NGX_MODULE_V1,
+    &ngx_http_lunary_filter_module_ctx,    /* module context */
+    NULL,                                  /* module directives */
+    NGX_HTTP_MODULE,                       /* module type */
+    NULL,                                  /* init master */
+    NULL,                                  /* init module */
+    NULL,                                  /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    NULL,                                  /* exit process */
+    NULL,                                  /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
+static ngx_int_t
+ngx_http_lunary_header_filter(ngx_http_request_t *r)
+{
+    lunary_str_t            type, encoding;
+    ngx_table_elt_t        *h;
+    ngx_http_lunary_ctx_t  *ctx;
+
+    if (r != r->main) {
+        return ngx_http_next_header_filter(r);
+    }
+
+    ctx = ngx_http_lunary_get_ctx(r);
+
+    if (ctx == NULL || ctx->answered) {
+        return ngx_http_next_header_filter(r);
+    }
+
+    ctx->answered = 1;
+
+    if (ctx->conf->run_header) {
+        h = ngx_list_push(&r->headers_out.headers);
+        if (h == NULL) {
+            return NGX_ERROR;
+        }
+
+        h->hash = 1;
+#if (nginx_version >= 1023000)
+        h->next = NULL;
+#endif
+        ngx_str_set(&h->key, "X-Lunary-Run-Id");
+        h->value.len = sizeof(ctx->run_id);
+        h->value.data = ctx->run_id;
+    }
+
+    if (ctx->verdict == NGX_HTTP_LUNARY_REJECTED) {
+        return ngx_http_next_header_filter(r);
+    }
+
+    type = lunary_ngx_str(r->headers_out.content_type);
+
+    if (r->headers_out.content_encoding) {
+        encoding = lunary_ngx_str(r->headers_out.content_encoding->value);
+
+    } else {
+        encoding = lunary_str(NULL, 0);
+    }
+
+    lunary_call_answer(ctx->call, (unsigned) r->headers_out.status, type,
+                       encoding, ngx_http_lunary_response_header, r);
+
+    if (r->header_only
+        || r->method == NGX_HTTP_HEAD
+        || r->headers_out.status == NGX_HTTP_NO_CONTENT
+        || r->headers_out.status == NGX_HTTP_NOT_MODIFIED
+        || r->headers_out.status == NGX_HTTP_SWITCHING_PROTOCOLS)
+    {
+        lunary_call_response_end(ctx->call, 1);
+        ctx->last_seen = 1;
+
+        return ngx_http_next_header_filter(r);
+    }
+
+    ctx->inspect = 1;
+    r->filter_need_in_memory = 1;
+
+    return ngx_http_next_header_filter(r);
+}
+
+
+static ngx_int_t
+ngx_http_lunary_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
+{
+    size_t                  len;
+    ngx_buf_t              *b;
+    ngx_chain_t            *cl;
+    ngx_http_lunary_ctx_t  *ctx;
+
+    if (in == NULL || r != r->main) {
+        return ngx_http_next_body_filter(r, in);
+    }
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_lunary_module);
+
+    if (ctx == NULL || !ctx->inspect || ctx->last_seen) {
+        return ngx_http_next_body_filter(r, in);
+    }
+
+    for (cl = in; cl; cl = cl->next) {
+        b = cl->buf;
+
+        if (ngx_buf_in_memory(b)) {
+            len = b->last - b->pos;
+
+            if (len) {
+                ctx->response_bytes += len;
+                ctx->last = ngx_current_msec;
+
+                lunary_call_response(ctx->call, b->pos, len);
+
+                if (ctx->call->content && !ctx->has_first) {
+                    ctx->has_first = 1;
+                    ctx->first = ngx_current_msec;
+                }
+            }
+
+        } else if (b->in_file) {
+
+            /* only where a module behind copy put a file in by itself */
+
+            ctx->response_bytes += b->file_last - b->file_pos;
+        }
+
+        if (b->last_buf) {
+            ctx->last_seen = 1;
+            lunary_call_response_end(ctx->call, 1);
+            break;
+        }
+    }
+
+    return ngx_http_next_body_filter(r, in);
+}
+
+
+/* a header of the upstream's answer, by its name in lower case */
+
+static lunary_str_t
+ngx_http_lunary_response_header(void *ctx, const char *name, size_t len)
+{
+    ngx_http_request_t *r = ctx;
+
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    part = &r->headers_out.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].hash != 0
+            && h[i].key.len == len
+            && ngx_strncasecmp(h[i].key.data, (u_char *) name, len) == 0)
+        {
+            return lunary_ngx_str(h[i].value);
+        }
+    }
+
+    return lunary_str(NULL, 0);
+}
+
+
+static ngx_int_t
+ngx_http_lunary_filter_init(ngx_conf_t *cf)
+{
+    ngx_http_lunary_main_conf_t  *mcf;
+
+    mcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_lunary_module);
+
+    if (!mcf->used) {
+        return NGX_OK;
+    }
+
+    ngx_http_next_header_filter = ngx_http_top_header_filter;
+    ngx_http_top_header_filter = ngx_http_lunary_header_filter;
+
+    ngx_http_next_body_filter = ngx_http_top_body_filter;
+    ngx_http_top_body_filter = ngx_http_lunary_body_filter;
+
+    return NGX_OK;
+}

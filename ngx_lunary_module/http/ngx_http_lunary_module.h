@@ -1,0 +1,441 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * What the files of http/ share: the configuration, the context of a request,
+ * and who does what with it.  http/ is the only room that sees nginx's HTTP.
+ *
+ *     ngx_http_lunary_module.c     directives, phases, process start and end
+ *     ngx_http_lunary_conf.c       the directives that need parsing
+ *     ngx_http_lunary_request.c    phase handler: read, identify, judge
+ *     ngx_http_lunary_identity.c   sources, precedence, claims
+ *     ngx_http_lunary_session.c    session id, look-up, what a session holds
+ *     ngx_http_lunary_enforce.c    the verdict and the refusal
+ *     ngx_http_lunary_rewrite.c    what the upstream gets
+ *     ngx_http_lunary_filter.c     header and body filters (second module)
+ *     ngx_http_lunary_log.c        log phase: the run into the outbox
+ *     ngx_http_lunary_variables.c  variables
+ *     ngx_http_lunary_status.c     the status page
+ *
+ * Invariants
+ *   - one context a main request, whatever internal redirects, error pages,
+ *     named locations and subrequests do: it hangs on a pool cleanup and is
+ *     found there again when nginx has zeroed the module contexts;
+ *   - an error of ours never fails the client's request, except where a user
+ *     is required and cannot be judged;
+ *   - exactly one run a context, written in the log phase.
+ */
+
+#ifndef NGX_HTTP_LUNARY_MODULE_H
+#define NGX_HTTP_LUNARY_MODULE_H
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "inspect/lunary_call.h"
+#include "run/lunary_run.h"
+#include "client/ngx_lunary_redis.h"
+#include "outbox/ngx_lunary_outbox.h"
+#include "stats/ngx_lunary_stats.h"
+
+
+/* a directive that takes one of some words, or a variable that gives one */
+
+typedef struct {
+    ngx_uint_t                 value;
+    ngx_http_complex_value_t  *cv;             /* NULL: value is it          */
+} ngx_http_lunary_choice_t;
+
+
+#define NGX_HTTP_LUNARY_REQUIRE_OFF       0
+#define NGX_HTTP_LUNARY_REQUIRE_ON        1
+#define NGX_HTTP_LUNARY_REQUIRE_VERIFIED  2
+
+#define NGX_HTTP_LUNARY_PREACCESS         0
+#define NGX_HTTP_LUNARY_PRECONTENT        1
+
+#define NGX_HTTP_LUNARY_FORMAT_AUTO       0
+#define NGX_HTTP_LUNARY_FORMAT_HASH       1
+#define NGX_HTTP_LUNARY_FORMAT_JSON       2
+#define NGX_HTTP_LUNARY_FORMAT_STRING     3
+
+#define NGX_HTTP_LUNARY_ID_COOKIE         1
+#define NGX_HTTP_LUNARY_ID_HEADER         2
+#define NGX_HTTP_LUNARY_ID_BEARER         3
+
+
+/* where a user may come from, an entry of lunary_user */
+
+typedef enum {
+    NGX_HTTP_LUNARY_SRC_SESSION = 0,
+    NGX_HTTP_LUNARY_SRC_BODY,
+    NGX_HTTP_LUNARY_SRC_HEADER,
+    NGX_HTTP_LUNARY_SRC_VALUE
+} ngx_http_lunary_source_e;
+
+typedef struct {
+    ngx_http_lunary_source_e   kind;
+    ngx_uint_t                 verified;       /* verified:$var              */
+    ngx_str_t                  name;           /* as written, without prefix */
+    ngx_http_complex_value_t   value;          /* SRC_VALUE                  */
+} ngx_http_lunary_source_t;
+
+
+/* header names of lunary_header, by what they carry */
+
+typedef enum {
+    NGX_HTTP_LUNARY_H_USER = 0,
+    NGX_HTTP_LUNARY_H_PROPS,
+    NGX_HTTP_LUNARY_H_THREAD,
+    NGX_HTTP_LUNARY_H_PARENT,
+    NGX_HTTP_LUNARY_H_TAGS,
+    NGX_HTTP_LUNARY_H_MAX
+} ngx_http_lunary_header_e;
+
+
+typedef struct {
+    ngx_http_complex_value_t  *key;            /* NULL: no session           */
+    ngx_str_t                  target;         /* redis=NAME                 */
+    ngx_lunary_redis_conf_t   *redis;          /* found when merging         */
+    ngx_uint_t                 format;
+    ngx_str_t                  user;           /* field or path, or empty    */
+    ngx_str_t                  props;
+} ngx_http_lunary_session_conf_t;
+
+
+typedef struct {
+    ngx_uint_t                 from;           /* NGX_HTTP_LUNARY_ID_*, 0 no */
+    ngx_str_t                  name;           /* of the cookie or header    */
+    ngx_array_t               *secrets;        /* of ngx_str_t; NULL: none   */
+} ngx_http_lunary_session_id_conf_t;
+
+
+typedef struct {
+    ngx_str_t                  method;         /* empty: any                 */
+    ngx_str_t                  path;
+    ngx_uint_t                 prefix;         /* it ended in `*`            */
+} ngx_http_lunary_public_t;
+
+
+typedef struct {
+    ngx_array_t                redis;          /* ngx_lunary_redis_conf_t *  */
+    ngx_lunary_outbox_conf_t   outbox;
+    ngx_flag_t                 stream_set;
+    ngx_flag_t                 spool_set;
+    ngx_flag_t                 used;           /* some location has lunary   */
+    ngx_flag_t                 status;         /* some has lunary_status     */
+    ngx_flag_t                 notice;         /* capture notice was given   */
+    ngx_array_t                lookups;        /* targets of sessions,
+                                                  ngx_lunary_redis_conf_t *  */
+} ngx_http_lunary_main_conf_t;
+
+
+typedef struct {
+    ngx_http_lunary_choice_t            enable;
+    ngx_http_complex_value_t           *app;
+    ngx_array_t                        *sources;   /* ..._source_t           */
+    ngx_array_t                        *headers[NGX_HTTP_LUNARY_H_MAX];
+    ngx_array_t                        *trusted;   /* ngx_cidr_t             */
+    ngx_flag_t                          trusted_unix;
+    ngx_http_lunary_session_conf_t      session;
+    ngx_flag_t                          session_set;
+    ngx_http_lunary_session_id_conf_t   session_id;
+    ngx_flag_t                          session_id_set;
+    ngx_http_lunary_choice_t            require;
+    ngx_array_t                        *public;    /* ..._public_t           */
+    ngx_flag_t                          dry_run;
+    ngx_uint_t                          conflict;  /* 1: reject              */
+    ngx_flag_t                          strip;
+    ngx_flag_t                          stream_usage;
+    ngx_http_lunary_choice_t            capture;
+    size_t                              capture_max;
+    ngx_array_t                        *props;     /* names; NULL: all       */
+    ngx_flag_t                          props_set;
+    const lunary_dialect_t             *api;       /* NULL: auto             */
+    ngx_flag_t                          api_set;
+    ngx_http_complex_value_t           *provider;
+    ngx_flag_t                          run_header;
+    ngx_uint_t                          phase;
+    ngx_uint_t                          status;    /* of lunary_status       */
+} ngx_http_lunary_loc_conf_t;
+
+
+/* who calls: settled once a request (and again after an internal redirect) */
+
+typedef struct {
+    ngx_str_t                  user;           /* empty: nobody known        */
+    ngx_str_t                  claimed;        /* an overridden or rejected
+                                                  claim                      */
+    ngx_str_t                  props;          /* JSON object, or empty      */
+    ngx_str_t                  thread;
+    ngx_str_t                  parent;
+    ngx_str_t                  tags;           /* JSON array, or empty       */
+    ngx_str_t                  source;
+    ngx_uint_t                 counter;        /* of identity_total          */
+    unsigned                   verified:1;
+    unsigned                   conflict:1;     /* a claim names another user */
+} ngx_http_lunary_identity_t;
+
+
+/* what the request's headers say, read once, before they are stripped */
+
+typedef struct {
+    ngx_str_t                  user;
+    ngx_str_t                  props;
+    ngx_str_t                  thread;
+    ngx_str_t                  parent;
+    ngx_str_t                  tags;
+    unsigned                   read:1;
+    unsigned                   duplicate:1;    /* user header twice          */
+    unsigned                   trusted:1;      /* by lunary_trusted_from     */
+} ngx_http_lunary_headers_t;
+
+
+/* a session look-up */
+
+typedef enum {
+    NGX_HTTP_LUNARY_LOOKUP_NONE = 0,           /* not made                   */
+    NGX_HTTP_LUNARY_LOOKUP_WAIT,
+    NGX_HTTP_LUNARY_LOOKUP_HIT,
+    NGX_HTTP_LUNARY_LOOKUP_MISS,               /* no such session, or none
+                                                  that names a user          */
+    NGX_HTTP_LUNARY_LOOKUP_FAILED              /* Redis could not be asked   */
+} ngx_http_lunary_lookup_e;
+
+typedef struct {
+    ngx_http_lunary_lookup_e   state;
+    ngx_str_t                  key;
+    ngx_str_t                  user;
+    ngx_str_t                  props;
+    ngx_uint_t                 pending;        /* replies still to come      */
+    unsigned                   failed:1;
+    unsigned                   exists:1;
+} ngx_http_lunary_lookup_state_t;
+
+
+typedef struct ngx_http_lunary_ctx_s  ngx_http_lunary_ctx_t;
+
+typedef enum {
+    NGX_HTTP_LUNARY_VERDICT_NONE = 0,
+    NGX_HTTP_LUNARY_PASSED,
+    NGX_HTTP_LUNARY_REJECTED,
+    NGX_HTTP_LUNARY_REJECTED_DRY_RUN
+} ngx_http_lunary_verdict_e;
+
+struct ngx_http_lunary_ctx_s {
+    ngx_http_request_t                *request;      /* main                 */
+    lunary_mem_t                       mem;
+    lunary_call_t                     *call;
+    ngx_http_lunary_loc_conf_t        *conf;         /* where it began       */
+
+    ngx_http_lunary_headers_t          headers;
+    ngx_http_lunary_lookup_state_t     lookup;
+    ngx_http_lunary_identity_t         identity;
+
+    ngx_http_lunary_verdict_e          verdict;
+    ngx_uint_t                         refusal;      /* index, see enforce   */
+    ngx_str_t                          would_reject; /* code                 */
+
+    ngx_str_t                          app;
+    u_char                             run_id[36];
+
+    off_t                              request_bytes;
+    off_t                              response_bytes;
+    ngx_msec_t                         started;      /* ngx_current_msec     */
+    ngx_msec_t                         first;        /* first content token  */
+    ngx_msec_t                         last;         /* last response byte   */
+
+    ngx_str_t                          outcome;      /* set by finalize      */
+    lunary_run_t                      *run;          /* in the log phase     */
+
+    unsigned                           body_started:1;
+    unsigned                           body_ended:1; /* scanned to its end   */
+    unsigned                           reading:1;
+    unsigned                           read_done:1;
+    unsigned                           rewritten:1;
+    unsigned                           answered:1;   /* response head passed */
+    unsigned                           inspect:1;    /* response is read     */
+    unsigned                           last_seen:1;
+    unsigned                           has_first:1;
+    unsigned                           judged:1;     /* in this location     */
+    unsigned                           finalized:1;
+    unsigned                           logged:1;
+};
+
+
+/* ngx_http_lunary_module.c */
+
+extern ngx_module_t  ngx_http_lunary_module;
+extern ngx_module_t  ngx_http_lunary_filter_module;
+
+/* 1 where lunary is on for the request in this location */
+ngx_uint_t ngx_http_lunary_enabled(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf);
+
+/* the word a choice stands for; `bad` where a variable gives no known one */
+ngx_uint_t ngx_http_lunary_choice(ngx_http_request_t *r,
+    ngx_http_lunary_choice_t *choice, ngx_conf_enum_t *words, ngx_uint_t bad);
+
+extern ngx_conf_enum_t  ngx_http_lunary_enable_words[];
+extern ngx_conf_enum_t  ngx_http_lunary_require_words[];
+extern ngx_conf_enum_t  ngx_http_lunary_capture_words[];
+
+/* the main request's context, or NULL */
+ngx_http_lunary_ctx_t *ngx_http_lunary_get_ctx(ngx_http_request_t *r);
+
+/* the same, made where there is none; NULL where memory is out */
+ngx_http_lunary_ctx_t *ngx_http_lunary_make_ctx(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf);
+
+/* the worker's connection for look-ups on a target; NULL: none */
+ngx_lunary_redis_t *ngx_http_lunary_lookup_redis(
+    ngx_lunary_redis_conf_t *conf);
+
+/* 10 random bytes for an id */
+void ngx_http_lunary_random(u_char out[10]);
+
+
+/* ngx_http_lunary_conf.c: directive handlers; cmd->post may be set */
+
+char *ngx_http_lunary_conf_redis(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_lunary_conf_stream(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_lunary_conf_spool(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_lunary_conf_choice(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_lunary_conf_user(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_lunary_conf_header(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_lunary_conf_trusted(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_lunary_conf_session(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_lunary_conf_session_id(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_lunary_conf_public(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_lunary_conf_props(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_lunary_conf_api(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* checks of a merged location: NGX_CONF_OK or NGX_CONF_ERROR, logged */
+char *ngx_http_lunary_conf_check(ngx_conf_t *cf,
+    ngx_http_lunary_main_conf_t *mcf, ngx_http_lunary_loc_conf_t *lcf);
+
+/* the target of that name ("" the unnamed one), or NULL */
+ngx_lunary_redis_conf_t *ngx_http_lunary_conf_target(
+    ngx_http_lunary_main_conf_t *mcf, ngx_str_t *name);
+
+
+/* ngx_http_lunary_request.c */
+
+ngx_int_t ngx_http_lunary_preaccess_handler(ngx_http_request_t *r);
+ngx_int_t ngx_http_lunary_precontent_handler(ngx_http_request_t *r);
+
+/* request body filter: scans what passes */
+ngx_int_t ngx_http_lunary_request_body_filter(ngx_http_request_t *r,
+    ngx_chain_t *in);
+extern ngx_http_request_body_filter_pt  ngx_http_lunary_next_request_body;
+
+
+/* ngx_http_lunary_identity.c */
+
+/* reads the identity headers, once */
+void ngx_http_lunary_read_headers(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+/* settles ctx->identity from all sources; NGX_OK or NGX_ERROR (no memory) */
+ngx_int_t ngx_http_lunary_identify(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+/* 1 where the name is one of the identity headers of lcf ('_' is '-') */
+ngx_uint_t ngx_http_lunary_identity_header(ngx_http_lunary_loc_conf_t *lcf,
+    ngx_str_t *name);
+
+/* 1 where lunary_user lists the kind */
+ngx_uint_t ngx_http_lunary_has_source(ngx_http_lunary_loc_conf_t *lcf,
+    ngx_http_lunary_source_e kind);
+
+
+/* ngx_http_lunary_session.c */
+
+/* the session id that lunary_session_id reads; empty: none */
+ngx_int_t ngx_http_lunary_session_id(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_str_t *id);
+
+/*
+ * Starts the look-up: NGX_OK: there is nothing to wait for (see the state),
+ * NGX_AGAIN: the phases go on when the answer is there.
+ */
+ngx_int_t ngx_http_lunary_session_lookup(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+/* secrets of secret_file=, one a line; NULL after logging */
+ngx_array_t *ngx_http_lunary_session_secrets(ngx_conf_t *cf, ngx_str_t *file);
+
+
+/* ngx_http_lunary_enforce.c */
+
+/*
+ * The verdict on the main request in this location.  NGX_DECLINED: go on;
+ * anything else: the phase handler's result, a refusal was sent.
+ */
+ngx_int_t ngx_http_lunary_enforce(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+/* the same for a subrequest, by the main request's verdict */
+ngx_int_t ngx_http_lunary_enforce_subrequest(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf);
+
+/* code, message and type of what was refused, for the run's error */
+ngx_int_t ngx_http_lunary_refusal_error(ngx_http_lunary_ctx_t *ctx,
+    ngx_pool_t *pool, ngx_str_t *json);
+
+
+/* ngx_http_lunary_rewrite.c */
+
+/* what the upstream gets: NGX_OK or NGX_ERROR (no memory) */
+ngx_int_t ngx_http_lunary_rewrite(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+
+/* ngx_http_lunary_log.c */
+
+ngx_int_t ngx_http_lunary_log_handler(ngx_http_request_t *r);
+
+/* settles outcome and tokens; idempotent; in the log phase only */
+void ngx_http_lunary_finalize(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+
+
+/* ngx_http_lunary_variables.c, ngx_http_lunary_status.c */
+
+ngx_int_t ngx_http_lunary_add_variables(ngx_conf_t *cf);
+char *ngx_http_lunary_conf_status(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+
+static ngx_inline ngx_str_t
+ngx_http_lunary_str(lunary_str_t s)
+{
+    ngx_str_t  str;
+
+    str.len = s.len;
+    str.data = (u_char *) s.data;
+
+    return str;
+}
+
+
+static ngx_inline lunary_str_t
+lunary_ngx_str(ngx_str_t s)
+{
+    return lunary_str(s.data, s.len);
+}
+
+
+#endif /* NGX_HTTP_LUNARY_MODULE_H */

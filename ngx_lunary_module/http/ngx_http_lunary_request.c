@@ -1,0 +1,359 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * The phase handler: reads the body (scanned by a request body filter as it
+ * arrives), has the caller identified and judged, lets the body be rewritten.
+ *
+ *     read body → session look-up → identify → enforce → rewrite → go on
+ *
+ * Invariants
+ *   - every step runs once a location; what needs no second time after an
+ *     internal redirect (reading, rewriting) is remembered in the context;
+ *   - r->main->count is given back exactly once for the one time the body is
+ *     read;
+ *   - the scanner sees every byte of the body exactly once, in order.
+ */
+
+#include "ngx_http_lunary_module.h"
+
+
+#define NGX_HTTP_LUNARY_SCAN_STEP  (64 * 1024)
+
+
+static ngx_int_t ngx_http_lunary_handler(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf);
+static ngx_int_t ngx_http_lunary_read_body(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+static void ngx_http_lunary_body_handler(ngx_http_request_t *r);
+static ngx_int_t ngx_http_lunary_scan_body(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+
+
+ngx_http_request_body_filter_pt  ngx_http_lunary_next_request_body;
+
+
+ngx_int_t
+ngx_http_lunary_preaccess_handler(ngx_http_request_t *r)
+{
+    ngx_http_lunary_loc_conf_t  *lcf;
+
+    lcf = ngx_http_get_module_loc_conf(r, ngx_http_lunary_module);
+
+    if (lcf->phase != NGX_HTTP_LUNARY_PREACCESS) {
+        return NGX_DECLINED;
+    }
+
+    return ngx_http_lunary_handler(r, lcf);
+}
+
+
+ngx_int_t
+ngx_http_lunary_precontent_handler(ngx_http_request_t *r)
+{
+    ngx_http_lunary_loc_conf_t  *lcf;
+
+    lcf = ngx_http_get_module_loc_conf(r, ngx_http_lunary_module);
+
+    if (lcf->phase != NGX_HTTP_LUNARY_PRECONTENT) {
+        return NGX_DECLINED;
+    }
+
+    return ngx_http_lunary_handler(r, lcf);
+}
+
+
+static ngx_int_t
+ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_int_t               rc;
+    ngx_http_lunary_ctx_t  *ctx;
+
+    if (!ngx_http_lunary_enabled(r, lcf)) {
+        return NGX_DECLINED;
+    }
+
+    if (r != r->main) {
+        return ngx_http_lunary_enforce_subrequest(r, lcf);
+    }
+
+    ctx = ngx_http_lunary_make_ctx(r, lcf);
+    if (ctx == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (ctx->conf != lcf) {
+
+        /* an internal redirect: this location judges anew */
+
+        ctx->conf = lcf;
+        ctx->judged = 0;
+        ctx->lookup.state = NGX_HTTP_LUNARY_LOOKUP_NONE;
+    }
+
+    if (ctx->judged || r->error_page) {
+        return NGX_DECLINED;
+    }
+
+    if (!ctx->headers.read) {
+        ngx_http_lunary_read_headers(r, ctx, lcf);
+    }
+
+    if (!ctx->read_done) {
+        rc = ngx_http_lunary_read_body(r, ctx);
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+    }
+
+    if (ngx_http_lunary_session_lookup(r, ctx, lcf) == NGX_AGAIN) {
+        return NGX_AGAIN;
+    }
+
+    if (ngx_http_lunary_identify(r, ctx, lcf) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ctx->judged = 1;
+
+    rc = ngx_http_lunary_enforce(r, ctx, lcf);
+
+    if (rc != NGX_DECLINED) {
+        return rc;
+    }
+
+    if (!ctx->rewritten) {
+        ctx->rewritten = 1;
+
+        if (ngx_http_lunary_rewrite(r, ctx, lcf) != NGX_OK) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
+
+    return NGX_DECLINED;
+}
+
+
+/*
+ * NGX_OK: the body is here and scanned; NGX_DONE: it will be, the phases go
+ * on by themselves; otherwise a status to finalize the request with.
+ */
+
+static ngx_int_t
+ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_int_t  rc;
+
+    if (r->request_body) {
+
+        /* another module has read it */
+
+        ctx->read_done = 1;
+        return ngx_http_lunary_scan_body(r, ctx);
+    }
+
+    if (r->headers_in.content_length_n <= 0 && !r->headers_in.chunked
+#if (NGX_HTTP_V2)
+        && r->stream == NULL
+#endif
+#if (NGX_HTTP_V3)
+        && r->http_version != NGX_HTTP_VERSION_30
+#endif
+       )
+    {
+        ctx->read_done = 1;
+        ctx->body_ended = 1;
+
+        lunary_call_request_end(ctx->call);
+
+        return NGX_OK;
+    }
+
+    ctx->reading = 1;
+
+    rc = ngx_http_read_client_request_body(r, ngx_http_lunary_body_handler);
+
+    ctx->reading = 0;
+
+    if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
+        return rc;
+    }
+
+    if (ctx->read_done) {
+
+        /* all of it was at hand: no need to come back */
+
+        r->main->count--;
+        r->write_event_handler = ngx_http_core_run_phases;
+
+        return NGX_OK;
+    }
+
+    ngx_http_finalize_request(r, NGX_DONE);
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_http_lunary_body_handler(ngx_http_request_t *r)
+{
+    ngx_http_lunary_ctx_t  *ctx;
+
+    ctx = ngx_http_lunary_get_ctx(r);
+
+    r->preserve_body = 1;
+
+    ctx->read_done = 1;
+
+    if (!ctx->body_ended) {
+        ctx->body_ended = 1;
+        lunary_call_request_end(ctx->call);
+    }
+
+    if (ctx->reading) {
+        return;
+    }
+
+    r->write_event_handler = ngx_http_core_run_phases;
+    ngx_http_core_run_phases(r);
+}
+
+
+ngx_int_t
+ngx_http_lunary_request_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
+{
+    ngx_buf_t                   *b;
+    ngx_chain_t                 *cl;
+    ngx_http_lunary_ctx_t       *ctx;
+    ngx_http_lunary_loc_conf_t  *lcf;
+
+    if (in == NULL) {
+        return ngx_http_lunary_next_request_body(r, in);
+    }
+
+    ctx = ngx_http_lunary_get_ctx(r);
+
+    if (ctx == NULL) {
+
+        /* read by a module that runs before us: scan it all the same */
+
+        lcf = ngx_http_get_module_loc_conf(r, ngx_http_lunary_module);
+
+        if (lcf->enable.cv || !lcf->enable.value || r != r->main) {
+            return ngx_http_lunary_next_request_body(r, in);
+        }
+
+        ctx = ngx_http_lunary_make_ctx(r, lcf);
+
+        if (ctx == NULL) {
+            return ngx_http_lunary_next_request_body(r, in);
+        }
+    }
+
+    if (ctx->body_ended) {
+        return ngx_http_lunary_next_request_body(r, in);
+    }
+
+    for (cl = in; cl; cl = cl->next) {
+        b = cl->buf;
+
+        if (ngx_buf_in_memory(b) && b->last > b->pos) {
+            ctx->body_started = 1;
+            ctx->request_bytes += b->last - b->pos;
+
+            lunary_call_request(ctx->call, b->pos, b->last - b->pos);
+        }
+
+        if (b->last_buf) {
+            ctx->body_ended = 1;
+            lunary_call_request_end(ctx->call);
+        }
+    }
+
+    return ngx_http_lunary_next_request_body(r, in);
+}
+
+
+/*
+ * A body that was read, and perhaps replaced, by another module before the
+ * filter could see it.  Bodies in memory are scanned at once, temporary files
+ * in steps from the page cache.
+ */
+
+static ngx_int_t
+ngx_http_lunary_scan_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    off_t         left, off;
+    size_t        n;
+    u_char       *p;
+    ssize_t       got;
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
+
+    left = 0;
+
+    for (cl = r->request_body->bufs; cl; cl = cl->next) {
+        left += ngx_buf_size(cl->buf);
+    }
+
+    if (ctx->body_ended && left == ctx->request_bytes) {
+        return NGX_OK;
+    }
+
+    if (ctx->body_ended || ctx->body_started) {
+
+        /* what was scanned is not what will be sent: forget it */
+
+        ngx_log_debug2(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
+                       "lunary: body of %O bytes was replaced by %O bytes",
+                       ctx->request_bytes, left);
+
+        lunary_call_request_reset(ctx->call);
+        ctx->request_bytes = 0;
+    }
+
+    ctx->body_started = 1;
+
+    p = NULL;
+
+    for (cl = r->request_body->bufs; cl; cl = cl->next) {
+        b = cl->buf;
+
+        if (ngx_buf_in_memory(b)) {
+            ctx->request_bytes += b->last - b->pos;
+            lunary_call_request(ctx->call, b->pos, b->last - b->pos);
+            continue;
+        }
+
+        if (!b->in_file) {
+            continue;
+        }
+
+        if (p == NULL) {
+            p = ngx_palloc(r->pool, NGX_HTTP_LUNARY_SCAN_STEP);
+            if (p == NULL) {
+                return NGX_HTTP_INTERNAL_SERVER_ERROR;
+            }
+        }
+
+        for (off = b->file_pos; off < b->file_last; off += got) {
+
+            n = (size_t) ngx_min((off_t) NGX_HTTP_LUNARY_SCAN_STEP,
+                                 b->file_last - off);
+
+            got = ngx_read_file(b->file, p, n, off);
+            if (got <= 0) {
+                return NGX_HTTP_INTERNAL_SERVER_ERROR;
+            }
+
+            ctx->request_bytes += got;
+            lunary_call_request(ctx->call, p, (size_t) got);
+        }
+    }
+
+    ctx->body_ended = 1;
+    lunary_call_request_end(ctx->call);
+
+    return NGX_OK;
+}
