@@ -61,9 +61,9 @@ static const char  lunary_run_pairs[] =
     "8081828384858687888990919293949596979899";
 
 
-static size_t lunary_run_uint_len(uint64_t n);
-static void lunary_run_uint(unsigned char *p, uint64_t n, size_t len);
-static unsigned char *lunary_run_copy(unsigned char *dst, const void *src,
+static inline size_t lunary_run_uint_len(uint64_t n);
+static inline unsigned char *lunary_run_uint(unsigned char *last, uint64_t n);
+static inline unsigned char *lunary_run_copy(unsigned char *dst, const void *src,
     size_t n);
 
 
@@ -94,22 +94,20 @@ lunary_run_set(lunary_run_t *run, lunary_field_e f, lunary_str_t value)
 void
 lunary_run_set_int(lunary_run_t *run, lunary_field_e f, int64_t n)
 {
-    size_t          len;
+    size_t          i;
     uint64_t        abs;
     uintptr_t       old;
-    unsigned char  *p;
+    unsigned char  *p, *last;
 
     /* a field that is set again keeps its place */
 
-    old = (uintptr_t) run->value[f].data;
+    old = (uintptr_t) run->value[f].data - (uintptr_t) run->digits;
 
-    if (old >= (uintptr_t) run->digits
-        && old < (uintptr_t) run->digits + sizeof(run->digits))
-    {
-        p = run->digits + (old - (uintptr_t) run->digits);
+    if (old < sizeof(run->digits)) {
+        i = old / LUNARY_RUN_DIGITS * LUNARY_RUN_DIGITS;
 
     } else if (sizeof(run->digits) - run->used >= LUNARY_RUN_DIGITS) {
-        p = run->digits + run->used;
+        i = run->used;
         run->used += LUNARY_RUN_DIGITS;
 
     } else {
@@ -117,19 +115,16 @@ lunary_run_set_int(lunary_run_t *run, lunary_field_e f, int64_t n)
         return;
     }
 
+    last = run->digits + i + LUNARY_RUN_DIGITS;
     abs = (n < 0) ? 0 - (uint64_t) n : (uint64_t) n;
-    len = lunary_run_uint_len(abs);
+
+    p = lunary_run_uint(last, abs);
 
     if (n < 0) {
-        p[0] = '-';
-        lunary_run_uint(p + 1, abs, len);
-        len++;
-
-    } else {
-        lunary_run_uint(p, abs, len);
+        *--p = '-';
     }
 
-    lunary_run_set(run, f, lunary_str(p, len));
+    lunary_run_set(run, f, lunary_str(p, (size_t) (last - p)));
 }
 
 
@@ -176,7 +171,7 @@ lunary_run_size(const lunary_run_t *run)
 unsigned char *
 lunary_run_encode(const lunary_run_t *run, unsigned char *dst)
 {
-    size_t                    len, n, skip;
+    size_t                    len, skip;
     uint64_t                  set;
     unsigned                  f;
     unsigned char            *p;
@@ -201,10 +196,9 @@ lunary_run_encode(const lunary_run_t *run, unsigned char *dst)
                             sizeof(name->head) - skip + len + 3);
 
         len = value->len;
-        n = lunary_run_uint_len(len);
+        p += lunary_run_uint_len(len);
 
-        lunary_run_uint(p, len, n);
-        p += n;
+        (void) lunary_run_uint(p, len);
 
         *p++ = '\r';
         *p++ = '\n';
@@ -219,9 +213,9 @@ lunary_run_encode(const lunary_run_t *run, unsigned char *dst)
 }
 
 
-/* digits of n */
+/* the length of n's decimal text */
 
-static size_t
+static inline size_t
 lunary_run_uint_len(uint64_t n)
 {
     size_t    len;
@@ -235,13 +229,9 @@ lunary_run_uint_len(uint64_t n)
         return 2;
     }
 
-    if (n < 1000) {
-        return 3;
-    }
+    len = 2;
 
-    len = 3;
-
-    for (limit = 1000; n >= limit; limit *= 10) {
+    for (limit = 100; n >= limit; limit *= 10) {
         len++;
 
         if (len == LUNARY_RUN_DIGITS) {
@@ -253,23 +243,26 @@ lunary_run_uint_len(uint64_t n)
 }
 
 
-static void
-lunary_run_uint(unsigned char *p, uint64_t n, size_t len)
-{
-    p += len;
+/* writes the text of n so that it ends at last; returns its start */
 
+static inline unsigned char *
+lunary_run_uint(unsigned char *last, uint64_t n)
+{
     while (n >= 100) {
-        p -= 2;
-        memcpy(p, lunary_run_pairs + (n % 100) * 2, 2);
+        last -= 2;
+        memcpy(last, lunary_run_pairs + (n % 100) * 2, 2);
         n /= 100;
     }
 
     if (n >= 10) {
-        memcpy(p - 2, lunary_run_pairs + n * 2, 2);
-        return;
+        last -= 2;
+        memcpy(last, lunary_run_pairs + n * 2, 2);
+        return last;
     }
 
-    p[-1] = (unsigned char) ('0' + n);
+    *--last = (unsigned char) ('0' + n);
+
+    return last;
 }
 
 
