@@ -26,7 +26,7 @@ def validator(name):
 
 def fields_of_the_table():
     text = (ROOT / "ngx_lunary_module/run/lunary_run.h").read_text()
-    return re.findall(r'X\([A-Z_0-9]+,\s+"([a-z_0-9]+)",', text)
+    return re.findall(r'X\([A-Z_0-9]+,\s+"([a-z_0-9]+)",\s+[A-Z]+\)', text)
 
 
 RUN = {
