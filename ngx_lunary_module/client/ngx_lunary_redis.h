@@ -44,10 +44,10 @@ typedef struct {
     ngx_uint_t                 wait;           /* WAIT replicas, 0: none     */
     ngx_addr_t                *addrs;          /* resolved at configuration  */
     ngx_uint_t                 naddrs;
-#if (NGX_SSL)
-    ngx_ssl_t                 *ssl;            /* NULL: plain                */
+    ngx_resolver_t            *resolver;       /* NULL: addrs is all we have */
+    ngx_msec_t                 resolver_timeout;
+    void                      *ssl;            /* ngx_ssl_t; NULL: plain     */
     ngx_flag_t                 verify;
-#endif
 } ngx_lunary_redis_conf_t;
 
 
@@ -98,8 +98,18 @@ ngx_int_t ngx_lunary_redis_argv(ngx_lunary_redis_t *rc, ngx_uint_t argc,
 /* forgets one requester: the handlers of its commands will not be called */
 void ngx_lunary_redis_forget(ngx_lunary_redis_t *rc, void *data);
 
-/* 1 where commands would be accepted now */
+/* 1 where the connection is open and authenticated */
 ngx_uint_t ngx_lunary_redis_up(ngx_lunary_redis_t *rc);
+
+/*
+ * Whether a graceful shutdown may close the connection while no command is
+ * under way: 1 (as created), or 0 while the owner has more to send.
+ */
+void ngx_lunary_redis_idle(ngx_lunary_redis_t *rc, ngx_uint_t idle);
+
+/* treats the connection as broken: closes it, and connects again after the
+ * usual backoff; what is under way gets NULL */
+void ngx_lunary_redis_reset(ngx_lunary_redis_t *rc, const char *why);
 
 /* closes; handlers under way get NULL */
 void ngx_lunary_redis_close(ngx_lunary_redis_t *rc);

@@ -1,0 +1,667 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Commands and replies of a Redis connection: what is queued, sent, read,
+ * timed out.  Opening and losing the connection is the business of
+ * ngx_lunary_redis_connect.c.
+ *
+ * Invariants
+ *   - handlers are called from events only, so that a command's caller is
+ *     never re-entered;
+ *   - rc->out holds only links of requests that are in `inflight`;
+ *   - a handler may do anything to the connection: after each one the loop
+ *     looks again whether it is still the same.
+ */
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "ngx_lunary_redis_internal.h"
+#include "stats/ngx_lunary_stats.h"
+
+
+static ngx_lunary_redis_request_t *ngx_lunary_redis_request(
+    ngx_lunary_redis_t *rc, ngx_uint_t nbufs, size_t size, ngx_buf_t **bufs);
+static ngx_int_t ngx_lunary_redis_accept(ngx_lunary_redis_t *rc,
+    ngx_lunary_redis_request_t *req);
+static void ngx_lunary_redis_replies(ngx_lunary_redis_t *rc,
+    ngx_uint_t generation);
+static void ngx_lunary_redis_finish(ngx_lunary_redis_t *rc,
+    ngx_lunary_redis_request_t *req, redisReply *reply);
+
+
+ngx_lunary_redis_t *
+ngx_lunary_redis_create(ngx_cycle_t *cycle, ngx_lunary_redis_conf_t *conf,
+    const char *purpose, ngx_msec_t timeout,
+    ngx_lunary_redis_state_pt state, void *data)
+{
+    ngx_lunary_redis_t  *rc;
+
+    rc = ngx_pcalloc(cycle->pool, sizeof(ngx_lunary_redis_t));
+    if (rc == NULL) {
+        return NULL;
+    }
+
+    rc->conf = conf;
+    rc->purpose = purpose;
+    rc->timeout = timeout;
+    rc->handler = state;
+    rc->data = data;
+    rc->log = cycle->log;
+    rc->idle = 1;
+    rc->last_out = &rc->out;
+
+    ngx_queue_init(&rc->waiting);
+    ngx_queue_init(&rc->inflight);
+
+    rc->dummy.fd = (ngx_socket_t) -1;
+    rc->dummy.data = rc;
+
+    rc->timer.handler = ngx_lunary_redis_timer_handler;
+    rc->timer.data = &rc->dummy;
+    rc->timer.log = cycle->log;
+
+    rc->retry.handler = ngx_lunary_redis_retry_handler;
+    rc->retry.data = &rc->dummy;
+    rc->retry.log = cycle->log;
+    rc->retry.cancelable = 1;
+
+    return rc;
+}
+
+
+ngx_int_t
+ngx_lunary_redis_command(ngx_lunary_redis_t *rc, ngx_chain_t *in,
+    ngx_uint_t replies, ngx_lunary_redis_handler_pt handler, void *data)
+{
+    ngx_buf_t                   *b;
+    ngx_uint_t                   n;
+    ngx_chain_t                 *cl;
+    ngx_lunary_redis_request_t  *req;
+
+    for (cl = in, n = 0; cl; cl = cl->next) {
+        n++;
+    }
+
+    req = ngx_lunary_redis_request(rc, n, 0, &b);
+    if (req == NULL) {
+        return NGX_ERROR;
+    }
+
+    for (cl = in; cl; cl = cl->next, b++) {
+        b->pos = cl->buf->pos;
+        b->last = cl->buf->last;
+    }
+
+    req->replies = replies;
+    req->handler = handler;
+    req->data = data;
+
+    return ngx_lunary_redis_accept(rc, req);
+}
+
+
+ngx_int_t
+ngx_lunary_redis_argv(ngx_lunary_redis_t *rc, ngx_uint_t argc,
+    const ngx_str_t *argv, ngx_lunary_redis_handler_pt handler, void *data)
+{
+    ngx_lunary_redis_request_t  *req;
+
+    req = ngx_lunary_redis_build(rc, argc, argv, handler, data);
+    if (req == NULL) {
+        return NGX_ERROR;
+    }
+
+    return ngx_lunary_redis_accept(rc, req);
+}
+
+
+ngx_lunary_redis_request_t *
+ngx_lunary_redis_build(ngx_lunary_redis_t *rc, ngx_uint_t argc,
+    const ngx_str_t *argv, ngx_lunary_redis_handler_pt handler, void *data)
+{
+    size_t                       size;
+    ngx_buf_t                   *b;
+    ngx_uint_t                   i;
+    ngx_lunary_redis_request_t  *req;
+
+    size = sizeof("*\r\n") - 1 + NGX_SIZE_T_LEN;
+
+    for (i = 0; i < argc; i++) {
+        size += sizeof("$\r\n\r\n") - 1 + NGX_SIZE_T_LEN + argv[i].len;
+    }
+
+    req = ngx_lunary_redis_request(rc, 1, size, &b);
+    if (req == NULL) {
+        return NULL;
+    }
+
+    b->last = ngx_sprintf(b->last, "*%ui\r\n", argc);
+
+    for (i = 0; i < argc; i++) {
+        b->last = ngx_sprintf(b->last, "$%uz\r\n", argv[i].len);
+
+        if (argv[i].len) {
+            b->last = ngx_cpymem(b->last, argv[i].data, argv[i].len);
+        }
+
+        *b->last++ = CR;
+        *b->last++ = LF;
+    }
+
+    req->replies = 1;
+    req->handler = handler;
+    req->data = data;
+
+    return req;
+}
+
+
+/*
+ * One allocation: the request, its links, its bufs and, where size is given,
+ * the bytes that the first buf is for.
+ */
+
+static ngx_lunary_redis_request_t *
+ngx_lunary_redis_request(ngx_lunary_redis_t *rc, ngx_uint_t nbufs,
+    size_t size, ngx_buf_t **bufs)
+{
+    ngx_buf_t                   *b;
+    ngx_uint_t                   i;
+    ngx_chain_t                 *cl;
+    ngx_lunary_redis_request_t  *req;
+
+    req = ngx_alloc(sizeof(ngx_lunary_redis_request_t)
+                    + nbufs * (sizeof(ngx_chain_t) + sizeof(ngx_buf_t))
+                    + size, rc->log);
+    if (req == NULL) {
+        return NULL;
+    }
+
+    ngx_memzero(req, sizeof(ngx_lunary_redis_request_t)
+                     + nbufs * (sizeof(ngx_chain_t) + sizeof(ngx_buf_t)));
+
+    cl = (ngx_chain_t *) &req[1];
+    b = (ngx_buf_t *) &cl[nbufs];
+
+    for (i = 0; i < nbufs; i++) {
+        b[i].memory = 1;
+        cl[i].buf = &b[i];
+        cl[i].next = (i + 1 < nbufs) ? &cl[i + 1] : NULL;
+    }
+
+    b[nbufs - 1].flush = 1;
+
+    req->in = cl;
+    req->last = &cl[nbufs - 1];
+
+    if (size) {
+        b[0].pos = (u_char *) &b[nbufs];
+        b[0].last = b[0].pos;
+    }
+
+    *bufs = b;
+
+    return req;
+}
+
+
+static ngx_int_t
+ngx_lunary_redis_accept(ngx_lunary_redis_t *rc,
+    ngx_lunary_redis_request_t *req)
+{
+    if (rc->state == NGX_LUNARY_REDIS_DOWN) {
+        ngx_lunary_redis_connect(rc);
+    }
+
+    if (rc->state == NGX_LUNARY_REDIS_DOWN
+        || rc->ncommands >= NGX_LUNARY_REDIS_MAX_COMMANDS)
+    {
+        ngx_free(req);
+        return NGX_ERROR;
+    }
+
+    rc->ncommands++;
+    req->start = ngx_current_msec;
+
+    ngx_queue_insert_tail(&rc->waiting, &req->queue);
+
+    if (rc->state == NGX_LUNARY_REDIS_UP) {
+        ngx_lunary_redis_start_waiting(rc);
+
+    } else {
+        ngx_lunary_redis_set_timer(rc);
+    }
+
+    return NGX_OK;
+}
+
+
+/* gives the commands that waited for the connection to it */
+
+void
+ngx_lunary_redis_start_waiting(ngx_lunary_redis_t *rc)
+{
+    ngx_queue_t                 *q;
+    ngx_lunary_redis_request_t  *req;
+
+    while (!ngx_queue_empty(&rc->waiting)) {
+        q = ngx_queue_head(&rc->waiting);
+        ngx_queue_remove(q);
+
+        req = ngx_queue_data(q, ngx_lunary_redis_request_t, queue);
+        req->start = ngx_current_msec;
+
+        ngx_lunary_redis_queue(rc, req);
+    }
+}
+
+
+/* the bytes leave in a posted event: one writev() a round of the event loop */
+
+void
+ngx_lunary_redis_queue(ngx_lunary_redis_t *rc, ngx_lunary_redis_request_t *req)
+{
+    ngx_connection_t  *c;
+
+    c = rc->peer.connection;
+
+    ngx_queue_insert_tail(&rc->inflight, &req->queue);
+
+    *rc->last_out = req->in;
+    rc->last_out = &req->last->next;
+
+    ngx_lunary_redis_set_timer(rc);
+    ngx_lunary_redis_set_idle(rc);
+
+    if (c->write->ready) {
+        ngx_post_event(c->write, &ngx_posted_events);
+    }
+}
+
+
+void
+ngx_lunary_redis_write_handler(ngx_event_t *wev)
+{
+    ngx_chain_t         *cl;
+    ngx_connection_t    *c;
+    ngx_lunary_redis_t  *rc;
+
+    c = wev->data;
+    rc = c->data;
+
+    if (rc->out == NULL && !c->buffered) {
+        return;
+    }
+
+    cl = c->send_chain(c, rc->out, 0);
+
+    if (cl == NGX_CHAIN_ERROR) {
+        ngx_lunary_redis_failed(rc, NGX_LOG_ERR, ngx_socket_errno, NULL,
+                                "sending failed");
+        return;
+    }
+
+    rc->out = cl;
+
+    if (cl == NULL) {
+        rc->last_out = &rc->out;
+    }
+
+    if (ngx_handle_write_event(wev, 0) != NGX_OK) {
+        ngx_lunary_redis_failed(rc, NGX_LOG_ALERT, 0, NULL,
+                                "event registration failed");
+    }
+}
+
+
+void
+ngx_lunary_redis_read_handler(ngx_event_t *rev)
+{
+    ssize_t              n;
+    ngx_err_t            err;
+    ngx_uint_t           generation;
+    ngx_connection_t    *c;
+    ngx_lunary_redis_t  *rc;
+    static u_char        buf[16384];
+
+    c = rev->data;
+    rc = c->data;
+
+    if (c->close) {
+
+        /* a graceful quit closes what is idle; at worker_shutdown_timeout
+         * (c->error) everything goes, and nothing comes again */
+
+        if (c->error) {
+            rc->closed = 1;
+        }
+
+        ngx_lunary_redis_disconnect(rc);
+        return;
+    }
+
+    for ( ;; ) {
+
+        n = c->recv(c, buf, sizeof(buf));
+
+        if (n == NGX_AGAIN) {
+            break;
+        }
+
+        if (n == NGX_ERROR || n == 0) {
+            err = (n == NGX_ERROR) ? ngx_socket_errno : 0;
+
+            ngx_lunary_redis_failed(rc, NGX_LOG_ERR, err, NULL,
+                                    n ? "receiving failed"
+                                      : "the connection was closed by Redis");
+            return;
+        }
+
+        if (redisReaderFeed(rc->reader, (char *) buf, n) != REDIS_OK) {
+            ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_PROTOCOL);
+            ngx_lunary_redis_failed(rc, NGX_LOG_ERR, 0, NULL,
+                                    "no memory for a reply");
+            return;
+        }
+
+        generation = rc->generation;
+
+        ngx_lunary_redis_replies(rc, generation);
+
+        if (rc->peer.connection == NULL || rc->generation != generation) {
+            return;
+        }
+
+        if (rc->reader->len - rc->reader->pos > NGX_LUNARY_REDIS_MAX_REPLY) {
+            ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_PROTOCOL);
+            ngx_lunary_redis_failed(rc, NGX_LOG_ERR, 0, NULL,
+                                    "a reply is too long");
+            return;
+        }
+    }
+
+    if (ngx_handle_read_event(rev, 0) != NGX_OK) {
+        ngx_lunary_redis_failed(rc, NGX_LOG_ALERT, 0, NULL,
+                                "event registration failed");
+        return;
+    }
+
+    ngx_lunary_redis_set_timer(rc);
+    ngx_lunary_redis_set_idle(rc);
+}
+
+
+static void
+ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
+{
+    void                        *p;
+    ngx_str_t                    text;
+    redisReply                  *reply;
+    ngx_lunary_redis_request_t  *req;
+
+    for ( ;; ) {
+
+        p = NULL;
+
+        if (redisReaderGetReply(rc->reader, &p) != REDIS_OK) {
+            ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_PROTOCOL);
+            ngx_lunary_redis_failed(rc, NGX_LOG_ERR, 0, NULL,
+                                    "what answers does not speak RESP");
+            return;
+        }
+
+        reply = p;
+
+        if (reply == NULL) {
+            return;
+        }
+
+        req = NULL;
+
+        if (!ngx_queue_empty(&rc->inflight)) {
+            req = ngx_queue_data(ngx_queue_head(&rc->inflight),
+                                 ngx_lunary_redis_request_t, queue);
+
+            if (req->last->buf->pos != req->last->buf->last) {
+
+                /* an answer to what was not yet said, such as
+                 * "-ERR max number of clients reached" */
+
+                req = NULL;
+            }
+        }
+
+        if (req == NULL) {
+            ngx_str_null(&text);
+
+            if (reply->type == REDIS_REPLY_ERROR) {
+                text.data = (u_char *) reply->str;
+                text.len = reply->len;
+            }
+
+            ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_PROTOCOL);
+            ngx_lunary_redis_failed(rc, NGX_LOG_ERR, 0, &text,
+                                    "an unexpected reply");
+            freeReplyObject(reply);
+            return;
+        }
+
+        if (--req->replies == 0) {
+            ngx_queue_remove(&req->queue);
+            rc->ncommands--;
+
+            ngx_lunary_redis_finish(rc, req, reply);
+        }
+
+        freeReplyObject(reply);
+
+        if (rc->peer.connection == NULL || rc->generation != generation) {
+            return;
+        }
+    }
+}
+
+
+static void
+ngx_lunary_redis_finish(ngx_lunary_redis_t *rc,
+    ngx_lunary_redis_request_t *req, redisReply *reply)
+{
+    void                         *data;
+    ngx_lunary_redis_handler_pt   handler;
+
+    handler = req->handler;
+    data = req->data;
+
+    ngx_free(req);
+
+    if (handler) {
+        handler(data, reply);
+    }
+}
+
+
+/*
+ * Every command gets NULL.  The queues are emptied first: what handlers send
+ * in answer to that belongs to the next connection.
+ */
+
+void
+ngx_lunary_redis_fail_commands(ngx_lunary_redis_t *rc)
+{
+    ngx_queue_t                  lost, *q;
+    ngx_lunary_redis_request_t  *req;
+
+    rc->out = NULL;
+    rc->last_out = &rc->out;
+    rc->ncommands = 0;
+
+    ngx_queue_init(&lost);
+
+    if (!ngx_queue_empty(&rc->inflight)) {
+        ngx_queue_add(&lost, &rc->inflight);
+        ngx_queue_init(&rc->inflight);
+    }
+
+    if (!ngx_queue_empty(&rc->waiting)) {
+        ngx_queue_add(&lost, &rc->waiting);
+        ngx_queue_init(&rc->waiting);
+    }
+
+    while (!ngx_queue_empty(&lost)) {
+        q = ngx_queue_head(&lost);
+        ngx_queue_remove(q);
+
+        req = ngx_queue_data(q, ngx_lunary_redis_request_t, queue);
+        ngx_lunary_redis_finish(rc, req, NULL);
+    }
+}
+
+
+void
+ngx_lunary_redis_forget(ngx_lunary_redis_t *rc, void *data)
+{
+    ngx_uint_t                   i;
+    ngx_queue_t                 *q, *queues[2];
+    ngx_lunary_redis_request_t  *req;
+
+    queues[0] = &rc->inflight;
+    queues[1] = &rc->waiting;
+
+    for (i = 0; i < 2; i++) {
+        for (q = ngx_queue_head(queues[i]);
+             q != ngx_queue_sentinel(queues[i]);
+             q = ngx_queue_next(q))
+        {
+            req = ngx_queue_data(q, ngx_lunary_redis_request_t, queue);
+
+            if (req->data == data) {
+                req->handler = NULL;
+            }
+        }
+    }
+}
+
+
+ngx_uint_t
+ngx_lunary_redis_up(ngx_lunary_redis_t *rc)
+{
+    return rc->state == NGX_LUNARY_REDIS_UP;
+}
+
+
+void
+ngx_lunary_redis_idle(ngx_lunary_redis_t *rc, ngx_uint_t idle)
+{
+    rc->idle = idle ? 1 : 0;
+
+    ngx_lunary_redis_set_idle(rc);
+}
+
+
+void
+ngx_lunary_redis_set_idle(ngx_lunary_redis_t *rc)
+{
+    if (rc->peer.connection) {
+        rc->peer.connection->idle = (rc->idle && rc->ncommands == 0
+                                     && rc->state == NGX_LUNARY_REDIS_UP);
+    }
+}
+
+
+/*
+ * The commands of a connection share one timeout and are answered in order,
+ * so the first one's is the next to come.  While there is one, a graceful
+ * shutdown waits for this timer.
+ */
+
+void
+ngx_lunary_redis_set_timer(ngx_lunary_redis_t *rc)
+{
+    ngx_msec_int_t               left;
+    ngx_lunary_redis_request_t  *req;
+
+    rc->timer.cancelable = (rc->ncommands == 0 && rc->idle);
+
+    if (rc->state != NGX_LUNARY_REDIS_UP) {
+        return;
+    }
+
+    if (ngx_queue_empty(&rc->inflight)) {
+        if (rc->timer.timer_set) {
+            ngx_del_timer(&rc->timer);
+        }
+
+        return;
+    }
+
+    req = ngx_queue_data(ngx_queue_head(&rc->inflight),
+                         ngx_lunary_redis_request_t, queue);
+
+    left = (ngx_msec_int_t) (req->start + rc->timeout - ngx_current_msec);
+
+    ngx_add_timer(&rc->timer, left > 0 ? (ngx_msec_t) left : 1);
+}
+
+
+ngx_lunary_redis_error_e
+ngx_lunary_redis_error(redisReply *reply)
+{
+    size_t      len;
+    ngx_uint_t  i;
+
+    static const struct {
+        ngx_str_t                  text;
+        ngx_lunary_redis_error_e   kind;
+    } errors[] = {
+        { ngx_string("LOADING"),      NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("READONLY"),     NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("OOM"),          NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("MASTERDOWN"),   NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("CLUSTERDOWN"),  NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("TRYAGAIN"),     NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("BUSY"),         NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("MISCONF"),      NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("NOREPLICAS"),   NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("UNBLOCKED"),    NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("UNKILLABLE"),   NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("ERR max number of clients"), NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("ERR Error running script, script killed"),
+                                      NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("ERR Script killed"), NGX_LUNARY_REDIS_RETRY },
+        { ngx_string("MOVED"),        NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("ASK"),          NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("CROSSSLOT"),    NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("NOAUTH"),       NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("WRONGPASS"),    NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("NOPERM"),       NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("WRONGTYPE"),    NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("DENIED"),       NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("ERR unknown command"), NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("ERR invalid password"), NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("ERR DB index"), NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("ERR operation not permitted"), NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("ERR The user executing the script"),
+                                      NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("ERR ACL failure"), NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("ERR AUTH"),     NGX_LUNARY_REDIS_FATAL },
+        { ngx_string("ERR Client sent AUTH"), NGX_LUNARY_REDIS_FATAL }
+    };
+
+    if (reply == NULL) {
+        return NGX_LUNARY_REDIS_RETRY;
+    }
+
+    for (i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+        len = errors[i].text.len;
+
+        if ((size_t) reply->len >= len
+            && ngx_memcmp(reply->str, errors[i].text.data, len) == 0)
+        {
+            return errors[i].kind;
+        }
+    }
+
+    return NGX_LUNARY_REDIS_OTHER;
+}
