@@ -1,0 +1,1 @@
+"""A stand-in for the LLM services, for tests and the demo: no packages."""
