@@ -177,17 +177,9 @@ clean:          ## removes build/
 
 .PHONY: demo
 demo:           ## installs what is missing, makes real calls, shows who used what
-	@$(MAKE) --no-print-directory -s .demo-build
-	@NGINX_BIN=$(NGINX_BIN) NGINX_MODULE=$(MODULE) BUILD=$(BUILD) python3 t/demo/demo.py
-
-# what the demo needs, with a line of progress each
-.PHONY: .demo-build
-.demo-build:
 	@.ci/deps install $(GROUP) codecs run
-	@start=$$SECONDS; \
-	 if $(MAKE) --no-print-directory module > $(BUILD).log 2>&1; then \
-	     rm -f $(BUILD).log; \
-	 else cat $(BUILD).log; rm -f $(BUILD).log; exit 1; fi
+	@NGINX_BIN="$$(PATH=$$PATH:/usr/sbin command -v $(or $(NGINX_BIN),nginx))" \
+	    NGINX_MODULE=$(MODULE) BUILD=$(BUILD) python3 t/demo/demo.py
 
 
 ##@ Testing
