@@ -10,6 +10,7 @@
 
 static ngx_int_t ngx_http_lunary_conf_complex(ngx_conf_t *cf,
     ngx_str_t *value, ngx_http_complex_value_t *cv);
+static size_t ngx_http_lunary_conf_literal(ngx_str_t *value);
 static char *ngx_http_lunary_conf_verified(ngx_conf_t *cf, ngx_str_t *value);
 static ngx_uint_t ngx_http_lunary_conf_duplicate(ngx_conf_t *cf,
     ngx_flag_t *set);
@@ -314,6 +315,50 @@ ngx_http_lunary_conf_user(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+/* how many bytes of a value with variables are text of its own */
+
+static size_t
+ngx_http_lunary_conf_literal(ngx_str_t *value)
+{
+    size_t   n;
+    u_char  *p, *last;
+
+    n = 0;
+    p = value->data;
+    last = p + value->len;
+
+    while (p < last) {
+
+        if (*p != '$') {
+            n++;
+            p++;
+            continue;
+        }
+
+        p++;
+
+        if (p < last && *p == '{') {
+
+            while (p < last && *p != '}') {
+                p++;
+            }
+
+            p++;
+            continue;
+        }
+
+        while (p < last
+               && ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z')
+                   || (*p >= '0' && *p <= '9') || *p == '_'))
+        {
+            p++;
+        }
+    }
+
+    return n;
+}
+
+
 /* `verified:` is refused on what is client text by its name */
 
 static char *
@@ -542,6 +587,8 @@ ngx_http_lunary_conf_session(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     if (ngx_http_lunary_conf_complex(cf, &value[1], sc->key) != NGX_OK) {
         return NGX_CONF_ERROR;
     }
+
+    sc->literal = ngx_http_lunary_conf_literal(&value[1]);
 
     for (i = 2; i < cf->args->nelts; i++) {
 

@@ -13,6 +13,8 @@
  *     ngx_http_lunary_rewrite.c    what the upstream gets
  *     ngx_http_lunary_filter.c     header and body filters (second module)
  *     ngx_http_lunary_log.c        log phase: the run into the outbox
+ *     ngx_http_lunary_provider.c   whose service was called
+ *     ngx_http_lunary_json.c       judging small JSON texts (yajl)
  *     ngx_http_lunary_variables.c  variables
  *     ngx_http_lunary_status.c     the status page
  *
@@ -95,6 +97,7 @@ typedef enum {
 
 typedef struct {
     ngx_http_complex_value_t  *key;            /* NULL: no session           */
+    size_t                     literal;        /* bytes of it that are text  */
     ngx_str_t                  target;         /* redis=NAME                 */
     ngx_lunary_redis_conf_t   *redis;          /* found when merging         */
     ngx_uint_t                 format;
@@ -229,6 +232,9 @@ struct ngx_http_lunary_ctx_s {
     ngx_http_lunary_loc_conf_t        *conf;         /* where it began       */
 
     ngx_http_lunary_headers_t          headers;
+    ngx_list_t                         received;     /* headers_in.headers as
+                                                        it came, where it was
+                                                        swapped              */
     ngx_http_lunary_lookup_state_t     lookup;
     ngx_http_lunary_identity_t         identity;
 
@@ -253,6 +259,7 @@ struct ngx_http_lunary_ctx_s {
     unsigned                           reading:1;
     unsigned                           read_done:1;
     unsigned                           rewritten:1;
+    unsigned                           headers_swapped:1;
     unsigned                           answered:1;   /* response head passed */
     unsigned                           inspect:1;    /* response is read     */
     unsigned                           last_seen:1;
@@ -410,6 +417,13 @@ ngx_int_t ngx_http_lunary_log_handler(ngx_http_request_t *r);
 /* settles outcome and tokens; idempotent; in the log phase only */
 void ngx_http_lunary_finalize(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
+
+
+/* ngx_http_lunary_provider.c */
+
+/* NGX_OK, *provider may be empty; NGX_ERROR: no memory */
+ngx_int_t ngx_http_lunary_provider(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_str_t *provider);
 
 
 /* ngx_http_lunary_variables.c, ngx_http_lunary_status.c */

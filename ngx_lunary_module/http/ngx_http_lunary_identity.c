@@ -1,0 +1,834 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Who calls: the sources of lunary_user, verified ones before claims, each in
+ * the order given; props, thread, parent run and tags beside them.
+ *
+ * Invariants
+ *   - what is no user id (docs/directives.md) is no user, from any source;
+ *   - a claim never replaces a verified user, it is kept beside it;
+ *   - props of a source count only where that source names the very user
+ *     that was settled on: one user's props never land on another.
+ */
+
+#include "ngx_http_lunary_module.h"
+#include "ngx_http_lunary_json.h"
+#include "inspect/lunary_json.h"
+
+
+#define NGX_HTTP_LUNARY_PROPS_MAX   (64 * 1024)
+#define NGX_HTTP_LUNARY_CANDIDATES  16
+
+
+/* what one source says */
+
+typedef struct {
+    ngx_str_t    user;
+    ngx_str_t    props;
+    ngx_str_t    name;
+    ngx_uint_t   verified;
+    ngx_uint_t   counter;
+} ngx_http_lunary_candidate_t;
+
+
+static ngx_int_t ngx_http_lunary_candidate(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_source_t *src,
+    ngx_http_lunary_candidate_t *c);
+static void ngx_http_lunary_read_header(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_array_t *names, ngx_uint_t kind);
+static ngx_table_elt_t *ngx_http_lunary_find_header(ngx_http_request_t *r,
+    ngx_str_t *name, ngx_uint_t *n);
+static ngx_int_t ngx_http_lunary_header_props(ngx_http_request_t *r,
+    ngx_str_t *value, ngx_str_t *props);
+static ngx_int_t ngx_http_lunary_prefix_props(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_str_t *prefix, ngx_str_t *props);
+static ngx_int_t ngx_http_lunary_header_tags(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_str_t *value, ngx_str_t *tags);
+static ngx_uint_t ngx_http_lunary_trusted_peer(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf);
+static ngx_int_t ngx_http_lunary_merge_props(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_str_t *props, ngx_str_t *lower);
+static ngx_int_t ngx_http_lunary_filter_props(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_array_t *names, ngx_str_t *props);
+static ngx_int_t ngx_http_lunary_pool_copy(ngx_pool_t *pool,
+    lunary_str_t from, ngx_str_t *to);
+
+
+static ngx_http_lunary_source_t  ngx_http_lunary_default_sources[] = {
+    { NGX_HTTP_LUNARY_SRC_SESSION, 0, ngx_string("session"),
+      { ngx_null_string, NULL, NULL, NULL, { 0 } } },
+    { NGX_HTTP_LUNARY_SRC_BODY, 0, ngx_string("body"),
+      { ngx_null_string, NULL, NULL, NULL, { 0 } } },
+    { NGX_HTTP_LUNARY_SRC_HEADER, 0, ngx_string("header"),
+      { ngx_null_string, NULL, NULL, NULL, { 0 } } }
+};
+
+
+static ngx_str_t  ngx_http_lunary_default_headers[] = {
+    ngx_string("X-Lunary-User-Id"),
+    ngx_string("X-Lunary-User-Props"),
+    ngx_string("X-Lunary-Thread-Id"),
+    ngx_string("X-Lunary-Parent-Run-Id"),
+    ngx_string("X-Lunary-Tags")
+};
+
+
+void
+ngx_http_lunary_read_headers(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_uint_t   kind;
+    ngx_array_t  one;
+
+    ctx->headers.read = 1;
+    ctx->headers.trusted = ngx_http_lunary_trusted_peer(r, lcf);
+
+    for (kind = 0; kind < NGX_HTTP_LUNARY_H_MAX; kind++) {
+
+        if (lcf->headers[kind]) {
+            ngx_http_lunary_read_header(r, ctx, lcf->headers[kind], kind);
+            continue;
+        }
+
+        ngx_memzero(&one, sizeof(ngx_array_t));
+        one.elts = &ngx_http_lunary_default_headers[kind];
+        one.nelts = 1;
+
+        ngx_http_lunary_read_header(r, ctx, &one, kind);
+    }
+}
+
+
+static void
+ngx_http_lunary_read_header(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_array_t *names, ngx_uint_t kind)
+{
+    ngx_str_t        *name, value;
+    ngx_uint_t        i, n;
+    ngx_table_elt_t  *h;
+
+    name = names->elts;
+
+    for (i = 0; i < names->nelts; i++) {
+
+        if (name[i].data[name[i].len - 1] == '*') {
+
+            if (ngx_http_lunary_prefix_props(r, ctx, &name[i],
+                                             &ctx->headers.props)
+                == NGX_OK)
+            {
+                return;
+            }
+
+            continue;
+        }
+
+        h = ngx_http_lunary_find_header(r, &name[i], &n);
+        if (h == NULL) {
+            continue;
+        }
+
+        value = h->value;
+
+        switch (kind) {
+
+        case NGX_HTTP_LUNARY_H_USER:
+
+            if (n > 1) {
+                ctx->headers.duplicate = 1;
+            }
+
+            if (!lunary_user_id_valid(lunary_ngx_str(value))) {
+                continue;
+            }
+
+            ctx->headers.user = value;
+            return;
+
+        case NGX_HTTP_LUNARY_H_PROPS:
+
+            if (ngx_http_lunary_header_props(r, &value, &ctx->headers.props)
+                != NGX_OK)
+            {
+                continue;
+            }
+
+            return;
+
+        case NGX_HTTP_LUNARY_H_TAGS:
+
+            if (ngx_http_lunary_header_tags(r, ctx, &value,
+                                            &ctx->headers.tags)
+                != NGX_OK)
+            {
+                continue;
+            }
+
+            return;
+
+        case NGX_HTTP_LUNARY_H_THREAD:
+
+            if (lunary_user_id_valid(lunary_ngx_str(value))) {
+                ctx->headers.thread = value;
+                return;
+            }
+
+            continue;
+
+        default: /* NGX_HTTP_LUNARY_H_PARENT */
+
+            if (lunary_user_id_valid(lunary_ngx_str(value))) {
+                ctx->headers.parent = value;
+                return;
+            }
+
+            continue;
+        }
+    }
+}
+
+
+/* the last header of that name, and how many there are */
+
+static ngx_table_elt_t *
+ngx_http_lunary_find_header(ngx_http_request_t *r, ngx_str_t *name,
+    ngx_uint_t *n)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h, *found;
+
+    *n = 0;
+    found = NULL;
+
+    part = &r->headers_in.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].key.len == name->len
+            && ngx_strncasecmp(h[i].key.data, name->data, name->len) == 0)
+        {
+            found = &h[i];
+            (*n)++;
+        }
+    }
+
+    return found;
+}
+
+
+/* JSON where it starts with a brace, else base64url of JSON */
+
+static ngx_int_t
+ngx_http_lunary_header_props(ngx_http_request_t *r, ngx_str_t *value,
+    ngx_str_t *props)
+{
+    ngx_str_t  json;
+
+    if (value->len == 0 || value->len > NGX_HTTP_LUNARY_PROPS_MAX) {
+        return NGX_DECLINED;
+    }
+
+    json = *value;
+
+    if (value->data[0] != '{') {
+
+        json.data = ngx_pnalloc(r->pool, ngx_base64_decoded_length(value->len));
+        if (json.data == NULL) {
+            return NGX_ERROR;
+        }
+
+        if (ngx_decode_base64url(&json, value) != NGX_OK
+            && ngx_decode_base64(&json, value) != NGX_OK)
+        {
+            return NGX_DECLINED;
+        }
+    }
+
+    if (ngx_http_lunary_json_object(&json) != NGX_OK) {
+        return NGX_DECLINED;
+    }
+
+    *props = json;
+
+    return NGX_OK;
+}
+
+
+/* one property a header: its name behind the prefix, in lower case */
+
+static ngx_int_t
+ngx_http_lunary_prefix_props(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_str_t *prefix, ngx_str_t *props)
+{
+    int               rc;
+    u_char           *name;
+    size_t            len;
+    ngx_int_t         result;
+    ngx_uint_t        i;
+    lunary_buf_t      out;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    len = prefix->len - 1;
+
+    ngx_memzero(&out, sizeof(lunary_buf_t));
+    rc = 0;
+
+    part = &r->headers_in.headers.part;
+    h = part->elts;
+
+    for (i = 0; rc == 0; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].key.len <= len
+            || ngx_strncasecmp(h[i].key.data, prefix->data, len) != 0)
+        {
+            continue;
+        }
+
+        name = ngx_pnalloc(r->pool, h[i].key.len - len);
+        if (name == NULL) {
+            rc = LUNARY_NOMEM;
+            break;
+        }
+
+        ngx_strlow(name, h[i].key.data + len, h[i].key.len - len);
+
+        rc = lunary_buf_append(&ctx->mem, &out, out.len ? ",\"" : "{\"", 2)
+          || lunary_json_escape(&ctx->mem, &out,
+                                lunary_str(name, h[i].key.len - len))
+          || lunary_buf_lit(&ctx->mem, &out, "\":\"")
+          || lunary_json_escape(&ctx->mem, &out, lunary_ngx_str(h[i].value))
+          || lunary_buf_lit(&ctx->mem, &out, "\"");
+    }
+
+    result = NGX_DECLINED;
+
+    if (rc == 0 && out.len
+        && lunary_buf_lit(&ctx->mem, &out, "}") == LUNARY_OK)
+    {
+        result = ngx_http_lunary_pool_copy(r->pool, lunary_buf_str(&out),
+                                           props);
+    }
+
+    lunary_buf_free(&ctx->mem, &out);
+
+    return result;
+}
+
+
+/* a comma list becomes a JSON array */
+
+static ngx_int_t
+ngx_http_lunary_header_tags(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_str_t *value, ngx_str_t *tags)
+{
+    int            rc;
+    u_char        *p, *last, *start, *end;
+    ngx_int_t      result;
+    lunary_buf_t   out;
+
+    ngx_memzero(&out, sizeof(lunary_buf_t));
+    rc = 0;
+
+    p = value->data;
+    last = p + value->len;
+
+    while (p < last && rc == 0) {
+
+        while (p < last && (*p == ' ' || *p == '\t' || *p == ',')) {
+            p++;
+        }
+
+        start = p;
+
+        while (p < last && *p != ',') {
+            p++;
+        }
+
+        end = p;
+
+        while (end > start && (end[-1] == ' ' || end[-1] == '\t')) {
+            end--;
+        }
+
+        if (end == start) {
+            continue;
+        }
+
+        rc = lunary_buf_append(&ctx->mem, &out, out.len ? ",\"" : "[\"", 2)
+          || lunary_json_escape(&ctx->mem, &out,
+                                lunary_str(start, end - start))
+          || lunary_buf_lit(&ctx->mem, &out, "\"");
+    }
+
+    result = NGX_DECLINED;
+
+    if (rc == 0 && out.len
+        && lunary_buf_lit(&ctx->mem, &out, "]") == LUNARY_OK)
+    {
+        result = ngx_http_lunary_pool_copy(r->pool, lunary_buf_str(&out),
+                                           tags);
+    }
+
+    lunary_buf_free(&ctx->mem, &out);
+
+    return result;
+}
+
+
+/* the TCP peer, whatever realip made of the address since */
+
+static ngx_uint_t
+ngx_http_lunary_trusted_peer(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_str_t                   name, text;
+    ngx_addr_t                  addr;
+    ngx_uint_t                  key;
+    struct sockaddr            *sockaddr;
+    ngx_http_variable_value_t  *vv;
+
+    if (lcf->trusted == NULL) {
+        return 0;
+    }
+
+    sockaddr = r->connection->sockaddr;
+
+    ngx_str_set(&name, "realip_remote_addr");
+    key = ngx_hash_key(name.data, name.len);
+
+    vv = ngx_http_get_variable(r, &name, key);
+
+    if (vv && !vv->not_found && vv->valid && vv->len) {
+
+        text.data = vv->data;
+        text.len = vv->len;
+
+        if (text.len >= 5 && ngx_strncmp(text.data, "unix:", 5) == 0) {
+            return lcf->trusted_unix;
+        }
+
+        if (ngx_parse_addr(r->pool, &addr, text.data, text.len) != NGX_OK) {
+            return 0;
+        }
+
+        sockaddr = addr.sockaddr;
+    }
+
+    if (sockaddr->sa_family == AF_UNIX) {
+        return lcf->trusted_unix;
+    }
+
+    return ngx_cidr_match(sockaddr, lcf->trusted) == NGX_OK;
+}
+
+
+ngx_uint_t
+ngx_http_lunary_identity_header(ngx_http_lunary_loc_conf_t *lcf,
+    ngx_str_t *name)
+{
+    u_char       a, b;
+    size_t       n, len;
+    ngx_str_t   *names;
+    ngx_uint_t   kind, i, count;
+
+    for (kind = 0; kind < NGX_HTTP_LUNARY_H_MAX; kind++) {
+
+        if (lcf->headers[kind]) {
+            names = lcf->headers[kind]->elts;
+            count = lcf->headers[kind]->nelts;
+
+        } else {
+            names = &ngx_http_lunary_default_headers[kind];
+            count = 1;
+        }
+
+        for (i = 0; i < count; i++) {
+
+            len = names[i].len;
+
+            if (names[i].data[len - 1] == '*') {
+                len--;
+
+                if (name->len <= len) {
+                    continue;
+                }
+
+            } else if (name->len != len) {
+                continue;
+            }
+
+            for (n = 0; n < len; n++) {
+                a = ngx_tolower(name->data[n]);
+                b = ngx_tolower(names[i].data[n]);
+
+                if ((a == '_' ? '-' : a) != (b == '_' ? '-' : b)) {
+                    break;
+                }
+            }
+
+            if (n == len) {
+                return 1;
+            }
+        }
+    }
+
+    return 0;
+}
+
+
+ngx_uint_t
+ngx_http_lunary_has_source(ngx_http_lunary_loc_conf_t *lcf,
+    ngx_http_lunary_source_e kind)
+{
+    ngx_uint_t                 i;
+    ngx_http_lunary_source_t  *src;
+
+    if (lcf->sources == NULL) {
+        return kind == NGX_HTTP_LUNARY_SRC_SESSION
+               || kind == NGX_HTTP_LUNARY_SRC_BODY
+               || kind == NGX_HTTP_LUNARY_SRC_HEADER;
+    }
+
+    src = lcf->sources->elts;
+
+    for (i = 0; i < lcf->sources->nelts; i++) {
+        if (src[i].kind == kind) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+ngx_int_t
+ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_str_t                     app;
+    ngx_uint_t                    i, n, count, pick;
+    const lunary_claims_t        *claims;
+    ngx_http_lunary_source_t     *src;
+    ngx_http_lunary_identity_t   *id;
+    ngx_http_lunary_candidate_t   c[NGX_HTTP_LUNARY_CANDIDATES];
+
+    id = &ctx->identity;
+    ngx_memzero(id, sizeof(ngx_http_lunary_identity_t));
+
+    if (lcf->app) {
+        if (ngx_http_complex_value(r, lcf->app, &app) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        ctx->app = app;
+    }
+
+    if (ctx->app.len == 0) {
+        ngx_str_set(&ctx->app, "default");
+    }
+
+    /* thread, parent run, tags: what the body says, else the headers */
+
+    claims = lunary_call_claims(ctx->call);
+
+    id->thread = claims->thread.len ? ngx_http_lunary_str(claims->thread)
+                                    : ctx->headers.thread;
+    id->parent = claims->parent.len ? ngx_http_lunary_str(claims->parent)
+                                    : ctx->headers.parent;
+    id->tags = claims->tags.len ? ngx_http_lunary_str(claims->tags)
+                                : ctx->headers.tags;
+
+    /* what each source says */
+
+    if (lcf->sources) {
+        src = lcf->sources->elts;
+        count = lcf->sources->nelts;
+
+    } else {
+        src = ngx_http_lunary_default_sources;
+        count = sizeof(ngx_http_lunary_default_sources)
+                / sizeof(ngx_http_lunary_source_t);
+    }
+
+    n = 0;
+
+    for (i = 0; i < count && n < NGX_HTTP_LUNARY_CANDIDATES; i++) {
+
+        if (ngx_http_lunary_candidate(r, ctx, &src[i], &c[n]) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        if (c[n].user.len) {
+            n++;
+        }
+    }
+
+    id->counter = NGX_LUNARY_C_IDENTITY_NONE;
+
+    if (n == 0) {
+        return NGX_OK;
+    }
+
+    /* verified sources before claims */
+
+    pick = 0;
+
+    for (i = 0; i < n; i++) {
+        if (c[i].verified) {
+            pick = i;
+            break;
+        }
+    }
+
+    id->user = c[pick].user;
+    id->props = c[pick].props;
+    id->source = c[pick].name;
+    id->verified = c[pick].verified ? 1 : 0;
+    id->counter = c[pick].counter;
+
+    for (i = 0; i < n; i++) {
+
+        if (i == pick) {
+            continue;
+        }
+
+        if (c[i].user.len != id->user.len
+            || ngx_memcmp(c[i].user.data, id->user.data, id->user.len) != 0)
+        {
+            if (id->verified && !c[i].verified && !id->conflict) {
+                id->conflict = 1;
+                id->claimed = c[i].user;
+            }
+
+            continue;
+        }
+
+        /* a claim adds nothing to what is known of a verified user but what
+         * a verified source did not say */
+
+        if (c[i].props.len
+            && ngx_http_lunary_merge_props(r, ctx, &id->props, &c[i].props)
+               != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    if (lcf->props_set && lcf->props && id->props.len) {
+        return ngx_http_lunary_filter_props(r, ctx, lcf->props, &id->props);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_lunary_candidate(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_source_t *src, ngx_http_lunary_candidate_t *c)
+{
+    const lunary_claims_t  *claims;
+
+    ngx_memzero(c, sizeof(ngx_http_lunary_candidate_t));
+
+    c->name = src->name;
+
+    switch (src->kind) {
+
+    case NGX_HTTP_LUNARY_SRC_SESSION:
+        c->user = ctx->lookup.user;
+        c->props = ctx->lookup.props;
+        c->verified = 1;
+        c->counter = NGX_LUNARY_C_IDENTITY_SESSION;
+        break;
+
+    case NGX_HTTP_LUNARY_SRC_BODY:
+        claims = lunary_call_claims(ctx->call);
+        c->user = ngx_http_lunary_str(claims->user);
+        c->props = ngx_http_lunary_str(claims->props);
+        c->counter = NGX_LUNARY_C_IDENTITY_BODY;
+        break;
+
+    case NGX_HTTP_LUNARY_SRC_HEADER:
+        c->user = ctx->headers.user;
+        c->props = ctx->headers.props;
+        c->verified = ctx->headers.trusted;
+        c->counter = NGX_LUNARY_C_IDENTITY_HEADER;
+        break;
+
+    default: /* NGX_HTTP_LUNARY_SRC_VALUE */
+
+        if (ngx_http_complex_value(r, &src->value, &c->user) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        c->verified = src->verified;
+        c->counter = NGX_LUNARY_C_IDENTITY_VARIABLE;
+        break;
+    }
+
+    if (c->user.len && !lunary_user_id_valid(lunary_ngx_str(c->user))) {
+        c->user.len = 0;
+    }
+
+    return NGX_OK;
+}
+
+
+/*
+ * *props becomes the members of both objects; those of *props win: they stand
+ * behind, so that they also win for a reader who keeps the last of two names
+ * that are spelled apart.
+ */
+
+static ngx_int_t
+ngx_http_lunary_merge_props(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_str_t *props, ngx_str_t *lower)
+{
+    int                 rc;
+    ngx_int_t           result;
+    lunary_buf_t        out;
+    lunary_str_t        high, key, value;
+    lunary_json_iter_t  it;
+
+    high = lunary_ngx_str(*props);
+
+    if (high.len == 0) {
+        *props = *lower;
+        return NGX_OK;
+    }
+
+    ngx_memzero(&out, sizeof(lunary_buf_t));
+
+    rc = lunary_buf_lit(&ctx->mem, &out, "{");
+
+    lunary_json_iter(&it, lunary_ngx_str(*lower));
+
+    while (rc == 0 && lunary_json_member(&it, &key, &value)) {
+
+        if (lunary_json_get_n(high, (const char *) key.data, key.len).len) {
+            continue;
+        }
+
+        rc = lunary_buf_append(&ctx->mem, &out, out.len > 1 ? ",\"" : "\"",
+                               out.len > 1 ? 2 : 1)
+          || lunary_buf_append(&ctx->mem, &out, key.data, key.len)
+          || lunary_buf_lit(&ctx->mem, &out, "\":")
+          || lunary_buf_append(&ctx->mem, &out, value.data, value.len);
+    }
+
+    lunary_json_iter(&it, high);
+
+    while (rc == 0 && lunary_json_member(&it, &key, &value)) {
+
+        rc = lunary_buf_append(&ctx->mem, &out, out.len > 1 ? ",\"" : "\"",
+                               out.len > 1 ? 2 : 1)
+          || lunary_buf_append(&ctx->mem, &out, key.data, key.len)
+          || lunary_buf_lit(&ctx->mem, &out, "\":")
+          || lunary_buf_append(&ctx->mem, &out, value.data, value.len);
+    }
+
+    if (rc == 0) {
+        rc = lunary_buf_lit(&ctx->mem, &out, "}");
+    }
+
+    result = NGX_ERROR;
+
+    if (rc == 0) {
+        result = ngx_http_lunary_pool_copy(r->pool, lunary_buf_str(&out),
+                                           props);
+    }
+
+    lunary_buf_free(&ctx->mem, &out);
+
+    return result;
+}
+
+
+/* keeps the members that lunary_props names */
+
+static ngx_int_t
+ngx_http_lunary_filter_props(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_array_t *names, ngx_str_t *props)
+{
+    int            rc;
+    ngx_int_t      result;
+    ngx_str_t     *name;
+    ngx_uint_t     i;
+    lunary_buf_t   out;
+    lunary_str_t   value;
+
+    ngx_memzero(&out, sizeof(lunary_buf_t));
+
+    name = names->elts;
+    rc = 0;
+
+    for (i = 0; rc == 0 && i < names->nelts; i++) {
+
+        value = lunary_json_get_n(lunary_ngx_str(*props),
+                                  (const char *) name[i].data, name[i].len);
+        if (value.len == 0) {
+            continue;
+        }
+
+        rc = lunary_buf_append(&ctx->mem, &out, out.len ? ",\"" : "{\"", 2)
+          || lunary_json_escape(&ctx->mem, &out, lunary_ngx_str(name[i]))
+          || lunary_buf_lit(&ctx->mem, &out, "\":")
+          || lunary_buf_append(&ctx->mem, &out, value.data, value.len);
+    }
+
+    ngx_str_null(props);
+
+    result = rc ? NGX_ERROR : NGX_OK;
+
+    if (rc == 0 && out.len) {
+
+        result = NGX_ERROR;
+
+        if (lunary_buf_lit(&ctx->mem, &out, "}") == LUNARY_OK) {
+            result = ngx_http_lunary_pool_copy(r->pool, lunary_buf_str(&out),
+                                               props);
+        }
+    }
+
+    lunary_buf_free(&ctx->mem, &out);
+
+    return result;
+}
+
+
+static ngx_int_t
+ngx_http_lunary_pool_copy(ngx_pool_t *pool, lunary_str_t from, ngx_str_t *to)
+{
+    to->data = ngx_pnalloc(pool, from.len);
+    if (to->data == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memcpy(to->data, from.data, from.len);
+    to->len = from.len;
+
+    return NGX_OK;
+}

@@ -1,0 +1,613 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * The log phase: the only certain end of a request.  Settles how the call
+ * ended, fills the run and hands it to the outbox.
+ *
+ * Invariants
+ *   - one run a main request, for every POST and every other call that a
+ *     dialect knows or that was refused;
+ *   - the dialect's terminal event decides `ok`, not the socket: clients close
+ *     right behind it;
+ *   - what is not known is not in the run.
+ */
+
+#include "ngx_http_lunary_module.h"
+#include "inspect/lunary_json.h"
+
+#include <zlib.h>
+
+
+static ngx_str_t ngx_http_lunary_outcome(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+static ngx_uint_t ngx_http_lunary_read_timeout(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+static void ngx_http_lunary_fill(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, lunary_run_t *run);
+static void ngx_http_lunary_fill_identity(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, lunary_run_t *run);
+static void ngx_http_lunary_fill_upstream(ngx_http_request_t *r,
+    lunary_run_t *run);
+static void ngx_http_lunary_fill_trace(ngx_http_request_t *r,
+    lunary_run_t *run);
+static void ngx_http_lunary_set_text(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, lunary_run_t *run, lunary_field_e f,
+    ngx_str_t *text);
+static void ngx_http_lunary_count(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_msec_int_t duration);
+static ngx_uint_t ngx_http_lunary_status_code(ngx_http_request_t *r);
+static uint32_t ngx_http_lunary_shard(lunary_run_t *run);
+
+
+static ngx_str_t  ngx_http_lunary_outcomes[] = {
+    ngx_string("ok"),
+    ngx_string("error"),
+    ngx_string("rejected"),
+    ngx_string("aborted"),
+    ngx_string("truncated"),
+    ngx_string("timeout")
+};
+
+#define NGX_HTTP_LUNARY_OK         ngx_http_lunary_outcomes[0]
+#define NGX_HTTP_LUNARY_ERROR      ngx_http_lunary_outcomes[1]
+#define NGX_HTTP_LUNARY_REFUSED    ngx_http_lunary_outcomes[2]
+#define NGX_HTTP_LUNARY_ABORTED    ngx_http_lunary_outcomes[3]
+#define NGX_HTTP_LUNARY_TRUNCATED  ngx_http_lunary_outcomes[4]
+#define NGX_HTTP_LUNARY_TIMEOUT    ngx_http_lunary_outcomes[5]
+
+
+ngx_int_t
+ngx_http_lunary_log_handler(ngx_http_request_t *r)
+{
+    u_char                      *p;
+    lunary_run_t                *run;
+    lunary_buf_t                 scratch;
+    ngx_msec_int_t               duration;
+    ngx_http_lunary_ctx_t       *ctx;
+    ngx_http_lunary_loc_conf_t  *lcf;
+
+    if (r != r->main) {
+        return NGX_OK;
+    }
+
+    ctx = ngx_http_lunary_get_ctx(r);
+
+    if (ctx == NULL) {
+
+        /* ended before any phase of ours: 413 by Content-Length, a rewrite */
+
+        lcf = ngx_http_get_module_loc_conf(r, ngx_http_lunary_module);
+
+        if (lcf == NULL || !ngx_http_lunary_enabled(r, lcf)) {
+            return NGX_OK;
+        }
+
+        ctx = ngx_http_lunary_make_ctx(r, lcf);
+        if (ctx == NULL) {
+            ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_NO_MEMORY);
+            return NGX_OK;
+        }
+    }
+
+    if (ctx->logged) {
+        return NGX_OK;
+    }
+
+    ctx->logged = 1;
+
+    if (!(r->method & NGX_HTTP_POST)
+        && !ctx->call->recognised
+        && ctx->verdict != NGX_HTTP_LUNARY_REJECTED)
+    {
+        return NGX_OK;
+    }
+
+    ngx_http_lunary_finalize(r, ctx);
+
+    run = ctx->run;
+
+    duration = (ngx_msec_int_t) (ngx_current_msec - ctx->started);
+    ngx_http_lunary_count(r, ctx, duration);
+
+    if (run == NULL) {
+        ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_NO_MEMORY);
+        return NGX_OK;
+    }
+
+    ngx_http_lunary_fill(r, ctx, run);
+
+    /* the one point that everything passes before it leaves */
+
+    ngx_memzero(&scratch, sizeof(lunary_buf_t));
+
+    if (lunary_run_redact(run, ctx->call->conf.capture, &ctx->mem, &scratch)
+        == LUNARY_OK)
+    {
+        p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_RUN,
+                                      lunary_run_count(run),
+                                      lunary_run_size(run),
+                                      ngx_http_lunary_shard(run));
+        if (p) {
+            (void) lunary_run_encode(run, p);
+            ngx_lunary_outbox_commit();
+        }
+
+    } else {
+        ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_NO_MEMORY);
+    }
+
+    lunary_buf_free(&ctx->mem, &scratch);
+
+    return NGX_OK;
+}
+
+
+void
+ngx_http_lunary_finalize(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    if (ctx->finalized) {
+        return;
+    }
+
+    ctx->finalized = 1;
+
+    if (!ctx->last_seen) {
+        lunary_call_response_end(ctx->call, 0);
+    }
+
+    ctx->run = ngx_palloc(r->pool, sizeof(lunary_run_t));
+
+    if (ctx->run) {
+        lunary_run_init(ctx->run);
+        lunary_call_finish(ctx->call, ctx->run);
+    }
+
+    ctx->outcome = ngx_http_lunary_outcome(r, ctx);
+}
+
+
+static ngx_uint_t
+ngx_http_lunary_status_code(ngx_http_request_t *r)
+{
+    if (r->err_status) {
+        return r->err_status;
+    }
+
+    if (r->headers_out.status) {
+        return r->headers_out.status;
+    }
+
+    return 0;
+}
+
+
+static ngx_str_t
+ngx_http_lunary_outcome(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_uint_t             status, finished;
+    ngx_connection_t      *c;
+    lunary_body_state_e    state;
+
+    c = r->connection;
+    status = ngx_http_lunary_status_code(r);
+
+    if (ctx->verdict == NGX_HTTP_LUNARY_REJECTED) {
+        return NGX_HTTP_LUNARY_REFUSED;
+    }
+
+    if (status == NGX_HTTP_REQUEST_TIME_OUT
+        || status == NGX_HTTP_GATEWAY_TIME_OUT)
+    {
+        return NGX_HTTP_LUNARY_TIMEOUT;
+    }
+
+    if (status == NGX_HTTP_CLIENT_CLOSED_REQUEST) {
+        return NGX_HTTP_LUNARY_ABORTED;
+    }
+
+    if (r->upstream_states == NULL || r->upstream_states->nelts == 0) {
+
+        /* nginx answered by itself */
+
+        switch (status) {
+
+        case NGX_HTTP_BAD_REQUEST:
+        case NGX_HTTP_UNAUTHORIZED:
+        case NGX_HTTP_FORBIDDEN:
+        case NGX_HTTP_REQUEST_ENTITY_TOO_LARGE:
+        case NGX_HTTP_TOO_MANY_REQUESTS:
+        case NGX_HTTP_SERVICE_UNAVAILABLE:
+            return NGX_HTTP_LUNARY_REFUSED;
+
+        default:
+            break;
+        }
+    }
+
+    if (status >= 400 || ctx->call->errored) {
+        return NGX_HTTP_LUNARY_ERROR;
+    }
+
+    if (ctx->call->terminal) {
+        return NGX_HTTP_LUNARY_OK;
+    }
+
+    /* the answer did not come to its end */
+
+    if (c->timedout) {
+        return NGX_HTTP_LUNARY_TIMEOUT;
+    }
+
+    if (!ctx->last_seen) {
+
+        if (c->error || c->read->eof) {
+            return NGX_HTTP_LUNARY_ABORTED;
+        }
+
+        return ngx_http_lunary_read_timeout(r, ctx)
+               ? NGX_HTTP_LUNARY_TIMEOUT : NGX_HTTP_LUNARY_TRUNCATED;
+    }
+
+    /* nginx took it for complete: was it, as its API goes? */
+
+    state = ctx->call->response_state;
+
+    finished = ctx->run && lunary_run_has(ctx->run, LUNARY_F_FINISH_REASON);
+
+    if (state == LUNARY_BODY_PARTIAL
+        || (state == LUNARY_BODY_STREAM && !finished
+            && ctx->call->dialect != &lunary_dialect_unknown))
+    {
+        return NGX_HTTP_LUNARY_TRUNCATED;
+    }
+
+    return NGX_HTTP_LUNARY_OK;
+}
+
+
+/*
+ * nginx tells nobody behind the head why an upstream's answer broke off: it
+ * was a timeout where the silence was as long as read_timeout
+ */
+
+static ngx_uint_t
+ngx_http_lunary_read_timeout(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_msec_t            last;
+    ngx_http_upstream_t  *u;
+
+    u = r->upstream;
+
+    if (u == NULL || u->conf == NULL || !ctx->answered) {
+        return 0;
+    }
+
+    last = ctx->last ? ctx->last : ctx->started;
+
+    return (ngx_msec_int_t) (ngx_current_msec - last)
+           >= (ngx_msec_int_t) u->conf->read_timeout;
+}
+
+
+static void
+ngx_http_lunary_count(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_msec_int_t duration)
+{
+    ngx_str_t   api;
+    ngx_uint_t  i;
+
+    for (i = 0; i < 6; i++) {
+        if (ctx->outcome.data == ngx_http_lunary_outcomes[i].data) {
+            ngx_lunary_stats_inc(NGX_LUNARY_C_RUNS_OK + i);
+            break;
+        }
+    }
+
+    ngx_lunary_stats_inc(ctx->identity.user.len || ctx->identity.counter
+                         ? ctx->identity.counter
+                         : NGX_LUNARY_C_IDENTITY_NONE);
+
+    api = ngx_http_lunary_str(ctx->call->dialect->name);
+
+    ngx_lunary_stats_duration(&api, (ngx_msec_t) ngx_max(duration, 0));
+
+    if (ctx->has_first) {
+        ngx_lunary_stats_ttft(&api, ctx->first - ctx->started);
+    }
+
+    if (ctx->outcome.data == NGX_HTTP_LUNARY_OK.data
+        && ctx->call->dialect->type.len
+        && ctx->call->input_tokens == LUNARY_UNKNOWN
+        && ctx->call->output_tokens == LUNARY_UNKNOWN)
+    {
+        ngx_lunary_stats_usage_missing(&api);
+    }
+}
+
+
+static void
+ngx_http_lunary_fill(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    lunary_run_t *run)
+{
+    int64_t      started, ended;
+    ngx_str_t    value, error;
+    ngx_uint_t   status;
+    ngx_time_t  *tp;
+
+    lunary_run_set_lit(run, LUNARY_F_KIND, "run");
+    lunary_run_set_lit(run, LUNARY_F_V, "1");
+    lunary_run_set_lit(run, LUNARY_F_ORIGIN, "proxy");
+    lunary_run_set(run, LUNARY_F_RUN_ID,
+                   lunary_str(ctx->run_id, sizeof(ctx->run_id)));
+
+    ngx_http_lunary_fill_identity(r, ctx, run);
+
+    if (ngx_http_lunary_provider(r, ctx, &value) == NGX_OK && value.len) {
+        ngx_http_lunary_set_text(r, ctx, run, LUNARY_F_PROVIDER, &value);
+    }
+
+    if (ctx->request_bytes || ctx->body_ended) {
+        lunary_run_set_int(run, LUNARY_F_REQUEST_BYTES, ctx->request_bytes);
+
+    } else if (r->headers_in.content_length_n > 0) {
+        lunary_run_set_int(run, LUNARY_F_REQUEST_BYTES,
+                           r->headers_in.content_length_n);
+    }
+
+    if (ctx->inspect || ctx->answered) {
+        lunary_run_set_int(run, LUNARY_F_RESPONSE_BYTES, ctx->response_bytes);
+    }
+
+    status = ngx_http_lunary_status_code(r);
+
+    if (status) {
+        lunary_run_set_int(run, LUNARY_F_STATUS, status);
+    }
+
+    ngx_http_lunary_fill_upstream(r, run);
+
+    lunary_run_set(run, LUNARY_F_OUTCOME, lunary_ngx_str(ctx->outcome));
+
+    if (ctx->would_reject.len) {
+        lunary_run_set(run, LUNARY_F_WOULD_REJECT,
+                       lunary_ngx_str(ctx->would_reject));
+    }
+
+    if (ctx->verdict == NGX_HTTP_LUNARY_REJECTED
+        && ngx_http_lunary_refusal_error(ctx, r->pool, &error) == NGX_OK)
+    {
+        lunary_run_set(run, LUNARY_F_ERROR, lunary_ngx_str(error));
+    }
+
+    tp = ngx_timeofday();
+
+    started = (int64_t) r->start_sec * 1000 + (int64_t) r->start_msec;
+    ended = (int64_t) tp->sec * 1000 + (int64_t) tp->msec;
+
+    /* the wall clock may have been set back meanwhile */
+
+    if (ended < started) {
+        ended = started;
+    }
+
+    lunary_run_set_int(run, LUNARY_F_STARTED_AT, started);
+    lunary_run_set_int(run, LUNARY_F_ENDED_AT, ended);
+    lunary_run_set_int(run, LUNARY_F_DURATION_MS, ended - started);
+
+    if (ctx->has_first) {
+        lunary_run_set_int(run, LUNARY_F_TTFT_MS,
+                           (int64_t) (ctx->first - ctx->started));
+    }
+
+    ngx_http_lunary_set_text(r, ctx, run, LUNARY_F_METHOD, &r->method_name);
+    ngx_http_lunary_set_text(r, ctx, run, LUNARY_F_URI, &r->uri);
+
+    if (r->headers_in.server.len) {
+        ngx_http_lunary_set_text(r, ctx, run, LUNARY_F_HOST,
+                                 &r->headers_in.server);
+    }
+
+    ngx_http_lunary_fill_trace(r, run);
+
+    if (ngx_cycle->hostname.len) {
+        lunary_run_set(run, LUNARY_F_NODE,
+                       lunary_ngx_str(ngx_cycle->hostname));
+    }
+}
+
+
+static void
+ngx_http_lunary_fill_identity(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, lunary_run_t *run)
+{
+    ngx_http_lunary_identity_t  *id;
+
+    id = &ctx->identity;
+
+    if (ctx->app.len) {
+        ngx_http_lunary_set_text(r, ctx, run, LUNARY_F_APP, &ctx->app);
+
+    } else {
+        lunary_run_set_lit(run, LUNARY_F_APP, "default");
+    }
+
+    if (id->user.len) {
+        lunary_run_set(run, LUNARY_F_USER_ID, lunary_ngx_str(id->user));
+        lunary_run_set(run, LUNARY_F_USER_SOURCE, lunary_ngx_str(id->source));
+
+        if (id->verified) {
+            lunary_run_set_lit(run, LUNARY_F_USER_VERIFIED, "1");
+
+        } else {
+            lunary_run_set_lit(run, LUNARY_F_USER_VERIFIED, "0");
+        }
+
+        lunary_run_set(run, LUNARY_F_USER_PROPS, lunary_ngx_str(id->props));
+    }
+
+    lunary_run_set(run, LUNARY_F_CLAIMED_USER_ID, lunary_ngx_str(id->claimed));
+    lunary_run_set(run, LUNARY_F_THREAD_ID, lunary_ngx_str(id->thread));
+    lunary_run_set(run, LUNARY_F_PARENT_RUN_ID, lunary_ngx_str(id->parent));
+    lunary_run_set(run, LUNARY_F_TAGS, lunary_ngx_str(id->tags));
+}
+
+
+static void
+ngx_http_lunary_fill_upstream(ngx_http_request_t *r, lunary_run_t *run)
+{
+    ngx_uint_t                  i, attempts;
+    ngx_http_upstream_state_t  *state, *last;
+
+    if (r->upstream_states == NULL || r->upstream_states->nelts == 0) {
+        return;
+    }
+
+    state = r->upstream_states->elts;
+    attempts = 0;
+    last = NULL;
+
+    /* an internal redirect leaves an empty state between two upstreams */
+
+    for (i = 0; i < r->upstream_states->nelts; i++) {
+        if (state[i].peer) {
+            attempts++;
+            last = &state[i];
+        }
+    }
+
+    if (last == NULL) {
+        return;
+    }
+
+    lunary_run_set(run, LUNARY_F_UPSTREAM_ADDR, lunary_ngx_str(*last->peer));
+    lunary_run_set_int(run, LUNARY_F_ATTEMPTS, attempts);
+
+    if (last->status) {
+        lunary_run_set_int(run, LUNARY_F_UPSTREAM_STATUS, last->status);
+    }
+}
+
+
+/* $request_id, and W3C traceparent: 00-<32 hex>-<16 hex>-<2 hex> */
+
+static void
+ngx_http_lunary_fill_trace(ngx_http_request_t *r, lunary_run_t *run)
+{
+    u_char                     *p;
+    ngx_str_t                   name;
+    ngx_uint_t                  i, hex, zero;
+    ngx_list_part_t            *part;
+    ngx_table_elt_t            *h;
+    ngx_http_variable_value_t  *vv;
+
+    ngx_str_set(&name, "request_id");
+
+    vv = ngx_http_get_variable(r, &name, ngx_hash_key(name.data, name.len));
+
+    if (vv && vv->valid && !vv->not_found && vv->len) {
+        lunary_run_set(run, LUNARY_F_REQUEST_ID,
+                       lunary_str(vv->data, vv->len));
+    }
+
+    part = &r->headers_in.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                return;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].key.len == sizeof("traceparent") - 1
+            && h[i].value.len >= 55
+            && ngx_strncasecmp(h[i].key.data, (u_char *) "traceparent",
+                               sizeof("traceparent") - 1)
+               == 0)
+        {
+            break;
+        }
+    }
+
+    p = h[i].value.data;
+
+    if (p[2] != '-' || p[35] != '-' || p[52] != '-'
+        || ngx_strncmp(p, "ff", 2) == 0)
+    {
+        return;
+    }
+
+    hex = 1;
+    zero = 1;
+
+    for (i = 3; i < 52; i++) {
+
+        if (i == 35) {
+            continue;
+        }
+
+        hex &= (p[i] >= '0' && p[i] <= '9') || (p[i] >= 'a' && p[i] <= 'f');
+        zero &= i > 35 || p[i] == '0';
+    }
+
+    if (!hex || zero) {
+        return;
+    }
+
+    lunary_run_set(run, LUNARY_F_TRACE_ID, lunary_str(p + 3, 32));
+    lunary_run_set(run, LUNARY_F_PARENT_SPAN_ID, lunary_str(p + 36, 16));
+}
+
+
+/* text that a client chose: what is not UTF-8 in it is replaced */
+
+static void
+ngx_http_lunary_set_text(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    lunary_run_t *run, lunary_field_e f, ngx_str_t *text)
+{
+    u_char  *p, *dst;
+    size_t   i;
+
+    if (lunary_utf8_valid(lunary_ngx_str(*text))) {
+        lunary_run_set(run, f, lunary_ngx_str(*text));
+        return;
+    }
+
+    /* such text is rare and names nothing: its bytes above 0x7f go */
+
+    p = ngx_pnalloc(r->pool, text->len);
+    if (p == NULL) {
+        return;
+    }
+
+    dst = p;
+
+    for (i = 0; i < text->len; i++) {
+        *dst++ = text->data[i] < 0x80 ? text->data[i] : '?';
+    }
+
+    lunary_run_set(run, f, lunary_str(p, text->len));
+}
+
+
+/* CRC-32 of thread, else parent run, else run id */
+
+static uint32_t
+ngx_http_lunary_shard(lunary_run_t *run)
+{
+    lunary_str_t    s;
+    lunary_field_e  f;
+
+    f = lunary_run_has(run, LUNARY_F_THREAD_ID) ? LUNARY_F_THREAD_ID
+        : lunary_run_has(run, LUNARY_F_PARENT_RUN_ID) ? LUNARY_F_PARENT_RUN_ID
+        : LUNARY_F_RUN_ID;
+
+    s = run->value[f];
+
+    return (uint32_t) crc32(0, s.data, (uInt) s.len);
+}

@@ -1,0 +1,154 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Whose service was called: lunary_provider where it is set, else the host
+ * that was proxied to against a table, else the dialect's own provider.
+ */
+
+#include "ngx_http_lunary_module.h"
+
+
+typedef struct {
+    ngx_str_t   host;           /* its end, behind a dot or whole            */
+    ngx_str_t   provider;       /* OpenTelemetry's name where it has one
+                                   (gen_ai.provider.name), else a plain one  */
+} ngx_http_lunary_provider_t;
+
+
+static ngx_int_t ngx_http_lunary_proxy_host(ngx_http_request_t *r,
+    ngx_str_t *host);
+
+
+static ngx_http_lunary_provider_t  ngx_http_lunary_providers[] = {
+    { ngx_string("api.openai.com"), ngx_string("openai") },
+    { ngx_string("openai.azure.com"), ngx_string("azure.ai.openai") },
+    { ngx_string("services.ai.azure.com"), ngx_string("azure.ai.inference") },
+    { ngx_string("models.inference.ai.azure.com"),
+      ngx_string("azure.ai.inference") },
+    { ngx_string("api.anthropic.com"), ngx_string("anthropic") },
+    { ngx_string("generativelanguage.googleapis.com"),
+      ngx_string("gcp.gemini") },
+    { ngx_string("aiplatform.googleapis.com"), ngx_string("gcp.vertex_ai") },
+    { ngx_string("api.mistral.ai"), ngx_string("mistral_ai") },
+    { ngx_string("api.cohere.com"), ngx_string("cohere") },
+    { ngx_string("api.cohere.ai"), ngx_string("cohere") },
+    { ngx_string("api.groq.com"), ngx_string("groq") },
+    { ngx_string("api.deepseek.com"), ngx_string("deepseek") },
+    { ngx_string("api.x.ai"), ngx_string("x_ai") },
+    { ngx_string("api.perplexity.ai"), ngx_string("perplexity") },
+    { ngx_string("ml.cloud.ibm.com"), ngx_string("ibm.watsonx.ai") },
+    { ngx_string("openrouter.ai"), ngx_string("openrouter") },
+    { ngx_string("api.together.xyz"), ngx_string("together") },
+    { ngx_string("api.together.ai"), ngx_string("together") },
+    { ngx_string("api.fireworks.ai"), ngx_string("fireworks") },
+    { ngx_string("api.cerebras.ai"), ngx_string("cerebras") },
+    { ngx_string("huggingface.co"), ngx_string("huggingface") },
+    { ngx_string("api.replicate.com"), ngx_string("replicate") },
+    { ngx_string("api.writer.com"), ngx_string("writer") },
+    { ngx_string("api.venice.ai"), ngx_string("venice") },
+    { ngx_string("api.voyageai.com"), ngx_string("voyage") },
+    { ngx_string("api.z.ai"), ngx_string("zai") },
+    { ngx_string("api.githubcopilot.com"), ngx_string("copilot") },
+    { ngx_string("snowflakecomputing.com"), ngx_string("snowflake") },
+    { ngx_string("cloud.databricks.com"), ngx_string("databricks") },
+    { ngx_string("azuredatabricks.net"), ngx_string("databricks") },
+    { ngx_string("gateway.ai.cloudflare.com"), ngx_string("cloudflare") },
+    { ngx_string("api.cloudflare.com"), ngx_string("cloudflare") },
+    { ngx_string("api.aleph-alpha.com"), ngx_string("alephalpha") },
+    { ngx_null_string, ngx_null_string }
+};
+
+
+ngx_int_t
+ngx_http_lunary_provider(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_str_t *provider)
+{
+    u_char                       *tail;
+    ngx_str_t                     host;
+    ngx_http_lunary_provider_t   *p;
+    ngx_http_lunary_loc_conf_t   *lcf;
+
+    lcf = ctx->conf;
+
+    if (lcf->provider) {
+
+        if (ngx_http_complex_value(r, lcf->provider, provider) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        if (provider->len
+            && !(provider->len == 4
+                 && ngx_strncmp(provider->data, "auto", 4) == 0))
+        {
+            return NGX_OK;
+        }
+    }
+
+    if (ngx_http_lunary_proxy_host(r, &host) == NGX_OK) {
+
+        /* Bedrock: bedrock-runtime.<region>.amazonaws.com */
+
+        if (host.len > sizeof("bedrock") - 1
+            && ngx_strncmp(host.data, "bedrock", sizeof("bedrock") - 1) == 0
+            && ngx_strlcasestrn(host.data, host.data + host.len,
+                                (u_char *) ".amazonaws.com",
+                                sizeof(".amazonaws.com") - 2))
+        {
+            ngx_str_set(provider, "aws.bedrock");
+            return NGX_OK;
+        }
+
+        for (p = ngx_http_lunary_providers; p->host.len; p++) {
+
+            if (host.len < p->host.len) {
+                continue;
+            }
+
+            tail = host.data + host.len - p->host.len;
+
+            /* us-central1-aiplatform.googleapis.com has a dash there */
+
+            if (ngx_strncasecmp(tail, p->host.data, p->host.len) == 0
+                && (tail == host.data || tail[-1] == '.' || tail[-1] == '-'))
+            {
+                *provider = p->provider;
+                return NGX_OK;
+            }
+        }
+    }
+
+    *provider = ngx_http_lunary_str(ctx->call->dialect->provider);
+
+    return NGX_OK;
+}
+
+
+/* $proxy_host without its port */
+
+static ngx_int_t
+ngx_http_lunary_proxy_host(ngx_http_request_t *r, ngx_str_t *host)
+{
+    size_t                      i;
+    ngx_str_t                   name;
+    ngx_http_variable_value_t  *vv;
+
+    ngx_str_set(&name, "proxy_host");
+
+    vv = ngx_http_get_variable(r, &name, ngx_hash_key(name.data, name.len));
+
+    if (vv == NULL || !vv->valid || vv->not_found || vv->len == 0) {
+        return NGX_DECLINED;
+    }
+
+    host->data = vv->data;
+    host->len = vv->len;
+
+    for (i = 0; i < host->len; i++) {
+        if (host->data[i] == ':') {
+            host->len = i;
+            break;
+        }
+    }
+
+    return NGX_OK;
+}

@@ -1,0 +1,512 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * What the upstream gets: the client's bytes, but for the identity members of
+ * the body that the called provider does not define, the identity headers,
+ * the session's cookie or header, and an Accept-Encoding that the module can
+ * read the answer of.
+ *
+ * Invariants
+ *   - the body is spliced, never parsed and written anew: bytes that stay are
+ *     the client's own, from its buffers or its temporary file;
+ *   - with nothing to take out the body and the headers are not touched;
+ *   - old header elements stay as they are: typed pointers into them, such as
+ *     headers_in.accept_encoding that nginx's gzip asks, remain true.
+ */
+
+#include "ngx_http_lunary_module.h"
+
+
+static ngx_int_t ngx_http_lunary_rewrite_body(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+static ngx_int_t ngx_http_lunary_splice(ngx_http_request_t *r,
+    lunary_edit_t *edits, size_t n);
+static ngx_int_t ngx_http_lunary_slice(ngx_http_request_t *r, ngx_buf_t *b,
+    off_t from, off_t to, ngx_chain_t ***last);
+static ngx_int_t ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+static ngx_int_t ngx_http_lunary_drop_cookie(ngx_http_request_t *r,
+    ngx_str_t *name, ngx_str_t *value);
+static ngx_int_t ngx_http_lunary_narrow(ngx_http_request_t *r,
+    ngx_str_t *value);
+
+
+#define NGX_HTTP_LUNARY_IS(h, name)                                           \
+    ((h)->key.len == sizeof(name) - 1                                         \
+     && ngx_strncasecmp((h)->key.data, (u_char *) name, sizeof(name) - 1)     \
+        == 0)
+
+
+ngx_int_t
+ngx_http_lunary_rewrite(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    if (ngx_http_lunary_rewrite_body(r, ctx, lcf) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_lunary_rewrite_headers(r, ctx, lcf);
+}
+
+
+static ngx_int_t
+ngx_http_lunary_rewrite_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    size_t             n;
+    lunary_edit_t      edits[LUNARY_REQUEST_MARKS];
+    lunary_request_t  *rq;
+
+    if (!lcf->strip || ctx->call->dialect->strip == 0
+        || r->request_body == NULL || r->request_body->bufs == NULL)
+    {
+        return NGX_OK;
+    }
+
+    rq = lunary_call_body(ctx->call);
+    if (rq == NULL) {
+        return NGX_OK;
+    }
+
+    if (lunary_request_flooded(rq)) {
+        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                      "lunary: the body names its identity members more than "
+                      "%d times, it is passed on as it is",
+                      LUNARY_REQUEST_MARKS);
+        return NGX_OK;
+    }
+
+    n = lunary_request_strip(rq, ctx->call->dialect->strip, edits,
+                             LUNARY_REQUEST_MARKS);
+    if (n == 0) {
+        return NGX_OK;
+    }
+
+    return ngx_http_lunary_splice(r, edits, n);
+}
+
+
+static ngx_int_t
+ngx_http_lunary_splice(ngx_http_request_t *r, lunary_edit_t *edits, size_t n)
+{
+    off_t              pos, size, from, to, length;
+    size_t             i;
+    u_char            *p;
+    ngx_buf_t         *b;
+    ngx_chain_t       *cl, *out, **last;
+    ngx_table_elt_t   *h;
+
+    out = NULL;
+    last = &out;
+    pos = 0;
+    length = 0;
+    i = 0;
+
+    for (cl = r->request_body->bufs; cl; cl = cl->next) {
+
+        b = cl->buf;
+        size = ngx_buf_size(b);
+
+        from = pos;
+
+        while (from < pos + size) {
+
+            /* what stays up to the next edit */
+
+            to = (i < n) ? ngx_min((off_t) edits[i].start, pos + size)
+                         : pos + size;
+
+            if (to > from) {
+                if (ngx_http_lunary_slice(r, b, from - pos, to - pos, &last)
+                    != NGX_OK)
+                {
+                    return NGX_ERROR;
+                }
+
+                length += to - from;
+                from = to;
+                continue;
+            }
+
+            /* at or inside an edit, which may go on in the next buf */
+
+            from = ngx_min((off_t) edits[i].end, pos + size);
+
+            if (from == (off_t) edits[i].end) {
+                i++;
+            }
+        }
+
+        pos += size;
+    }
+
+    r->request_body->bufs = out;
+
+    r->headers_in.content_length_n = length;
+
+    h = r->headers_in.content_length;
+
+    if (h) {
+        p = ngx_pnalloc(r->pool, NGX_OFF_T_LEN);
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        h->value.data = p;
+        h->value.len = ngx_sprintf(p, "%O", length) - p;
+    }
+
+    return NGX_OK;
+}
+
+
+/* a buf over [from, to) of another's bytes, in memory or in its file */
+
+static ngx_int_t
+ngx_http_lunary_slice(ngx_http_request_t *r, ngx_buf_t *b, off_t from,
+    off_t to, ngx_chain_t ***last)
+{
+    ngx_buf_t    *s;
+    ngx_chain_t  *cl;
+
+    s = ngx_alloc_buf(r->pool);
+    if (s == NULL) {
+        return NGX_ERROR;
+    }
+
+    *s = *b;
+
+    s->shadow = NULL;
+    s->last_buf = 0;
+    s->last_in_chain = 0;
+
+    if (ngx_buf_in_memory(b)) {
+        s->start = b->pos + from;
+        s->pos = s->start;
+        s->last = b->pos + to;
+        s->end = s->last;
+        s->in_file = 0;
+
+    } else {
+        s->file_pos = b->file_pos + from;
+        s->file_last = b->file_pos + to;
+    }
+
+    cl = ngx_alloc_chain_link(r->pool);
+    if (cl == NULL) {
+        return NGX_ERROR;
+    }
+
+    cl->buf = s;
+    cl->next = NULL;
+
+    **last = cl;
+    *last = &cl->next;
+
+    return NGX_OK;
+}
+
+
+/*
+ * Builds the list of headers anew where some must go or change: proxy copies
+ * the list and asks for nothing else.
+ */
+
+static ngx_int_t
+ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_int_t                           rc;
+    ngx_str_t                           value;
+    ngx_list_t                          list;
+    ngx_uint_t                          i, pass, changes;
+    ngx_list_part_t                    *part;
+    ngx_table_elt_t                    *h, *copy;
+    ngx_http_lunary_session_id_conf_t  *ic;
+
+    ic = &lcf->session_id;
+    changes = 0;
+
+    ngx_memzero(&list, sizeof(ngx_list_t));
+
+    /* first pass: is there anything to do; second: do it */
+
+    for (pass = 0; pass < 2; pass++) {
+
+        if (pass == 1
+            && ngx_list_init(&list, r->pool, 20, sizeof(ngx_table_elt_t))
+               != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+        part = &r->headers_in.headers.part;
+        h = part->elts;
+
+        for (i = 0; /* void */ ; i++) {
+
+            if (i >= part->nelts) {
+                if (part->next == NULL) {
+                    break;
+                }
+
+                part = part->next;
+                h = part->elts;
+                i = 0;
+            }
+
+            rc = NGX_DECLINED;        /* DECLINED: stays, OK: goes,
+                                         DONE: stays with this value */
+
+            if (lcf->strip && ngx_http_lunary_identity_header(lcf, &h[i].key))
+            {
+                rc = NGX_OK;
+
+            } else if (ic->from == NGX_HTTP_LUNARY_ID_COOKIE) {
+
+                if (NGX_HTTP_LUNARY_IS(&h[i], "Cookie")) {
+                    value = h[i].value;
+                    rc = ngx_http_lunary_drop_cookie(r, &ic->name, &value);
+                }
+
+            } else if (ic->from
+                       && h[i].key.len == ic->name.len
+                       && ngx_strncasecmp(h[i].key.data, ic->name.data,
+                                          ic->name.len)
+                          == 0)
+            {
+                rc = NGX_OK;
+            }
+
+            if (rc == NGX_DECLINED
+                && NGX_HTTP_LUNARY_IS(&h[i], "Accept-Encoding"))
+            {
+                value = h[i].value;
+                rc = ngx_http_lunary_narrow(r, &value);
+            }
+
+            if (rc == NGX_ERROR) {
+                return NGX_ERROR;
+            }
+
+            if (rc != NGX_DECLINED) {
+                changes = 1;
+            }
+
+            if (pass == 0) {
+                if (changes) {
+                    break;
+                }
+
+                continue;
+            }
+
+            if (rc == NGX_OK) {
+                continue;
+            }
+
+            copy = ngx_list_push(&list);
+            if (copy == NULL) {
+                return NGX_ERROR;
+            }
+
+            *copy = h[i];
+
+            if (rc == NGX_DONE) {
+                copy->value = value;
+            }
+        }
+
+        if (!changes) {
+            return NGX_OK;
+        }
+    }
+
+    ctx->received = r->headers_in.headers;
+    ctx->headers_swapped = 1;
+
+    r->headers_in.headers = list;
+
+    /* the list's `last` points into its own first part where it is short */
+
+    if (r->headers_in.headers.part.next == NULL) {
+        r->headers_in.headers.last = &r->headers_in.headers.part;
+    }
+
+    return NGX_OK;
+}
+
+
+/*
+ * NGX_DECLINED: that cookie is not there; NGX_OK: nothing else is; NGX_DONE:
+ * *value is without it.
+ */
+
+static ngx_int_t
+ngx_http_lunary_drop_cookie(ngx_http_request_t *r, ngx_str_t *name,
+    ngx_str_t *value)
+{
+    u_char      *p, *last, *start, *end, *dst, *out;
+    ngx_uint_t   found;
+
+    /* each separator may grow by a space */
+
+    out = ngx_pnalloc(r->pool, 2 * value->len + 1);
+    if (out == NULL) {
+        return NGX_ERROR;
+    }
+
+    dst = out;
+    found = 0;
+    p = value->data;
+    last = p + value->len;
+
+    while (p < last) {
+
+        while (p < last && (*p == ' ' || *p == ';')) {
+            p++;
+        }
+
+        start = p;
+
+        while (p < last && *p != ';') {
+            p++;
+        }
+
+        end = p;
+
+        if (end == start) {
+            continue;
+        }
+
+        if ((size_t) (end - start) > name->len
+            && start[name->len] == '='
+            && ngx_strncasecmp(start, name->data, name->len) == 0)
+        {
+            found = 1;
+            continue;
+        }
+
+        if (dst != out) {
+            *dst++ = ';';
+            *dst++ = ' ';
+        }
+
+        dst = ngx_cpymem(dst, start, end - start);
+    }
+
+    if (!found) {
+        return NGX_DECLINED;
+    }
+
+    if (dst == out) {
+        return NGX_OK;
+    }
+
+    value->data = out;
+    value->len = dst - out;
+
+    return NGX_DONE;
+}
+
+
+/*
+ * Leaves the codings that can be read: NGX_DECLINED: all can; NGX_DONE:
+ * *value has only those, "identity" where there were none.
+ */
+
+static ngx_int_t
+ngx_http_lunary_narrow(ngx_http_request_t *r, ngx_str_t *value)
+{
+    u_char           *p, *last, *start, *end, *token, *dst, *out;
+    size_t            len;
+    ngx_str_t        *name;
+    ngx_uint_t        found, dropped;
+    static ngx_str_t  readable[] = {
+        ngx_string("gzip"),
+        ngx_string("x-gzip"),
+        ngx_string("deflate"),
+        ngx_string("identity"),
+#ifdef LUNARY_HAVE_BROTLI
+        ngx_string("br"),
+#endif
+#ifdef LUNARY_HAVE_ZSTD
+        ngx_string("zstd"),
+#endif
+        ngx_null_string
+    };
+
+    out = ngx_pnalloc(r->pool, 2 * value->len + sizeof("identity") - 1);
+    if (out == NULL) {
+        return NGX_ERROR;
+    }
+
+    dst = out;
+    dropped = 0;
+    p = value->data;
+    last = p + value->len;
+
+    while (p < last) {
+
+        while (p < last && (*p == ' ' || *p == '\t' || *p == ',')) {
+            p++;
+        }
+
+        start = p;
+
+        while (p < last && *p != ',') {
+            p++;
+        }
+
+        end = p;
+
+        for (token = start;
+             token < end && *token != ';' && *token != ' ' && *token != '\t';
+             token++)
+        {
+            /* void */
+        }
+
+        len = token - start;
+
+        if (len == 0) {
+            continue;
+        }
+
+        found = 0;
+
+        for (name = readable; name->len; name++) {
+            if (len == name->len
+                && ngx_strncasecmp(start, name->data, len) == 0)
+            {
+                found = 1;
+                break;
+            }
+        }
+
+        if (!found) {
+            dropped = 1;
+            continue;
+        }
+
+        if (dst != out) {
+            *dst++ = ',';
+            *dst++ = ' ';
+        }
+
+        dst = ngx_cpymem(dst, start, end - start);
+    }
+
+    if (!dropped) {
+        return NGX_DECLINED;
+    }
+
+    if (dst == out) {
+        dst = ngx_cpymem(dst, "identity", sizeof("identity") - 1);
+    }
+
+    value->data = out;
+    value->len = dst - out;
+
+    return NGX_DONE;
+}

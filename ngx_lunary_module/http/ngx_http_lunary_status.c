@@ -1,0 +1,163 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * lunary_status: the counters as a page, in JSON or in Prometheus' text
+ * format; the argument or the client's Accept picks.
+ */
+
+#include "ngx_http_lunary_module.h"
+
+
+#define NGX_HTTP_LUNARY_STATUS_JSON        1
+#define NGX_HTTP_LUNARY_STATUS_PROMETHEUS  2
+
+
+static ngx_int_t ngx_http_lunary_status_handler(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_lunary_status_format(ngx_http_request_t *r,
+    ngx_uint_t format);
+
+
+char *
+ngx_http_lunary_conf_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_lunary_loc_conf_t *lcf = conf;
+
+    ngx_str_t                    *value;
+    ngx_http_core_loc_conf_t     *clcf;
+    ngx_http_lunary_main_conf_t  *mcf;
+
+    if (lcf->status) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    lcf->status = NGX_HTTP_LUNARY_STATUS_JSON;
+
+    if (cf->args->nelts == 2) {
+
+        if (ngx_strcmp(value[1].data, "prometheus") == 0) {
+            lcf->status = NGX_HTTP_LUNARY_STATUS_PROMETHEUS;
+
+        } else if (ngx_strcmp(value[1].data, "json") != 0) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid \"%V\" in \"lunary_status\": write "
+                               "json or prometheus", &value[1]);
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    mcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_lunary_module);
+    mcf->status = 1;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    clcf->handler = ngx_http_lunary_status_handler;
+
+    return NGX_CONF_OK;
+}
+
+
+static ngx_int_t
+ngx_http_lunary_status_handler(ngx_http_request_t *r)
+{
+    ngx_int_t                    rc;
+    ngx_buf_t                   *b;
+    ngx_chain_t                  out;
+    ngx_uint_t                   format;
+    ngx_http_lunary_loc_conf_t  *lcf;
+
+    if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))) {
+        return NGX_HTTP_NOT_ALLOWED;
+    }
+
+    rc = ngx_http_discard_request_body(r);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    lcf = ngx_http_get_module_loc_conf(r, ngx_http_lunary_module);
+
+    format = ngx_http_lunary_status_format(r, lcf->status);
+
+    if (format == NGX_HTTP_LUNARY_STATUS_PROMETHEUS) {
+        b = ngx_lunary_stats_prometheus(r->pool);
+        ngx_str_set(&r->headers_out.content_type,
+                    "text/plain; version=0.0.4; charset=utf-8");
+
+    } else {
+        b = ngx_lunary_stats_json(r->pool);
+        ngx_str_set(&r->headers_out.content_type, "application/json");
+    }
+
+    if (b == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    r->headers_out.content_type_len = r->headers_out.content_type.len;
+    r->headers_out.status = NGX_HTTP_OK;
+    r->headers_out.content_length_n = b->last - b->pos;
+
+    b->last_buf = (r == r->main) ? 1 : 0;
+    b->last_in_chain = 1;
+
+    rc = ngx_http_send_header(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        return rc;
+    }
+
+    out.buf = b;
+    out.next = NULL;
+
+    return ngx_http_output_filter(r, &out);
+}
+
+
+/* Accept has its say where it names one of the two alone */
+
+static ngx_uint_t
+ngx_http_lunary_status_format(ngx_http_request_t *r, ngx_uint_t format)
+{
+    ngx_uint_t        i, json, text;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    part = &r->headers_in.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                return format;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].key.len == sizeof("Accept") - 1
+            && ngx_strncasecmp(h[i].key.data, (u_char *) "Accept",
+                               sizeof("Accept") - 1)
+               == 0)
+        {
+            break;
+        }
+    }
+
+    json = ngx_strstr(h[i].value.data, "application/json") != NULL;
+    text = ngx_strstr(h[i].value.data, "text/plain") != NULL
+           || ngx_strstr(h[i].value.data, "openmetrics") != NULL;
+
+    if (json && !text) {
+        return NGX_HTTP_LUNARY_STATUS_JSON;
+    }
+
+    if (text && !json) {
+        return NGX_HTTP_LUNARY_STATUS_PROMETHEUS;
+    }
+
+    return format;
+}
