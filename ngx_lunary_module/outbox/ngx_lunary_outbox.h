@@ -18,7 +18,7 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
-#include "ngx_lunary_redis.h"
+#include "client/ngx_lunary_redis.h"
 
 
 /* lunary_stream and lunary_spool, as configured */
