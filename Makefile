@@ -107,12 +107,21 @@ help:           ## this list
 ##@ Building
 
 .PHONY: module
-module: deps-build $(TREE)/objs/Makefile   ## build/ngx_http_lunary_module.so, for Debian's nginx or NGINX_SRC=DIR
+module: deps-build  ## build/ngx_http_lunary_module.so, for Debian's nginx or NGINX_SRC=DIR
+	@mkdir -p $(BUILD)
+	@flock $(BUILD)/.lock $(MAKE) --no-print-directory .module
+
+# a new file takes the old one's place: a running nginx has that mapped
+.PHONY: .module
+.module: $(TREE)/objs/Makefile
 	@$(MAKE) --no-print-directory $(if $(V),,-s) -j$(J) -C $(TREE) \
 	     -f objs/Makefile $(TARGET)
+	@if nm -D --undefined-only $(TREE)/objs/$(SO) | grep lunary_; \
+	 then echo "$(SO) lacks these functions" >&2; exit 1; fi
 	@mkdir -p $(dir $(MODULE)); \
 	 cmp -s $(TREE)/objs/$(SO) $(MODULE) \
-	    || { cp $(TREE)/objs/$(SO) $(MODULE); \
+	    || { cp $(TREE)/objs/$(SO) $(MODULE).new; \
+	         mv $(MODULE).new $(MODULE); \
 	         echo "built $(MODULE) for nginx $(ID)"; }
 
 .PHONY: deps-build
