@@ -212,6 +212,16 @@ ngx_http_lunary_outcome(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         switch (status) {
 
         case NGX_HTTP_BAD_REQUEST:
+
+            if (c->error) {
+
+                /* the client left inside its body */
+
+                return NGX_HTTP_LUNARY_ABORTED;
+            }
+
+            return NGX_HTTP_LUNARY_REFUSED;
+
         case NGX_HTTP_UNAUTHORIZED:
         case NGX_HTTP_FORBIDDEN:
         case NGX_HTTP_REQUEST_ENTITY_TOO_LARGE:

@@ -90,7 +90,7 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
         ctx->lookup.state = NGX_HTTP_LUNARY_LOOKUP_NONE;
     }
 
-    if (ctx->judged || r->error_page) {
+    if (ctx->judged) {
         return NGX_DECLINED;
     }
 
