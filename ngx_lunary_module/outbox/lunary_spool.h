@@ -140,7 +140,7 @@ lunary_spool_status_e lunary_spool_adopt(lunary_spool_t *sp, int dirfd,
 
 /* the same for a mapped image, for tests: no file, no lock */
 lunary_spool_status_e lunary_spool_recover(lunary_spool_t *sp,
-    unsigned char *image, size_t size);
+    unsigned char *image, size_t size, const char *target);
 
 /* writes to the disk what was committed before the call: 0, or -1 (errno) */
 int lunary_spool_sync(lunary_spool_t *sp);

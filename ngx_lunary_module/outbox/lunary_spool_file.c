@@ -268,11 +268,7 @@ lunary_spool_adopt(lunary_spool_t *sp, int dirfd, const char *name,
 
     sp->mapped = size;
 
-    rc = lunary_spool_recover(sp, map, size);
-
-    if (rc == LUNARY_SPOOL_OK && target && strcmp(target, sp->target) != 0) {
-        rc = LUNARY_SPOOL_TARGET;
-    }
+    rc = lunary_spool_recover(sp, map, size, target);
 
     if (rc != LUNARY_SPOOL_OK) {
         sp->base = map;

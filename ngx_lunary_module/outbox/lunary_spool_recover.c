@@ -28,7 +28,8 @@ static void lunary_spool_count(lunary_spool_t *sp);
 
 
 lunary_spool_status_e
-lunary_spool_recover(lunary_spool_t *sp, unsigned char *image, size_t size)
+lunary_spool_recover(lunary_spool_t *sp, unsigned char *image, size_t size,
+    const char *target)
 {
     size_t                  off, len, cap, i, n;
     uint64_t                floor;
@@ -54,7 +55,16 @@ lunary_spool_recover(lunary_spool_t *sp, unsigned char *image, size_t size)
         return rc;
     }
 
+    if (target && strcmp(target, sp->target) != 0) {
+        return LUNARY_SPOOL_TARGET;
+    }
+
     floor = lunary_spool_get(image + LUNARY_SPOOL_HINT_FLOOR, 8);
+
+    if (floor > lunary_spool_acked(sp) + 1) {
+        floor = 0;
+    }
+
     sp->retired = (lunary_spool_get(image + LUNARY_SPOOL_HINT_RETIRED, 8)
                    == 1);
 

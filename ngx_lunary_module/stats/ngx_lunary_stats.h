@@ -29,6 +29,7 @@
     X(RUNS_TIMEOUT,        "runs_total",          "outcome", "timeout")       \
     X(RUNS_SENT,           "runs_sent_total",     "",        "")              \
     X(RUNS_RECOVERED,      "runs_recovered_total", "",       "")              \
+    X(RUNS_RESENT,         "runs_resent_total",   "",        "")              \
     X(DROPPED_FULL,        "runs_dropped_total",  "reason",  "full")          \
     X(DROPPED_TOO_LARGE,   "runs_dropped_total",  "reason",  "too_large")     \
     X(DROPPED_NO_MEMORY,   "runs_dropped_total",  "reason",  "no_memory")     \
@@ -61,6 +62,7 @@
     X(REDIS_ERR_REPLY,     "redis_errors_total",  "kind",    "reply")         \
     X(EVENTS,              "events_total",        "",        "")              \
     X(EVENTS_SENT,         "events_sent_total",   "",        "")              \
+    X(EVENTS_RECOVERED,    "events_recovered_total", "",     "")              \
     X(EVENTS_DROPPED,      "events_dropped_total", "",       "")
 
 /* gauges: a worker's own share, summed (MAX: the largest is shown) */

@@ -1,0 +1,272 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * What the files of outbox/ share.
+ *
+ *     ngx_lunary_outbox.c          a worker's outbox: start, append, end
+ *     ngx_lunary_outbox_send.c     flights: what is sent, and what came of it
+ *     ngx_lunary_outbox_watermark.c  what Redis has: agreed, older, missing
+ *     ngx_lunary_outbox_script.c   the script, its commands and replies
+ *     ngx_lunary_outbox_thread.c   the helper thread: sync, adoption
+ *     ngx_lunary_outbox_conf.c     the directives
+ *     lunary_spool*.c              the ring and its file, without nginx
+ *
+ * A source is a spool with its watermarks: the worker's own, or one it
+ * adopted.  A flight is what is under way to Redis: at most one batch a shard
+ * of one source, sent together; the next flight starts when every reply is
+ * there.  Only the event loop touches sources and flights; the helper thread
+ * is given jobs and gives results back.
+ */
+
+#ifndef NGX_LUNARY_OUTBOX_INTERNAL_H
+#define NGX_LUNARY_OUTBOX_INTERNAL_H
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+#include <pthread.h>
+
+#include "ngx_lunary_outbox.h"
+#include "lunary_spool.h"
+
+
+#define NGX_LUNARY_OUTBOX_MAX_COUNT    128        /* records a flight        */
+#define NGX_LUNARY_OUTBOX_MAX_BYTES    (256 * 1024)
+#define NGX_LUNARY_OUTBOX_SMALL        8          /* a batch worth waiting   */
+#define NGX_LUNARY_OUTBOX_ENOUGH       (64 * 1024)
+#define NGX_LUNARY_OUTBOX_MAX_SHARDS   256
+#define NGX_LUNARY_OUTBOX_MAX_ADOPTED  64
+#define NGX_LUNARY_OUTBOX_WATERMARK    64         /* bytes of its text       */
+#define NGX_LUNARY_OUTBOX_RETRY_MIN    100        /* ms                      */
+#define NGX_LUNARY_OUTBOX_RETRY_MAX    2000
+#define NGX_LUNARY_OUTBOX_FATAL_DELAY  10000
+#define NGX_LUNARY_OUTBOX_FULL_DELAY   250
+#define NGX_LUNARY_OUTBOX_SCAN_EVERY   300        /* for spools of the dead  */
+
+
+typedef struct {
+    ngx_str_t                     stream;
+    ngx_str_t                     key;            /* of the watermark        */
+    u_char                        watermark[NGX_LUNARY_OUTBOX_WATERMARK];
+    size_t                        watermark_len;  /* as Redis holds it       */
+    uint64_t                      applied;        /* Redis has up to here    */
+    unsigned                      known:1;        /* since the last connect  */
+    unsigned                      opened:1;       /* the key exists          */
+
+    ngx_uint_t                    limit;          /* entries, by memory      */
+    ngx_msec_t                    sampled;
+    size_t                        since;          /* bytes since then        */
+} ngx_lunary_outbox_shard_t;
+
+
+typedef enum {
+    NGX_LUNARY_OUTBOX_LIVE = 0,
+    NGX_LUNARY_OUTBOX_RETIRING,                   /* the thread marks it     */
+    NGX_LUNARY_OUTBOX_RETIRED,                    /* its watermarks may go   */
+    NGX_LUNARY_OUTBOX_CLOSING                     /* the thread removes it   */
+} ngx_lunary_outbox_life_e;
+
+
+typedef struct ngx_lunary_outbox_source_s  ngx_lunary_outbox_source_t;
+
+struct ngx_lunary_outbox_source_s {
+    ngx_queue_t                   queue;
+    ngx_lunary_outbox_source_t   *next;           /* in lists of the thread  */
+    lunary_spool_t                spool;
+    ngx_lunary_outbox_shard_t    *shards;
+    uint16_t                     *batch_of;       /* shard's batch, + 1      */
+    uint64_t                      uncounted[LUNARY_SPOOL_KINDS];
+    uint64_t                      durable;        /* may be sent up to here  */
+    ngx_lunary_outbox_life_e      life;
+    int                           error;          /* of the thread's job     */
+    unsigned                      own:1;
+    unsigned                      verify:1;       /* ask for its watermarks  */
+    unsigned                      unwaited:1;     /* applied, WAIT is short  */
+};
+
+
+typedef enum {
+    NGX_LUNARY_OUTBOX_OK = 0,
+    NGX_LUNARY_OUTBOX_LOST,                       /* no reply                */
+    NGX_LUNARY_OUTBOX_STALE,                      /* another watermark       */
+    NGX_LUNARY_OUTBOX_FULL,                       /* no room in the stream   */
+    NGX_LUNARY_OUTBOX_NOSCRIPT,
+    NGX_LUNARY_OUTBOX_ERROR
+} ngx_lunary_outbox_result_e;
+
+
+typedef struct {
+    ngx_uint_t                    shard;
+    ngx_uint_t                    count;
+    ngx_uint_t                    args;           /* of its records          */
+    size_t                        bytes;
+    uint64_t                      first_seq;
+    uint64_t                      last_seq;
+    unsigned                      kind;           /* of the first record     */
+    ngx_chain_t                  *out;
+    ngx_chain_t                 **last;
+
+    ngx_lunary_outbox_result_e    result;
+    ngx_uint_t                    done;
+    ngx_uint_t                    created;        /* open: there was none    */
+    u_char                        watermark[NGX_LUNARY_OUTBOX_WATERMARK];
+    size_t                        watermark_len;
+    u_char                        text[128];      /* error, or the group     */
+    size_t                        text_len;
+    ngx_lunary_redis_error_e      error;
+    int64_t                       length;         /* of the stream, or -1    */
+    int64_t                       memory;
+} ngx_lunary_outbox_batch_t;
+
+
+typedef enum {
+    NGX_LUNARY_OUTBOX_IDLE = 0,
+    NGX_LUNARY_OUTBOX_OPEN,
+    NGX_LUNARY_OUTBOX_ADD,
+    NGX_LUNARY_OUTBOX_WAIT,
+    NGX_LUNARY_OUTBOX_DELETE
+} ngx_lunary_outbox_op_e;
+
+
+typedef struct {
+    ngx_lunary_outbox_op_e        op;
+    ngx_lunary_outbox_source_t   *source;
+    ngx_uint_t                    pending;        /* replies to come         */
+    ngx_uint_t                    nbatches;
+    ngx_uint_t                    count;
+    size_t                        bytes;
+    ngx_uint_t                    waited;         /* WAIT was satisfied      */
+    ngx_uint_t                    failed;         /* DELETE                  */
+
+    ngx_uint_t                    nlinks;
+    ngx_uint_t                    nrecords;
+    u_char                       *prefix;         /* where commands begin    */
+    size_t                        prefix_size;
+
+    ngx_lunary_outbox_batch_t     batches[NGX_LUNARY_OUTBOX_MAX_SHARDS];
+    ngx_chain_t                   links[2 * NGX_LUNARY_OUTBOX_MAX_SHARDS
+                                        + 2 * NGX_LUNARY_OUTBOX_MAX_COUNT];
+    ngx_buf_t                     bufs[2 * NGX_LUNARY_OUTBOX_MAX_SHARDS
+                                       + 2 * NGX_LUNARY_OUTBOX_MAX_COUNT];
+} ngx_lunary_outbox_flight_t;
+
+
+typedef struct {
+    pthread_t                     id;
+    pthread_mutex_t               mutex;
+    pthread_cond_t                cond;
+    int                           dirfd;
+    int                           event_fd;
+    ngx_uint_t                    started;
+    ngx_log_t                    *log;
+    ngx_lunary_outbox_conf_t     *conf;
+    char                          target[LUNARY_SPOOL_TARGET_MAX + 1];
+    char                          own_name[LUNARY_SPOOL_NAME_LEN + 1];
+    lunary_spool_t               *own;
+
+    /* guarded by mutex */
+    ngx_uint_t                    stop;
+    ngx_uint_t                    hold;           /* adopt no more           */
+    ngx_uint_t                    nadopted;
+    uint64_t                      want;           /* sync up to              */
+    uint64_t                      synced;
+    ngx_uint_t                    failed;         /* a sync did              */
+    ngx_lunary_outbox_source_t   *jobs;           /* RETIRING or CLOSING     */
+    ngx_lunary_outbox_source_t   *done;
+    ngx_lunary_outbox_source_t   *adopted;
+} ngx_lunary_outbox_thread_t;
+
+
+typedef struct {
+    ngx_cycle_t                  *cycle;
+    ngx_lunary_outbox_conf_t     *conf;
+    ngx_log_t                    *log;
+    ngx_lunary_redis_t           *redis;
+    ngx_queue_t                   sources;        /* own first               */
+    ngx_lunary_outbox_source_t   *own;
+    ngx_lunary_outbox_flight_t   *flight;
+    ngx_lunary_outbox_thread_t   *thread;         /* NULL: none              */
+    ngx_connection_t             *notify;         /* of the thread           */
+    uint64_t                      generation;
+
+    ngx_event_t                   flush;          /* end of the loop, or a
+                                                     timer                   */
+    ngx_event_t                   pause;          /* an error, a full stream */
+    ngx_event_t                   tick;           /* gauges, once a second   */
+    ngx_connection_t              dummy;
+
+    ngx_uint_t                    last_count;     /* of the last flight      */
+    ngx_uint_t                    max_count;      /* halved by errors        */
+    ngx_uint_t                    errors;         /* in a row                */
+    ngx_uint_t                    alike;          /* the same error again    */
+    uint64_t                      error_seq;
+    ngx_uint_t                    error_hash;
+    u_char                        held[128];      /* the group that holds up */
+    size_t                        held_len;
+    ngx_msec_t                    logged;
+    ngx_uint_t                    dropped;        /* since it was logged     */
+    time_t                        drop_logged;
+
+    ngx_uint_t                    reserved_kind;
+    ngx_uint_t                    reserved_fields;
+    uint32_t                      reserved_hash;
+
+    ngx_queue_t                   waiters;        /* for durability          */
+
+    unsigned                      use_eval:1;     /* the script is not there */
+    unsigned                      in_error:1;     /* it was logged           */
+    unsigned                      policy_warned:1;
+    unsigned                      exiting:1;
+} ngx_lunary_outbox_t;
+
+
+/* ngx_lunary_outbox.c */
+
+void ngx_lunary_outbox_gauges(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_schedule(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_acked(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, uint64_t seq);
+ngx_lunary_outbox_source_t *ngx_lunary_outbox_source(ngx_log_t *log,
+    ngx_lunary_outbox_conf_t *conf);
+ngx_int_t ngx_lunary_outbox_source_keys(ngx_log_t *log,
+    ngx_lunary_outbox_conf_t *conf, ngx_lunary_outbox_source_t *src);
+void ngx_lunary_outbox_free_source(ngx_lunary_outbox_source_t *src);
+void ngx_lunary_outbox_wake_waiters(ngx_lunary_outbox_t *ob);
+
+/* ngx_lunary_outbox_send.c */
+
+void ngx_lunary_outbox_state(void *data, ngx_uint_t up);
+void ngx_lunary_outbox_kick(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_pause_handler(ngx_event_t *ev);
+ngx_uint_t ngx_lunary_outbox_pending(ngx_lunary_outbox_t *ob);
+
+/* ngx_lunary_outbox_watermark.c */
+
+void ngx_lunary_outbox_watermark(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+void ngx_lunary_outbox_progress(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+void ngx_lunary_outbox_policy(ngx_lunary_outbox_t *ob);
+
+/* ngx_lunary_outbox_script.c */
+
+void ngx_lunary_outbox_script_init(void);
+size_t ngx_lunary_outbox_script_size(ngx_lunary_outbox_shard_t *shard);
+u_char *ngx_lunary_outbox_script_open(u_char *p, ngx_uint_t eval,
+    ngx_lunary_outbox_shard_t *shard);
+u_char *ngx_lunary_outbox_script_add(u_char *p, ngx_uint_t eval,
+    ngx_lunary_outbox_shard_t *shard, ngx_lunary_outbox_batch_t *b,
+    ngx_uint_t limit, size_t maxbytes);
+void ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
+    redisReply *reply);
+
+/* ngx_lunary_outbox_thread.c */
+
+ngx_int_t ngx_lunary_outbox_thread_start(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_thread_stop(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_thread_sync(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_thread_job(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+
+
+#endif /* NGX_LUNARY_OUTBOX_INTERNAL_H */

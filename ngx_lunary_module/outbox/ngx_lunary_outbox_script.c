@@ -1,0 +1,349 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * The script that puts a batch into the stream, the commands that call it,
+ * and what it answers.
+ *
+ * It is a string here, not a file: the text and the code that speaks to it
+ * belong to one version, and nothing has to be found at run time.  It is
+ * called by EVALSHA, and by EVAL where Redis answers NOSCRIPT.
+ *
+ * Why a script: compare, XADD and move must be one step, and the watermark
+ * must not move past an XADD that failed.  A batch that was held up on its
+ * way (in a proxy, in a stopped Redis) arrives with a watermark that is no
+ * longer there and is refused.  For the same reason a watermark is opened
+ * with a random value and a batch finds it or fails: after it was deleted,
+ * nothing that is still under way can be applied.
+ */
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_sha1.h>
+
+#include "ngx_lunary_outbox_internal.h"
+#include "lunary_spool_format.h"
+
+
+#define NGX_LUNARY_OUTBOX_LUA                                                 \
+    /* KEYS: stream, watermark */                                             \
+    "local w = redis.pcall('GET', KEYS[2])\n"                                 \
+    "if type(w) == 'table' then return {'error', '', w.err} end\n"            \
+                                                                              \
+    /* open, watermark to begin with */                                       \
+    "if ARGV[1] == 'open' then\n"                                             \
+    "  if w then return {'ok', w, 'found'} end\n"                             \
+    "  local r = redis.pcall('SET', KEYS[2], ARGV[2])\n"                      \
+    "  if r.err then return {'error', '', r.err} end\n"                       \
+    "  return {'ok', ARGV[2], 'created'}\n"                                   \
+    "end\n"                                                                   \
+                                                                              \
+    /* add, expected watermark, sequence to move it to, entries at most, bytes
+     * at most (0: not looked at now), number of records; then the records:
+     * head, name, value, name, value ... */                                  \
+    "if w ~= ARGV[2] then return {'stale', w or ''} end\n"                    \
+    "local n, limit, bytes = tonumber(ARGV[6]), tonumber(ARGV[4]), "          \
+        "tonumber(ARGV[5])\n"                                                 \
+    "local len = redis.pcall('XLEN', KEYS[1])\n"                              \
+    "if type(len) == 'table' then return {'error', w, len.err} end\n"         \
+    "local mem, held = 0, ''\n"                                               \
+    "if limit == 0 then limit = 2^53 end\n"                                   \
+    "if bytes > 0 then\n"                                                     \
+    "  mem = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', '20')\n"      \
+    "  if type(mem) ~= 'number' then mem = 0 end\n"                           \
+    "  if mem > bytes and len > 0 then\n"                                     \
+    "    limit = math.min(limit, "                                            \
+             "math.max(1, math.floor(len * (bytes / mem))))\n"                \
+    "  end\n"                                                                 \
+    "end\n"                                                                   \
+                                                                              \
+    /* no room: trim, but nothing that a group has not acknowledged */        \
+    "if len + n > limit and len > 0 then\n"                                   \
+    "  local excess = math.min(len + n - limit, len)\n"                       \
+    "  local function before(a, b)\n"                                         \
+    "    local am, as = string.match(a, '^(%d+)-(%d+)$')\n"                   \
+    "    local bm, bs = string.match(b, '^(%d+)-(%d+)$')\n"                   \
+    "    if #am ~= #bm then return #am < #bm end\n"                           \
+    "    if am ~= bm then return am < bm end\n"                               \
+    "    if #as ~= #bs then return #as < #bs end\n"                           \
+    "    return as < bs\n"                                                    \
+    "  end\n"                                                                 \
+    "  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])\n"              \
+    "  if groups.err then return {'error', w, groups.err} end\n"              \
+    "  local safe\n"                                                          \
+    "  for _, g in ipairs(groups) do\n"                                       \
+    "    local f = {}\n"                                                      \
+    "    for i = 1, #g, 2 do f[g[i]] = g[i + 1] end\n"                        \
+    "    local keep\n"                                                        \
+    "    if f['pending'] > 0 then\n"                                          \
+    "      local p = redis.pcall('XPENDING', KEYS[1], f['name'])\n"           \
+    "      if p.err then return {'error', w, p.err} end\n"                    \
+    "      keep = p[2]\n"                                                     \
+    "    else\n"                                                              \
+    "      local ms, seq = string.match(f['last-delivered-id'], "             \
+               "'^(%d+)-(%d+)$')\n"                                           \
+    "      seq = tonumber(seq)\n"                                             \
+    "      if seq < 2^53 then seq = seq + 1 end\n"                            \
+    "      keep = ms .. '-' .. string.format('%.0f', seq)\n"                  \
+    "    end\n"                                                               \
+    "    if not safe or before(keep, safe) then\n"                            \
+    "      safe, held = keep, f['name']\n"                                    \
+    "    end\n"                                                               \
+    "  end\n"                                                                 \
+    "  local r\n"                                                             \
+    "  if not safe then\n"                                                    \
+    "    r = redis.pcall('XTRIM', KEYS[1], 'MAXLEN', '=', "                   \
+             "string.format('%.0f', len - excess))\n"                         \
+    "    if type(r) == 'table' then return {'error', w, r.err} end\n"         \
+    "  else\n"                                                                \
+                                                                              \
+    /* whole nodes first, then the few entries of the one that is cut */      \
+    "    r = redis.pcall('XTRIM', KEYS[1], 'MINID', '~', safe, "              \
+             "'LIMIT', string.format('%.0f', excess))\n"                      \
+    "    if type(r) == 'table' then return {'error', w, r.err} end\n"         \
+    "    excess = excess - r\n"                                               \
+    "    if excess > 0 then\n"                                                \
+    "      r = redis.pcall('XRANGE', KEYS[1], '-', safe, 'COUNT', "           \
+               "string.format('%.0f', math.min(excess, 1000) + 1))\n"         \
+    "      if r.err then return {'error', w, r.err} end\n"                    \
+    "      local cut = safe\n"                                                \
+    "      if #r == math.min(excess, 1000) + 1 and before(r[#r][1], safe) "   \
+               "then cut = r[#r][1] end\n"                                    \
+    "      r = redis.pcall('XTRIM', KEYS[1], 'MINID', '=', cut)\n"            \
+    "      if type(r) == 'table' then return {'error', w, r.err} end\n"       \
+    "    end\n"                                                               \
+    "  end\n"                                                                 \
+    "  len = redis.call('XLEN', KEYS[1])\n"                                   \
+    "end\n"                                                                   \
+                                                                              \
+    "local i, done, last, err = 7, 0, nil, nil\n"                             \
+    "while done < n and len < limit do\n"                                     \
+    "  local f = struct.unpack('<I2', ARGV[i], 33)\n"                         \
+    "  local r = redis.pcall('XADD', KEYS[1], '*', "                          \
+           "unpack(ARGV, i + 1, i + 2 * f))\n"                                \
+    "  if type(r) == 'table' then err = r.err break end\n"                    \
+    "  last = i\n"                                                            \
+    "  done = done + 1\n"                                                     \
+    "  len = len + 1\n"                                                       \
+    "  i = i + 1 + 2 * f\n"                                                   \
+    "end\n"                                                                   \
+                                                                              \
+    "if done == n then\n"                                                     \
+    "  w = ARGV[3]\n"                                                         \
+    "elseif last then\n"                                                      \
+    "  w = string.format('%.0f', (struct.unpack('<I8', ARGV[last], 17)))\n"   \
+    "end\n"                                                                   \
+    "if w ~= ARGV[2] then\n"                                                  \
+    "  local r = redis.pcall('SET', KEYS[2], w)\n"                            \
+    "  if r.err then return {'error', ARGV[2], r.err} end\n"                  \
+    "end\n"                                                                   \
+    "if err then return {'error', w, err} end\n"                              \
+    "if done < n then return {'full', w, held} end\n"                         \
+    "return {'ok', w, '', len, mem}\n"
+
+
+static u_char *ngx_lunary_outbox_script_start(u_char *p, ngx_uint_t eval,
+    ngx_uint_t args, ngx_lunary_outbox_shard_t *shard);
+static u_char *ngx_lunary_outbox_bulk(u_char *p, const void *data,
+    size_t len);
+static u_char *ngx_lunary_outbox_bulk_number(u_char *p, uint64_t n);
+static size_t ngx_lunary_outbox_copy(u_char *dst, size_t size,
+    redisReply *reply);
+
+
+static const char  ngx_lunary_outbox_lua[] = NGX_LUNARY_OUTBOX_LUA;
+static u_char      ngx_lunary_outbox_sha[40];
+
+
+void
+ngx_lunary_outbox_script_init(void)
+{
+    u_char      digest[20];
+    ngx_sha1_t  sha1;
+
+    ngx_sha1_init(&sha1);
+    ngx_sha1_update(&sha1, ngx_lunary_outbox_lua,
+                    sizeof(ngx_lunary_outbox_lua) - 1);
+    ngx_sha1_final(digest, &sha1);
+
+    (void) ngx_hex_dump(ngx_lunary_outbox_sha, digest, sizeof(digest));
+}
+
+
+/* bytes that a call needs before its records */
+
+size_t
+ngx_lunary_outbox_script_size(ngx_lunary_outbox_shard_t *shard)
+{
+    return sizeof(ngx_lunary_outbox_lua) + 512
+           + shard->stream.len + shard->key.len
+           + NGX_LUNARY_OUTBOX_WATERMARK;
+}
+
+
+u_char *
+ngx_lunary_outbox_script_open(u_char *p, ngx_uint_t eval,
+    ngx_lunary_outbox_shard_t *shard)
+{
+    u_char  first[32];
+    size_t  len;
+
+    len = ngx_snprintf(first, sizeof(first), "0-%08xD%08xD%08xD",
+                       (uint32_t) ngx_random(), (uint32_t) ngx_random(),
+                       (uint32_t) (ngx_pid ^ ngx_random()))
+          - first;
+
+    p = ngx_lunary_outbox_script_start(p, eval, 2, shard);
+    p = ngx_lunary_outbox_bulk(p, "open", 4);
+    p = ngx_lunary_outbox_bulk(p, first, len);
+
+    return p;
+}
+
+
+u_char *
+ngx_lunary_outbox_script_add(u_char *p, ngx_uint_t eval,
+    ngx_lunary_outbox_shard_t *shard, ngx_lunary_outbox_batch_t *b,
+    ngx_uint_t limit, size_t maxbytes)
+{
+    p = ngx_lunary_outbox_script_start(p, eval, 6 + b->args, shard);
+    p = ngx_lunary_outbox_bulk(p, "add", 3);
+    p = ngx_lunary_outbox_bulk(p, shard->watermark, shard->watermark_len);
+    p = ngx_lunary_outbox_bulk_number(p, b->last_seq);
+    p = ngx_lunary_outbox_bulk_number(p, limit);
+    p = ngx_lunary_outbox_bulk_number(p, maxbytes);
+    p = ngx_lunary_outbox_bulk_number(p, b->count);
+
+    return p;
+}
+
+
+static u_char *
+ngx_lunary_outbox_script_start(u_char *p, ngx_uint_t eval, ngx_uint_t args,
+    ngx_lunary_outbox_shard_t *shard)
+{
+    p = ngx_sprintf(p, "*%ui\r\n", 5 + args);
+
+    if (eval) {
+        p = ngx_lunary_outbox_bulk(p, "EVAL", 4);
+        p = ngx_lunary_outbox_bulk(p, ngx_lunary_outbox_lua,
+                                   sizeof(ngx_lunary_outbox_lua) - 1);
+
+    } else {
+        p = ngx_lunary_outbox_bulk(p, "EVALSHA", 7);
+        p = ngx_lunary_outbox_bulk(p, ngx_lunary_outbox_sha, 40);
+    }
+
+    p = ngx_lunary_outbox_bulk(p, "2", 1);
+    p = ngx_lunary_outbox_bulk(p, shard->stream.data, shard->stream.len);
+    p = ngx_lunary_outbox_bulk(p, shard->key.data, shard->key.len);
+
+    return p;
+}
+
+
+static u_char *
+ngx_lunary_outbox_bulk(u_char *p, const void *data, size_t len)
+{
+    p = ngx_sprintf(p, "$%uz\r\n", len);
+    p = ngx_cpymem(p, data, len);
+
+    *p++ = CR;
+    *p++ = LF;
+
+    return p;
+}
+
+
+static u_char *
+ngx_lunary_outbox_bulk_number(u_char *p, uint64_t n)
+{
+    u_char  text[NGX_INT64_LEN];
+
+    return ngx_lunary_outbox_bulk(p, text,
+                                  ngx_sprintf(text, "%uL", n) - text);
+}
+
+
+void
+ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
+    redisReply *reply)
+{
+    redisReply  **e, *text;
+
+    b->watermark_len = 0;
+    b->text_len = 0;
+    b->length = -1;
+    b->memory = 0;
+
+    if (reply == NULL) {
+        b->result = NGX_LUNARY_OUTBOX_LOST;
+        return;
+    }
+
+    b->result = NGX_LUNARY_OUTBOX_ERROR;
+    text = reply;
+
+    if (reply->type == REDIS_REPLY_ARRAY
+        && reply->elements >= 2
+        && reply->element[0]->type == REDIS_REPLY_STRING
+        && reply->element[1]->type == REDIS_REPLY_STRING)
+    {
+        e = reply->element;
+
+        b->watermark_len = ngx_lunary_outbox_copy(b->watermark,
+                                          NGX_LUNARY_OUTBOX_WATERMARK, e[1]);
+
+        text = (reply->elements >= 3) ? e[2] : NULL;
+
+        if (ngx_strcmp(e[0]->str, "ok") == 0) {
+            b->result = NGX_LUNARY_OUTBOX_OK;
+            b->created = (text && text->type == REDIS_REPLY_STRING
+                          && ngx_strcmp(text->str, "created") == 0);
+
+            if (reply->elements >= 5
+                && e[3]->type == REDIS_REPLY_INTEGER
+                && e[4]->type == REDIS_REPLY_INTEGER)
+            {
+                b->length = e[3]->integer;
+                b->memory = e[4]->integer;
+            }
+
+            return;
+        }
+
+        if (ngx_strcmp(e[0]->str, "stale") == 0) {
+            b->result = NGX_LUNARY_OUTBOX_STALE;
+            return;
+        }
+
+        if (ngx_strcmp(e[0]->str, "full") == 0) {
+            b->result = NGX_LUNARY_OUTBOX_FULL;
+        }
+    }
+
+    if (text && (text->type == REDIS_REPLY_STRING
+                 || text->type == REDIS_REPLY_ERROR))
+    {
+        b->text_len = ngx_lunary_outbox_copy(b->text, sizeof(b->text), text);
+        b->error = ngx_lunary_redis_error(text);
+
+        if (b->text_len >= 8 && ngx_strncmp(b->text, "NOSCRIPT", 8) == 0) {
+            b->result = NGX_LUNARY_OUTBOX_NOSCRIPT;
+        }
+
+    } else {
+        b->error = NGX_LUNARY_REDIS_OTHER;
+    }
+}
+
+
+static size_t
+ngx_lunary_outbox_copy(u_char *dst, size_t size, redisReply *reply)
+{
+    size_t  len;
+
+    len = ngx_min((size_t) reply->len, size);
+    ngx_memcpy(dst, reply->str, len);
+
+    return len;
+}
