@@ -245,6 +245,13 @@ static ngx_command_t  ngx_http_lunary_commands[] = {
       offsetof(ngx_http_lunary_loc_conf_t, status),
       NULL },
 
+    { ngx_string("lunary_ingest"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_1MORE,
+      ngx_http_lunary_conf_ingest,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
       ngx_null_command
 };
 

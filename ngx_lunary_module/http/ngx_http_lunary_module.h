@@ -17,6 +17,7 @@
  *     ngx_http_lunary_json.c       judging small JSON texts (yajl)
  *     ngx_http_lunary_variables.c  variables
  *     ngx_http_lunary_status.c     the status page
+ *     ngx_http_lunary_ingest.c     events of Lunary's SDKs
  *
  * Invariants
  *   - one context a main request, whatever internal redirects, error pages,
@@ -113,6 +114,9 @@ typedef struct {
 } ngx_http_lunary_session_id_conf_t;
 
 
+typedef struct ngx_http_lunary_ingest_conf_s  ngx_http_lunary_ingest_conf_t;
+
+
 typedef struct {
     ngx_str_t                  method;         /* empty: any                 */
     ngx_str_t                  path;
@@ -160,6 +164,7 @@ typedef struct {
     ngx_flag_t                          run_header;
     ngx_uint_t                          phase;
     ngx_uint_t                          status;    /* of lunary_status       */
+    ngx_http_lunary_ingest_conf_t      *ingest;    /* of lunary_ingest       */
 } ngx_http_lunary_loc_conf_t;
 
 
@@ -417,6 +422,12 @@ ngx_int_t ngx_http_lunary_log_handler(ngx_http_request_t *r);
 /* settles outcome and tokens; idempotent; in the log phase only */
 void ngx_http_lunary_finalize(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
+
+
+/* ngx_http_lunary_ingest.c */
+
+char *ngx_http_lunary_conf_ingest(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 
 
 /* ngx_http_lunary_provider.c */

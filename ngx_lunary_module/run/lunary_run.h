@@ -88,7 +88,9 @@
     X(TRACE_ID,           "trace_id",           META)                        \
     X(PARENT_SPAN_ID,     "parent_span_id",     META)                        \
     X(NODE,               "node",               META)                        \
-    X(BODY_ERROR,         "body_error",         META)
+    X(BODY_ERROR,         "body_error",         META)                        \
+    X(EVENT_NAME,         "event_name",         META)                        \
+    X(EVENT,              "event",              META)
 
 typedef enum {
 #define LUNARY_RUN_ENUM(sym, name, class)  LUNARY_F_##sym,
