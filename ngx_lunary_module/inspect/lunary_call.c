@@ -137,6 +137,7 @@ lunary_call_destroy(lunary_call_t *call)
     lunary_buf_free(mem, &priv->input_buf);
     lunary_buf_free(mem, &priv->params);
     lunary_buf_free(mem, &priv->metadata);
+    lunary_buf_free(mem, &priv->status_text);
     lunary_buf_free(mem, &priv->output);
     lunary_buf_free(mem, &priv->response_model);
     lunary_buf_free(mem, &priv->response_id);
@@ -1170,8 +1171,13 @@ lunary_call_finish(lunary_call_t *call, lunary_run_t *run)
 
     /* output */
 
+    lunary_run_set(run, LUNARY_F_FINISH_REASON,
+                   lunary_buf_str(&priv->status_text));
+
     for (ch = priv->out.choices; ch != NULL; ch = ch->next) {
-        if (ch->index == 0 || ch->next == NULL) {
+        if (ch->finish_reason.len != 0
+            && (ch->index == 0 || ch->next == NULL))
+        {
             lunary_run_set(run, LUNARY_F_FINISH_REASON,
                            lunary_buf_str(&ch->finish_reason));
             break;

@@ -636,6 +636,15 @@ lunary_call_finish_reason(lunary_call_t *call, lunary_choice_t *ch,
 
 
 void
+lunary_call_status(lunary_call_t *call, lunary_str_t value)
+{
+    if (lunary_json_inside(value).len != 0) {
+        lunary_call_keep(call, &lunary_priv(call)->status_text, value, 128);
+    }
+}
+
+
+void
 lunary_call_response_model(lunary_call_t *call, lunary_str_t value, int over)
 {
     lunary_str_t   inside;

@@ -85,6 +85,7 @@ typedef struct {
     lunary_output_t          out;
     lunary_buf_t             scratch;     /* of a dialect, within one event  */
 
+    lunary_buf_t             status_text; /* decoded                         */
     lunary_buf_t             output;      /* written by finish()             */
     uint64_t                 output_size;
     lunary_buf_t             response_model;
@@ -199,6 +200,10 @@ void lunary_call_tool_value(lunary_call_t *call, lunary_tool_t *t,
 
 void lunary_call_finish_reason(lunary_call_t *call, lunary_choice_t *ch,
     lunary_str_t value);
+
+/* the status of an answer as a whole: the finish reason of choice 0, also
+ * where there is no message */
+void lunary_call_status(lunary_call_t *call, lunary_str_t value);
 
 /* over: a later one replaces an earlier one */
 void lunary_call_response_model(lunary_call_t *call, lunary_str_t value,

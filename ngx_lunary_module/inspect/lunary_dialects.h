@@ -149,6 +149,20 @@ int lunary_input_raw(lunary_call_t *call, lunary_str_t bytes);
 /* opens the array where it is not, else a comma; then {"role":"ROLE" */
 int lunary_input_message(lunary_call_t *call, const char *role);
 
+/* only the array or the comma */
+int lunary_input_open(lunary_call_t *call);
+
+/* a whole message of one tool call: id, name and args are values; args that
+ * are no string become their JSON; and of a tool's result */
+int lunary_input_tool_call(lunary_call_t *call, lunary_str_t id,
+    lunary_str_t name, lunary_str_t args);
+int lunary_input_tool_result(lunary_call_t *call, lunary_str_t id,
+    lunary_str_t content);
+
+/* one element of tool_calls; first: none stands before it */
+int lunary_input_tool(lunary_call_t *call, lunary_str_t id,
+    lunary_str_t name, lunary_str_t args, int first);
+
 /* closes the array; gives it to lunary_call_input() */
 void lunary_input_done(lunary_call_t *call, lunary_str_t key);
 

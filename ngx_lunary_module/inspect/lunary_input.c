@@ -18,13 +18,23 @@ lunary_input_raw(lunary_call_t *call, lunary_str_t bytes)
 
 
 int
+lunary_input_open(lunary_call_t *call)
+{
+    return lunary_priv(call)->input_buf.len == 0
+           ? lunary_input_lit(call, "[") : lunary_input_lit(call, ",");
+}
+
+
+int
 lunary_input_message(lunary_call_t *call, const char *role)
 {
     int  rc;
 
-    rc = lunary_priv(call)->input_buf.len == 0
-         ? lunary_input_lit(call, "[{\"role\":\"")
-         : lunary_input_lit(call, ",{\"role\":\"");
+    rc = lunary_input_open(call);
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_lit(call, "{\"role\":\"");
+    }
 
     if (rc == LUNARY_OK) {
         rc = lunary_input_raw(call, lunary_str(role, strlen(role)));
@@ -35,6 +45,108 @@ lunary_input_message(lunary_call_t *call, const char *role)
     }
 
     return rc;
+}
+
+
+int
+lunary_input_tool(lunary_call_t *call, lunary_str_t id, lunary_str_t name,
+    lunary_str_t args, int first)
+{
+    int  rc;
+
+    rc = first ? lunary_input_lit(call, "{") : lunary_input_lit(call, ",{");
+
+    if (rc == LUNARY_OK && lunary_json_inside(id).len != 0) {
+        rc = lunary_input_lit(call, "\"id\":");
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_raw(call, id);
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, ",");
+        }
+    }
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_lit(call, "\"type\":\"function\","
+                              "\"function\":{\"name\":");
+    }
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_raw(call, lunary_json_is_string(name)
+                                    ? name : lunary_str("\"\"", 2));
+    }
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_lit(call, ",\"arguments\":");
+    }
+
+    if (rc == LUNARY_OK && lunary_json_is_string(args)) {
+        rc = lunary_input_raw(call, args);
+
+    } else if (rc == LUNARY_OK) {
+        rc = lunary_input_lit(call, "\"");
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_escaped(call, args);
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, "\"");
+        }
+    }
+
+    return rc == LUNARY_OK ? lunary_input_lit(call, "}}") : rc;
+}
+
+
+int
+lunary_input_tool_call(lunary_call_t *call, lunary_str_t id,
+    lunary_str_t name, lunary_str_t args)
+{
+    int  rc;
+
+    rc = lunary_input_message(call, "assistant");
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_lit(call, ",\"content\":null,\"tool_calls\":[");
+    }
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_tool(call, id, name, args, 1);
+    }
+
+    return rc == LUNARY_OK ? lunary_input_lit(call, "]}") : rc;
+}
+
+
+int
+lunary_input_tool_result(lunary_call_t *call, lunary_str_t id,
+    lunary_str_t content)
+{
+    int  rc;
+
+    rc = lunary_input_message(call, "tool");
+
+    if (rc == LUNARY_OK && lunary_json_inside(id).len != 0) {
+        rc = lunary_input_lit(call, ",\"tool_call_id\":");
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_raw(call, id);
+        }
+    }
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_lit(call, ",\"content\":");
+    }
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_raw(call, content.len != 0
+                                    ? content : lunary_str("null", 4));
+    }
+
+    return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
 }
 
 

@@ -13,16 +13,6 @@
         LUNARY_STYLE_OPENAI, 0, NULL, NULL, NULL                             \
     };
 
-LUNARY_PENDING(lunary_openai_completions, "openai.completions")
-LUNARY_PENDING(lunary_openai_responses, "openai.responses")
-LUNARY_PENDING(lunary_openai_input_tokens, "openai.responses.input_tokens")
-LUNARY_PENDING(lunary_openai_embeddings, "openai.embeddings")
-LUNARY_PENDING(lunary_openai_moderations, "openai.moderations")
-LUNARY_PENDING(lunary_openai_images, "openai.images")
-LUNARY_PENDING(lunary_openai_transcriptions, "openai.audio.transcriptions")
-LUNARY_PENDING(lunary_openai_translations, "openai.audio.translations")
-LUNARY_PENDING(lunary_openai_speech, "openai.audio.speech")
-LUNARY_PENDING(lunary_openai_assistants, "openai.assistants")
 LUNARY_PENDING(lunary_anthropic_messages, "anthropic.messages")
 LUNARY_PENDING(lunary_anthropic_complete, "anthropic.complete")
 LUNARY_PENDING(lunary_anthropic_count_tokens, "anthropic.count_tokens")

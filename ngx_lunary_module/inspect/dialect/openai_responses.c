@@ -1,0 +1,524 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * openai.responses: OpenAI's Responses API (API reference, "Create a model
+ * response" and "Streaming events", 2025) and what speaks it: Azure, xAI,
+ * OpenRouter, vLLM, llama.cpp, ChatGPT's Codex backend.
+ *
+ * The terminal events are response.completed, response.incomplete,
+ * response.failed and response.cancelled; they repeat the whole response, of
+ * which only what deltas do not tell is read (id, model, status, usage,
+ * error).  The finish reason is the response's status.
+ */
+
+#include "../lunary_dialects.h"
+
+
+static int lunary_responses_request(lunary_call_t *call, lunary_str_t text);
+static int lunary_responses_input(lunary_call_t *call, lunary_str_t input,
+    lunary_str_t instructions);
+static int lunary_responses_item(lunary_call_t *call, lunary_str_t item);
+static int lunary_responses_body(lunary_call_t *call, lunary_str_t text);
+static int lunary_responses_event(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data);
+static void lunary_responses_top(lunary_call_t *call, lunary_str_t v);
+static void lunary_responses_items(lunary_call_t *call, lunary_str_t items);
+static void lunary_responses_texts(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t parts);
+static void lunary_responses_error(lunary_call_t *call, lunary_str_t v);
+
+
+const lunary_dialect_t  lunary_openai_responses = {
+    lunary_string("openai.responses"),
+    lunary_string("llm"),
+    lunary_string("openai"),
+    LUNARY_STYLE_OPENAI,
+    LUNARY_STRIP_OPENAI,
+    lunary_responses_request,
+    lunary_responses_body,
+    lunary_responses_event
+};
+
+
+static int
+lunary_responses_request(lunary_call_t *call, lunary_str_t text)
+{
+    lunary_str_t  v[4];
+    lunary_str_t  but[5];
+
+    static const lunary_str_t  keys[] = {
+        lunary_string("model"),
+        lunary_string("stream"),
+        lunary_string("input"),
+        lunary_string("instructions")
+    };
+
+    static const lunary_str_t  options = lunary_string("stream_options");
+
+    (void) lunary_json_pick(text, keys, v, 4);
+
+    lunary_call_model(call, v[0]);
+    lunary_call_stream(call, v[1]);
+
+    if (call->model.len == 0) {
+        lunary_openai_path_model(call);
+    }
+
+    memcpy(but, keys, sizeof(keys));
+    but[4] = options;
+
+    lunary_call_params(call, text, but, 5);
+
+    if (lunary_responses_input(call, v[2], v[3]) == LUNARY_OK) {
+        lunary_input_done(call, keys[2]);
+    }
+
+    return LUNARY_OK;
+}
+
+
+/* instructions first, as a system message; then the items */
+
+static int
+lunary_responses_input(lunary_call_t *call, lunary_str_t input,
+    lunary_str_t instructions)
+{
+    int                 rc;
+    lunary_str_t        v;
+    lunary_json_iter_t  it;
+
+    rc = LUNARY_OK;
+
+    if (lunary_json_inside(instructions).len != 0) {
+        rc = lunary_input_message(call, "system");
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, ",\"content\":");
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_raw(call, instructions);
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, "}");
+        }
+    }
+
+    if (rc == LUNARY_OK && lunary_json_is_string(input)) {
+        rc = lunary_input_message(call, "user");
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, ",\"content\":");
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_raw(call, input);
+        }
+
+        return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
+    }
+
+    lunary_json_iter(&it, lunary_json_is_array(input)
+                          ? input : lunary_str(NULL, 0));
+
+    while (rc == LUNARY_OK && lunary_json_element(&it, &v)) {
+
+        if (lunary_json_is_object(v)) {
+            rc = lunary_responses_item(call, v);
+        }
+    }
+
+    return rc;
+}
+
+
+/*
+ * One item: a message stays what it is (its parts too), a function call and
+ * its output become tool_calls and a message of role "tool", others (calls of
+ * hosted tools, references) are kept as they came under a role of their own.
+ */
+
+static int
+lunary_responses_item(lunary_call_t *call, lunary_str_t item)
+{
+    int            rc;
+    lunary_str_t   v[10], id, args, content;
+
+    static const lunary_str_t  keys[] = {
+        lunary_string("type"),           /* 0 */
+        lunary_string("role"),           /* 1 */
+        lunary_string("content"),        /* 2 */
+        lunary_string("name"),           /* 3 */
+        lunary_string("arguments"),      /* 4 */
+        lunary_string("call_id"),        /* 5 */
+        lunary_string("output"),         /* 6 */
+        lunary_string("input"),          /* 7 */
+        lunary_string("summary"),        /* 8 */
+        lunary_string("id")              /* 9 */
+    };
+
+    (void) lunary_json_pick(item, keys, v, 10);
+
+    if (v[0].len == 0 || lunary_value_is(v[0], "message")) {
+
+        /* {"role":…,"content":…}: an item of type message */
+
+        if (lunary_json_inside(v[1]).len == 0
+            || lunary_json_inside(v[1]).len > 32)
+        {
+            v[1] = lunary_str("\"user\"", 6);
+        }
+
+        rc = lunary_input_open(call);
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, "{\"role\":");
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_raw(call, v[1]);
+        }
+
+        content = v[2];
+
+        if (content.len == 0) {
+            content = lunary_str("null", 4);
+        }
+
+    } else if (lunary_value_is(v[0], "function_call")
+               || lunary_value_is(v[0], "custom_tool_call"))
+    {
+        id = v[5].len != 0 ? v[5] : v[9];
+        args = v[4].len != 0 ? v[4] : v[7];
+
+        return lunary_input_tool_call(call, id, v[3], args);
+
+    } else if (lunary_value_is(v[0], "function_call_output")
+               || lunary_value_is(v[0], "custom_tool_call_output"))
+    {
+        return lunary_input_tool_result(call, v[5], v[6]);
+
+    } else if (lunary_value_is(v[0], "reasoning")) {
+        rc = lunary_input_message(call, "assistant");
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, ",\"content\":null,"
+                                  "\"reasoning_content\":");
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_raw(call, v[8].len != 0
+                                        ? v[8] : lunary_str("null", 4));
+        }
+
+        return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
+
+    } else {
+        rc = lunary_input_message(call, "assistant");
+        content = item;
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, ",\"content\":[");
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_raw(call, content);
+        }
+
+        return rc == LUNARY_OK ? lunary_input_lit(call, "]}") : rc;
+    }
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_lit(call, ",\"content\":");
+    }
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_raw(call, content);
+    }
+
+    return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
+}
+
+
+static int
+lunary_responses_body(lunary_call_t *call, lunary_str_t text)
+{
+    lunary_str_t  output;
+
+    output = lunary_json_get(text, "output");
+
+    if (!lunary_json_is_array(output)
+        && !lunary_value_is(lunary_json_get(text, "object"), "response"))
+    {
+        return LUNARY_OK;
+    }
+
+    lunary_responses_top(call, text);
+    lunary_responses_items(call, output);
+
+    return LUNARY_OK;
+}
+
+
+static int
+lunary_responses_event(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data)
+{
+    int64_t           index;
+    lunary_str_t      v[8], type, kind;
+    lunary_tool_t    *t;
+    lunary_choice_t  *ch;
+
+    static const lunary_str_t  keys[] = {
+        lunary_string("type"),            /* 0 */
+        lunary_string("delta"),           /* 1 */
+        lunary_string("response"),        /* 2 */
+        lunary_string("item"),            /* 3 */
+        lunary_string("output_index"),    /* 4 */
+        lunary_string("error"),           /* 5 */
+        lunary_string("code"),            /* 6 */
+        lunary_string("message")          /* 7 */
+    };
+
+    if (lunary_eq(data, "[DONE]")) {
+        call->terminal = 1;
+        return LUNARY_OK;
+    }
+
+    (void) lunary_json_pick(data, keys, v, 8);
+
+    type = lunary_json_is_string(v[0]) ? lunary_json_inside(v[0]) : name;
+
+    if (lunary_json_is_object(v[2])) {
+        lunary_responses_top(call, v[2]);
+    }
+
+    if (lunary_eq(type, "error") || lunary_eq(name, "error")) {
+        lunary_responses_error(call, lunary_json_is_object(v[5]) ? v[5]
+                                                                 : data);
+        return LUNARY_OK;
+    }
+
+    if (type.len < 10 || memcmp(type.data, "response.", 9) != 0) {
+
+        if (lunary_json_is_object(v[5])) {
+            (void) lunary_call_error_of(call, data, 1);
+        }
+
+        return LUNARY_OK;
+    }
+
+    type.data += 9;
+    type.len -= 9;
+
+    ch = NULL;
+
+    if (lunary_eq(type, "output_text.delta")) {
+        ch = lunary_call_choice(call, 0);
+        lunary_call_text(call, ch, lunary_json_inside(v[1]));
+
+    } else if (lunary_eq(type, "refusal.delta")) {
+        ch = lunary_call_choice(call, 0);
+        lunary_call_refusal(call, ch, lunary_json_inside(v[1]));
+
+    } else if (lunary_eq(type, "reasoning_summary_text.delta")
+               || lunary_eq(type, "reasoning_text.delta"))
+    {
+        ch = lunary_call_choice(call, 0);
+        lunary_call_reasoning(call, ch, lunary_json_inside(v[1]));
+
+    } else if (lunary_eq(type, "function_call_arguments.delta")
+               || lunary_eq(type, "custom_tool_call_input.delta"))
+    {
+        ch = lunary_call_choice(call, 0);
+
+        if (lunary_json_int(v[4], &index)) {
+            t = lunary_call_tool(call, ch, index);
+            lunary_call_tool_args(call, t, v[1]);
+        }
+
+    } else if (lunary_eq(type, "output_item.added")
+               || lunary_eq(type, "output_item.done"))
+    {
+        kind = lunary_json_get(v[3], "type");
+
+        if ((lunary_value_is(kind, "function_call")
+             || lunary_value_is(kind, "custom_tool_call"))
+            && lunary_json_int(v[4], &index))
+        {
+            ch = lunary_call_choice(call, 0);
+            t = lunary_call_tool(call, ch, index);
+
+            lunary_call_tool_id(call, t, lunary_json_get(v[3], "call_id"));
+
+            if (t != NULL && t->name.len == 0) {
+                lunary_call_tool_name(call, t, lunary_json_get(v[3], "name"));
+            }
+
+            /* the whole arguments, where no delta told them */
+
+            if (lunary_eq(type, "output_item.done") && t != NULL
+                && t->args.size == 0)
+            {
+                lunary_call_tool_args(call, t,
+                                      lunary_value_is(kind, "function_call")
+                                      ? lunary_json_get(v[3], "arguments")
+                                      : lunary_json_get(v[3], "input"));
+            }
+
+        } else if (lunary_value_is(kind, "image_generation_call")
+                   && lunary_eq(type, "output_item.done"))
+        {
+            ch = lunary_call_choice(call, 0);
+            kind = lunary_json_get(v[3], "result");
+
+            if (lunary_json_inside(kind).len != 0) {
+                lunary_call_media(call, ch, lunary_str("image/png", 9),
+                                  lunary_json_inside(kind));
+            }
+        }
+
+    } else if (lunary_eq(type, "completed")
+               || lunary_eq(type, "incomplete")
+               || lunary_eq(type, "failed")
+               || lunary_eq(type, "cancelled")
+               || lunary_eq(type, "done"))
+    {
+        call->terminal = 1;
+    }
+
+    return LUNARY_OK;
+}
+
+
+static void
+lunary_responses_top(lunary_call_t *call, lunary_str_t v)
+{
+    lunary_str_t  m[5];
+
+    static const lunary_str_t  keys[] = {
+        lunary_string("id"),
+        lunary_string("model"),
+        lunary_string("status"),
+        lunary_string("usage"),
+        lunary_string("error")
+    };
+
+    (void) lunary_json_pick(v, keys, m, 5);
+
+    (void) lunary_call_choice(call, 0);
+
+    lunary_call_response_id(call, m[0]);
+    lunary_call_response_model(call, m[1], 1);
+    lunary_call_status(call, m[2]);
+    lunary_call_usage_responses(call, m[3]);
+
+    if (lunary_json_is_object(m[4])) {
+        lunary_responses_error(call, m[4]);
+    }
+}
+
+
+static void
+lunary_responses_error(lunary_call_t *call, lunary_str_t v)
+{
+    lunary_call_error(call, lunary_json_get(v, "message"),
+                      lunary_json_get(v, "type"),
+                      lunary_json_get(v, "code"));
+}
+
+
+static void
+lunary_responses_items(lunary_call_t *call, lunary_str_t items)
+{
+    lunary_str_t         v, p, type, id, args;
+    lunary_tool_t       *t;
+    lunary_choice_t     *ch;
+    lunary_json_iter_t   it, parts;
+
+    if (!lunary_json_is_array(items)) {
+        return;
+    }
+
+    ch = lunary_call_choice(call, 0);
+
+    lunary_json_iter(&it, items);
+
+    while (lunary_json_element(&it, &v)) {
+
+        type = lunary_json_get(v, "type");
+
+        if (lunary_value_is(type, "message")) {
+
+            lunary_json_iter(&parts, lunary_json_get(v, "content"));
+
+            while (lunary_json_element(&parts, &p)) {
+                type = lunary_json_get(p, "type");
+
+                if (type.len == 0 || lunary_value_is(type, "output_text")
+                    || lunary_value_is(type, "text"))
+                {
+                    lunary_call_text(call, ch, lunary_json_inside(
+                                         lunary_json_get(p, "text")));
+                }
+
+                lunary_call_refusal(call, ch, lunary_json_inside(
+                                        lunary_json_get(p, "refusal")));
+            }
+
+        } else if (lunary_value_is(type, "function_call")
+                   || lunary_value_is(type, "custom_tool_call"))
+        {
+            args = lunary_value_is(type, "function_call")
+                   ? lunary_json_get(v, "arguments")
+                   : lunary_json_get(v, "input");
+
+            id = lunary_json_get(v, "call_id");
+
+            if (id.len == 0) {
+                id = lunary_json_get(v, "id");
+            }
+
+            t = lunary_call_tool_new(call, ch, -1);
+
+            lunary_call_tool_id(call, t, id);
+            lunary_call_tool_name(call, t, lunary_json_get(v, "name"));
+            lunary_call_tool_args(call, t, args);
+
+        } else if (lunary_value_is(type, "reasoning")) {
+            lunary_responses_texts(call, ch, lunary_json_get(v, "summary"));
+            lunary_responses_texts(call, ch, lunary_json_get(v, "content"));
+
+        } else if (lunary_value_is(type, "image_generation_call")) {
+            p = lunary_json_get(v, "result");
+
+            if (lunary_json_inside(p).len != 0) {
+                lunary_call_media(call, ch, lunary_str("image/png", 9),
+                                  lunary_json_inside(p));
+            }
+        }
+    }
+}
+
+
+/* reasoning: parts with a text each */
+
+static void
+lunary_responses_texts(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t parts)
+{
+    lunary_str_t        v;
+    lunary_json_iter_t  it;
+
+    if (!lunary_json_is_array(parts)) {
+        return;
+    }
+
+    lunary_json_iter(&it, parts);
+
+    while (lunary_json_element(&it, &v)) {
+        v = lunary_json_get(v, "text");
+        lunary_call_reasoning(call, ch, lunary_json_inside(v));
+    }
+}
