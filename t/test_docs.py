@@ -1,0 +1,280 @@
+# Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+"""That the documentation says what the source does: names, links, and every
+piece of configuration in it."""
+
+import pathlib
+import re
+
+import certifi
+import pytest
+
+from harness import ROOT
+
+DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.conf"))
+SOURCE = ROOT / "ngx_lunary_module"
+
+
+def read(path):
+    return (ROOT / path).read_text()
+
+
+def directives_of_the_source():
+    text = "".join(p.read_text() for p in sorted(SOURCE.glob("http/*.c")))
+    return set(re.findall(r'{ ngx_string\("(lunary\w*)"\),\s+NGX_HTTP_', text))
+
+
+def documented(pattern, path="docs/directives.md"):
+    return set(re.findall(pattern, read(path), re.M))
+
+
+# -- names
+
+def test_every_directive_is_documented_and_no_other():
+    assert directives_of_the_source() == documented(r"^### (lunary\w*)$")
+
+
+def test_the_list_of_directives_is_whole():
+    listed = documented(r"^\[(lunary\w*)\]\(#\1\)")
+    assert listed == directives_of_the_source()
+
+
+def test_every_directive_says_syntax_default_context_and_version():
+    text = read("docs/directives.md")
+    for name in directives_of_the_source():
+        section = re.search(rf"^### {name}$(.*?)(?=^##)", text,
+                            re.M | re.S).group(1)
+        for word in ("| Syntax | `" + name, "| Default | ", "| Context | `",
+                     "This directive appeared in version 0.1.0."):
+            assert word in section, (name, word)
+
+
+def test_every_variable_is_documented_and_no_other():
+    source = set(re.findall(
+        r'ngx_http_lunary_var\("(lunary_\w+)"',
+        (SOURCE / "http/ngx_http_lunary_variables.c").read_text()))
+    table = read("docs/directives.md").split("## Variables")[1]
+    table = table.split("```")[0]
+    assert source == {v for line in table.splitlines()
+                      if line.startswith("| `$")
+                      for v in re.findall(r"`\$(lunary_\w+)`",
+                                          line.split("|")[1])}
+
+
+def test_every_counter_is_documented_and_no_other():
+    header = (SOURCE / "stats/ngx_lunary_stats.h").read_text()
+    source = (SOURCE / "stats/ngx_lunary_stats.c").read_text()
+    names = set(re.findall(r'X\([A-Z_]+,\s+"([a-z_]+)",\s+(?:"|SUM|MAX)',
+                           header))
+    names |= set(re.findall(r'^    "(\w+_seconds)"', source, re.M))
+    names.add("usage_missing_total")
+
+    table = read("docs/directives.md").split("## Counters")[1]
+    shown = set()
+    for line in table.splitlines():
+        if line.startswith("| `lunary_"):
+            shown |= set(re.findall(r"`lunary_(\w+?)(?:{\w+})?`",
+                                    line.split("|")[1]))
+    assert shown == names
+
+
+def test_every_reason_of_a_dropped_run_is_documented():
+    header = (SOURCE / "stats/ngx_lunary_stats.h").read_text()
+    reasons = re.findall(r'"runs_dropped_total",\s+"reason",\s+"(\w+)"',
+                         header)
+    line = next(line for line in read("docs/directives.md").splitlines()
+                if line.startswith("| `lunary_runs_dropped_total"))
+    assert [r for r in reasons if f"`{r}`" not in line] == []
+
+
+def test_every_field_of_a_run_is_documented_and_no_other():
+    header = (SOURCE / "run/lunary_run.h").read_text()
+    source = re.findall(r'X\([A-Z_0-9]+,\s+"([a-z_0-9]+)",\s+[A-Z]+\)', header)
+    shown = []
+    for line in read("docs/runs.md").split("## Contents")[0].splitlines():
+        cells = line.split("|")
+        if len(cells) == 4 and cells[1].strip().startswith("`"):
+            shown += re.findall(r"`([a-z_0-9]+)`", cells[1])
+    source = [f for f in source if f not in ("event", "event_name")]
+    outcomes = ["ok", "error", "rejected", "aborted", "truncated", "timeout"]
+    # two of the outcomes are also names of fields
+    assert sorted(shown) == sorted(source + outcomes)
+
+
+def test_every_refusal_is_documented_with_its_status():
+    source = (SOURCE / "http/ngx_http_lunary_enforce.c").read_text()
+    codes = set(re.findall(r'ngx_string\("(\w+_\w+)"\)', source))
+    table = read("docs/directives.md").split("## Refusals")[1]
+    shown = set(re.findall(r"^\| `(\w+)` \|", table.split("## ")[0], re.M))
+    assert shown and shown <= codes
+
+
+def test_the_commands_of_the_readme_exist():
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.M))
+    commands = set(re.findall(r"^make ([a-z-]+)", read("README.md"), re.M))
+    assert commands and commands <= targets
+
+
+# -- links
+
+def anchors(path):
+    made = set()
+    for title in re.findall(r"^#+ (.+)$", path.read_text(), re.M):
+        title = re.sub(r"[^\w\- ]", "", title.lower())
+        made.add(title.replace(" ", "-"))
+    return made
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), target
+
+
+# -- configuration
+
+FILES = """
+{{ globals }}
+http {
+    {{ http }}
+    lunary_spool {{ dir }}/spool;
+%s
+}
+"""
+
+# where a snippet may stand: as it is, in http, server, or location
+PLACES = {
+    "http": FILES,
+    "server": FILES % "server { listen {{ listen }};\n%s\n}",
+    "location": FILES % ("server { listen {{ listen }}; location / {\n%s\n"
+                         "proxy_pass http://127.0.0.1:1; } }"),
+}
+
+
+def local(text, folder):
+    """The same configuration with what a test cannot have taken out: files
+    of /etc, names to look up, the module (it is loaded already)."""
+    folder = pathlib.Path(folder)
+    for name in "session.secret", "htpasswd", "openai.key", "redis.password":
+        (folder / name).write_text("secret\n")
+    text = re.sub(r"^load_module .*$", "", text, flags=re.M)
+    text = text.replace("/etc/nginx/", f"{folder}/")
+    text = text.replace("/etc/ssl/certs/ca-certificates.crt",
+                        certifi.where())
+    text = text.replace("https://api.openai.com", "https://127.0.0.1:1")
+    text = text.replace("http://llm", "http://127.0.0.1:1")
+    return text
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
+def test_example_configurations_are_accepted(path, conf_test, folder):
+    accepted, words = conf_test(FILES % local(path.read_text(), folder))
+
+    assert accepted, words
+    assert "[warn]" not in words
+
+
+def snippets():
+    for path in DOCS:
+        blocks = re.findall(r"^```nginx\n(.*?)^```", path.read_text(),
+                            re.M | re.S)
+        for n, block in enumerate(blocks):
+            yield pytest.param(block, id=f"{path.stem}-{n}")
+
+
+@pytest.mark.parametrize("text", list(snippets()))
+def test_configuration_in_the_documentation_is_accepted(text, conf_test,
+                                                        folder):
+    text = local(text, folder)
+    said = []
+
+    if re.search(r"^http {", text, re.M):
+        text = text.replace("http {", "http { {{ http }} "
+                            "lunary_spool {{ dir }}/spool;", 1)
+        text = re.sub(r"listen \d+;", "listen {{ listen }};", text)
+        places = {"main": "{{ globals }}\n%s"}
+    else:
+        text = re.sub(r"listen \d+;", "listen {{ listen }};", text)
+        places = PLACES
+
+    for name, place in places.items():
+        accepted, words = conf_test(place % text)
+        if accepted:
+            return
+        said.append(f"{name}: {words}")
+
+    pytest.fail("\n".join(said), pytrace=False)
+
+
+# -- the examples at work
+
+def at_work(path, folder, upstream, redis):
+    """An example, with its upstream and Redis replaced by the test's."""
+    text = local(path.read_text(), folder)
+    text = re.sub(r"redis://127\.0\.0\.1:6379", redis.url.rpartition("/")[0],
+                  text)
+    text = re.sub(r"https://\$(openai|anthropic)", upstream.url, text)
+    text = re.sub(r"server +127\.0\.0\.1:800\d",
+                  "server " + upstream.url.removeprefix("http://"), text)
+    text = re.sub(r"listen +127\.0\.0\.1:\d+", "listen {{ listen }}", text)
+    return FILES % text
+
+
+def test_the_openai_example_logs_a_user_and_refuses_nobody(
+        nginx, folder, upstream, redis, runs):
+    nginx = nginx(at_work(EXAMPLES[1], folder, upstream, redis))
+    call = {"model": "gpt-4o", "messages": [{"role": "user", "content": "a"}]}
+
+    assert nginx.post(json={**call, "user": "ann"}).status == 200
+    assert nginx.post(json=call).status == 400
+    assert nginx.get("/v1/models").status == 200
+
+    ok, refused, *_ = runs(2)
+    assert (ok["user_id"], ok["app"]) == ("ann", "openai.internal")
+    assert refused["outcome"] == "rejected"
+
+
+def test_the_anthropic_example_believes_its_application_servers(
+        nginx, folder, upstream, redis, runs):
+    nginx = nginx(at_work(EXAMPLES[0], folder, upstream, redis))
+    call = {"model": "claude-sonnet-4-5", "max_tokens": 16,
+            "messages": [{"role": "user", "content": "a"}]}
+
+    assert nginx.post("/v1/messages", json=call, headers={
+        "X-Lunary-User-Id": "ann"}).status == 200
+    assert nginx.post("/v1/messages", json=call).status == 401
+
+    ok = runs(2)[0]
+    assert (ok["user_id"], ok["user_verified"], ok["api"]) == (
+        "ann", "1", "anthropic.messages")
+
+
+def test_the_vllm_example_knows_users_by_their_session(
+        nginx, folder, upstream, redis, runs):
+    nginx = nginx(at_work(EXAMPLES[2], folder, upstream, redis))
+    call = {"model": "llama", "messages": [{"role": "user", "content": "a"}]}
+    redis.client.execute_command("SELECT", 1)
+    try:
+        redis.client.set("sess:abc", '{"user":{"id":"ann","name":"Ann"}}')
+    finally:
+        redis.client.execute_command("SELECT", 0)
+
+    assert nginx.post(json=call, headers={"Cookie": "sid=abc"}).status == 200
+    assert nginx.post(json=call).status == 401
+
+    ok = runs(2)[0]
+    assert (ok["user_id"], ok["user_verified"], ok["provider"]) == (
+        "ann", "1", "vllm")
+    assert ok.json("user_props")["name"] == "Ann"
+
+
+def test_the_examples_are_the_three_that_are_tested_here():
+    assert [p.name for p in EXAMPLES] == ["anthropic.conf", "openai.conf",
+                                          "vllm.conf"]
