@@ -140,7 +140,7 @@ ngx_http_lunary_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_lunary_module);
 
-    if (ctx == NULL || !ctx->inspect || ctx->last_seen) {
+    if (ctx == NULL || ctx->last_seen) {
         return ngx_http_next_body_filter(r, in);
     }
 
@@ -154,11 +154,13 @@ ngx_http_lunary_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
                 ctx->response_bytes += len;
                 ctx->last = ngx_current_msec;
 
-                lunary_call_response(ctx->call, b->pos, len);
+                if (ctx->inspect) {
+                    lunary_call_response(ctx->call, b->pos, len);
+                }
 
                 if (ctx->call->content && !ctx->has_first) {
                     ctx->has_first = 1;
-                    ctx->first = ngx_current_msec;
+                    ctx->ttft = ngx_http_lunary_elapsed(r);
                 }
             }
 
@@ -171,7 +173,11 @@ ngx_http_lunary_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 
         if (b->last_buf) {
             ctx->last_seen = 1;
-            lunary_call_response_end(ctx->call, 1);
+
+            if (ctx->inspect) {
+                lunary_call_response_end(ctx->call, 1);
+            }
+
             break;
         }
     }

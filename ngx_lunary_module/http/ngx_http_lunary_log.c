@@ -34,7 +34,7 @@ static void ngx_http_lunary_set_text(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, lunary_run_t *run, lunary_field_e f,
     ngx_str_t *text);
 static void ngx_http_lunary_count(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx, ngx_msec_int_t duration);
+    ngx_http_lunary_ctx_t *ctx);
 static ngx_uint_t ngx_http_lunary_status_code(ngx_http_request_t *r);
 static uint32_t ngx_http_lunary_shard(lunary_run_t *run);
 
@@ -62,7 +62,6 @@ ngx_http_lunary_log_handler(ngx_http_request_t *r)
     u_char                      *p;
     lunary_run_t                *run;
     lunary_buf_t                 scratch;
-    ngx_msec_int_t               duration;
     ngx_http_lunary_ctx_t       *ctx;
     ngx_http_lunary_loc_conf_t  *lcf;
 
@@ -106,8 +105,7 @@ ngx_http_lunary_log_handler(ngx_http_request_t *r)
 
     run = ctx->run;
 
-    duration = (ngx_msec_int_t) (ngx_current_msec - ctx->started);
-    ngx_http_lunary_count(r, ctx, duration);
+    ngx_http_lunary_count(r, ctx);
 
     if (run == NULL) {
         ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_NO_MEMORY);
@@ -283,7 +281,6 @@ ngx_http_lunary_outcome(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 static ngx_uint_t
 ngx_http_lunary_read_timeout(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
-    ngx_msec_t            last;
     ngx_http_upstream_t  *u;
 
     u = r->upstream;
@@ -292,16 +289,13 @@ ngx_http_lunary_read_timeout(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         return 0;
     }
 
-    last = ctx->last ? ctx->last : ctx->started;
-
-    return (ngx_msec_int_t) (ngx_current_msec - last)
+    return (ngx_msec_int_t) (ngx_current_msec - ctx->last)
            >= (ngx_msec_int_t) u->conf->read_timeout;
 }
 
 
 static void
-ngx_http_lunary_count(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
-    ngx_msec_int_t duration)
+ngx_http_lunary_count(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
     ngx_str_t   api;
     ngx_uint_t  i;
@@ -319,10 +313,10 @@ ngx_http_lunary_count(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 
     api = ngx_http_lunary_str(ctx->call->dialect->name);
 
-    ngx_lunary_stats_duration(&api, (ngx_msec_t) ngx_max(duration, 0));
+    ngx_lunary_stats_duration(&api, ngx_http_lunary_elapsed(r));
 
     if (ctx->has_first) {
-        ngx_lunary_stats_ttft(&api, ctx->first - ctx->started);
+        ngx_lunary_stats_ttft(&api, ctx->ttft);
     }
 
     if (ctx->outcome.data == NGX_HTTP_LUNARY_OK.data
@@ -339,10 +333,10 @@ static void
 ngx_http_lunary_fill(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     lunary_run_t *run)
 {
-    int64_t      started, ended;
+    int64_t      started;
     ngx_str_t    value, error;
+    ngx_msec_t   elapsed;
     ngx_uint_t   status;
-    ngx_time_t  *tp;
 
     lunary_run_set_lit(run, LUNARY_F_KIND, "run");
     lunary_run_set_lit(run, LUNARY_F_V, "1");
@@ -389,24 +383,16 @@ ngx_http_lunary_fill(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         lunary_run_set(run, LUNARY_F_ERROR, lunary_ngx_str(error));
     }
 
-    tp = ngx_timeofday();
-
     started = (int64_t) r->start_sec * 1000 + (int64_t) r->start_msec;
-    ended = (int64_t) tp->sec * 1000 + (int64_t) tp->msec;
-
-    /* the wall clock may have been set back meanwhile */
-
-    if (ended < started) {
-        ended = started;
-    }
+    elapsed = ngx_http_lunary_elapsed(r);
 
     lunary_run_set_int(run, LUNARY_F_STARTED_AT, started);
-    lunary_run_set_int(run, LUNARY_F_ENDED_AT, ended);
-    lunary_run_set_int(run, LUNARY_F_DURATION_MS, ended - started);
+    lunary_run_set_int(run, LUNARY_F_ENDED_AT, started + (int64_t) elapsed);
+    lunary_run_set_int(run, LUNARY_F_DURATION_MS, (int64_t) elapsed);
 
     if (ctx->has_first) {
         lunary_run_set_int(run, LUNARY_F_TTFT_MS,
-                           (int64_t) (ctx->first - ctx->started));
+                           (int64_t) ngx_min(ctx->ttft, elapsed));
     }
 
     ngx_http_lunary_set_text(r, ctx, run, LUNARY_F_METHOD, &r->method_name);

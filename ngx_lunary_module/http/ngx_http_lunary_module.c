@@ -715,10 +715,8 @@ ngx_http_lunary_make_ctx(ngx_http_request_t *r,
 {
     u_char                  random[10];
     ngx_uint_t              i;
-    ngx_time_t             *tp;
     lunary_str_t            type, encoding;
     ngx_list_part_t        *part;
-    ngx_msec_int_t          ms;
     ngx_table_elt_t        *h;
     lunary_call_conf_t      conf;
     ngx_pool_cleanup_t     *cln;
@@ -741,14 +739,7 @@ ngx_http_lunary_make_ctx(ngx_http_request_t *r,
 
     ctx->request = r;
     ctx->conf = lcf;
-
-    /* times are measured from the request's first byte */
-
-    tp = ngx_timeofday();
-    ms = (ngx_msec_int_t) ((tp->sec - r->start_sec) * 1000
-                           + (tp->msec - r->start_msec));
-
-    ctx->started = ngx_current_msec - (ngx_msec_t) ngx_max(ms, 0);
+    ctx->last = ngx_current_msec;
     ctx->mem.fn = ngx_http_lunary_mem;
     ctx->mem.ctx = r->connection->log;
 
@@ -838,6 +829,24 @@ ngx_http_lunary_mem(void *ctx, void *p, size_t old, size_t size)
     }
 
     return q;
+}
+
+
+ngx_msec_t
+ngx_http_lunary_elapsed(ngx_http_request_t *r)
+{
+    ngx_time_t      *tp;
+    ngx_msec_int_t   ms;
+
+    tp = ngx_timeofday();
+
+    /* the wall clock may have been set back meanwhile */
+
+    ms = (ngx_msec_int_t) ((tp->sec - r->start_sec) * 1000
+                           + ((ngx_msec_int_t) tp->msec
+                              - (ngx_msec_int_t) r->start_msec));
+
+    return (ngx_msec_t) ngx_max(ms, 0);
 }
 
 

@@ -243,7 +243,7 @@ ngx_http_lunary_variable_value(ngx_http_request_t *r,
             return NGX_OK;
         }
 
-        ms = ctx->first - ctx->started;
+        ms = ctx->ttft;
 
         value->data = ngx_pnalloc(r->pool, NGX_TIME_T_LEN + 4);
         if (value->data == NULL) {
