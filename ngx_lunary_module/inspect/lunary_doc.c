@@ -1,21 +1,134 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * One document, whole.  See lunary_doc.h.  (Reduction follows.)
+ * One document, kept and reduced as it arrives.  See lunary_doc.h.
+ *
+ * The scanner (lunary_scan.h) tells what the bytes are, in steps that are cut
+ * so that the text cannot pass its limit within one; most bytes are copied
+ * once, in runs, at the end of a step.  What happens to a run depends on the
+ * mode, and the mode changes between runs only.
+ *
+ * The result is a function of the bytes and not of the pieces they come in,
+ * because everything is decided at places in the text: a reduction where its
+ * length reaches the limit, the end of a media string's start, a cut.
  */
 
+#include "lunary_cut.h"
 #include "lunary_doc.h"
 #include "lunary_json.h"
+#include "lunary_media.h"
+#include "lunary_reduce.h"
+#include "lunary_simd.h"
+#include "lunary_utf8.h"
+#include "lunary_watch.h"
+
+
+#define LUNARY_DOC_MIN    2048             /* bound of a text, at least       */
+#define LUNARY_DOC_SLACK  128              /* for markers and closing quotes  */
+#define LUNARY_DOC_KEY    16384            /* a longer key loses its end      */
+
+
+/* what is being done with the bytes; up to MODE_CUT they go into the text */
+
+enum {
+    MODE_TEXT = 0,           /* kept                                          */
+    MODE_PROBE,              /* kept: the start of a string, may be media     */
+    MODE_CUT,                /* kept: a string, cut once it is too long       */
+    MODE_KEY,                /* dropped: the end of a very long key           */
+    MODE_MEDIA,              /* dropped: base64 inside a string               */
+    MODE_VECTOR,             /* dropped: the numbers of a long array          */
+    MODE_SKIP,               /* dropped: up to the end of an object or array  */
+    MODE_FULL                /* dropped: all the rest                         */
+};
 
 
 struct lunary_doc_s {
-    lunary_mem_t  *mem;
-    lunary_buf_t   buf;
-    lunary_buf_t   text;
-    size_t         max;
-    unsigned       flags;
-    int            rc;
+    lunary_mem_t      *mem;
+
+    size_t             max;
+    size_t             limit;            /* the text is reduced when it is
+                                            that long                         */
+    size_t             cap;              /* of r.data                         */
+
+    int                rc;
+    uint8_t            flags;
+    uint8_t            mode;
+    uint8_t            cutting;          /* the first reduction has been      */
+    uint8_t            bom;              /* bytes of one that have come       */
+    uint8_t            class;            /* of the last key's value           */
+    uint8_t            vector;           /* an array at `mark` may be one     */
+
+    unsigned           skip;             /* MODE_SKIP: brackets open around   */
+    unsigned           watch_depth;
+
+    size_t             key_at;           /* in the text: the last key's quote */
+    size_t             open_at;          /* the open string's inside, or the
+                                            open scalar                       */
+    size_t             mark;             /* behind the array's bracket        */
+    size_t             numbers;          /* so many elements, all numbers     */
+
+    uint64_t           offset;           /* bytes fed                         */
+    uint64_t           from;             /* where what is dropped begins      */
+
+    lunary_watch_pt    watch;
+    void              *watch_ctx;
+
+    lunary_probe_t     probe;
+    lunary_cut_t       cut;
+    lunary_scan_t      scan;
+    lunary_reduce_t    r;
+
+    /* by depth: LUNARY_MEDIA_* of an array's elements, 0 for objects */
+    uint8_t            classes[LUNARY_SCAN_DEPTH + 1];
 };
+
+
+static int lunary_doc_start(lunary_doc_t *d, const unsigned char **p,
+    const unsigned char *end);
+static int lunary_doc_behind(const lunary_doc_t *d, const unsigned char *p,
+    const unsigned char *end);
+static int lunary_doc_reserve(lunary_doc_t *d, size_t n);
+static size_t lunary_doc_room(const lunary_doc_t *d, size_t n);
+static int lunary_doc_step(lunary_doc_t *d, const unsigned char **p,
+    const unsigned char *end);
+static void lunary_doc_put(lunary_doc_t *d, const unsigned char *from,
+    const unsigned char *to);
+static void lunary_doc_add(lunary_doc_t *d, const void *p, size_t n);
+static void lunary_doc_settle(lunary_doc_t *d, uint64_t offset);
+static void lunary_doc_want(lunary_doc_t *d, int watched);
+static void lunary_doc_tell(lunary_doc_t *d, lunary_scan_event_e event,
+    unsigned depth);
+static const unsigned char *lunary_doc_space(lunary_doc_t *d,
+    const unsigned char *from, const unsigned char *p);
+static void lunary_doc_key(lunary_doc_t *d, const unsigned char *from);
+static void lunary_doc_key_long(lunary_doc_t *d, uint64_t offset);
+static void lunary_doc_key_end(lunary_doc_t *d, uint64_t end);
+static void lunary_doc_open(lunary_doc_t *d, int array, size_t len,
+    uint64_t offset);
+static void lunary_doc_closed(lunary_doc_t *d);
+static void lunary_doc_skip_end(lunary_doc_t *d, uint64_t end);
+static int lunary_doc_string(lunary_doc_t *d, const unsigned char *p,
+    const unsigned char *end);
+static void lunary_doc_string_end(lunary_doc_t *d);
+static int lunary_doc_scalar(lunary_doc_t *d, size_t len);
+static void lunary_doc_repair(lunary_doc_t *d);
+static void lunary_doc_media(lunary_doc_t *d, const unsigned char **p,
+    const unsigned char *end);
+static void lunary_doc_media_end(lunary_doc_t *d, uint64_t end);
+static void lunary_doc_numbers(lunary_doc_t *d, const unsigned char **p,
+    const unsigned char *end);
+static void lunary_doc_vector_end(lunary_doc_t *d, uint64_t end, int more);
+static void lunary_doc_reduce(lunary_doc_t *d, uint64_t offset);
+static void lunary_doc_fixed(lunary_doc_t *d);
+static void lunary_doc_moved(lunary_doc_t *d, size_t fixed);
+static void lunary_doc_trim(lunary_doc_t *d);
+static void lunary_doc_break_string(lunary_doc_t *d);
+static int lunary_doc_drop_last(lunary_doc_t *d);
+static void lunary_doc_fit(lunary_reduce_t *r, size_t max, int cutting);
+
+
+#define lunary_doc_kept(d)     ((d)->mode <= MODE_CUT)
+#define lunary_doc_at(d, p)    lunary_scan_offset(&(d)->scan, p)
 
 
 lunary_doc_t *
@@ -23,17 +136,41 @@ lunary_doc_create(lunary_mem_t *mem, size_t max, size_t cut, unsigned flags)
 {
     lunary_doc_t  *d;
 
-    (void) cut;
-
     d = lunary_alloc(mem, sizeof(lunary_doc_t));
     if (d == NULL) {
         return NULL;
     }
 
-    memset(d, 0, sizeof(lunary_doc_t));
+    if (max < LUNARY_DOC_MIN) {
+        max = LUNARY_DOC_MIN;
+    }
+
+    if (max > SIZE_MAX / 4) {
+        max = SIZE_MAX / 4;
+    }
+
+    if (cut == 0) {
+        cut = max / 16;
+    }
+
+    if (cut > max / 4) {
+        cut = max / 4;
+    }
+
+    if (cut < 32) {
+        cut = 32;
+    }
+
     d->mem = mem;
     d->max = max;
-    d->flags = flags;
+    d->limit = max + max / 8;
+    d->cap = 0;
+    d->flags = (uint8_t) flags;
+    d->watch = NULL;
+    d->watch_ctx = NULL;
+
+    lunary_reduce_init(&d->r, cut);
+    lunary_doc_reset(d);
 
     return d;
 }
@@ -42,101 +179,1314 @@ lunary_doc_create(lunary_mem_t *mem, size_t max, size_t cut, unsigned flags)
 void
 lunary_doc_destroy(lunary_doc_t *d)
 {
-    lunary_mem_t  *mem;
+    if (d == NULL) {
+        return;
+    }
 
-    mem = d->mem;
-    lunary_buf_free(mem, &d->buf);
-    lunary_buf_free(mem, &d->text);
-    lunary_free(mem, d, sizeof(lunary_doc_t));
+    lunary_free(d->mem, d->r.data, d->cap);
+    lunary_free(d->mem, d, sizeof(lunary_doc_t));
 }
 
 
 void
 lunary_doc_reset(lunary_doc_t *d)
 {
-    d->buf.len = 0;
-    d->text.len = 0;
+    unsigned char  *text;
+
+    text = d->r.data;
+
+    lunary_reduce_init(&d->r, d->r.cut);
+
+    d->r.data = text;
+
     d->rc = LUNARY_OK;
+    d->mode = MODE_TEXT;
+    d->cutting = 0;
+    d->bom = 0;
+    d->class = 0;
+    d->vector = 0;
+    d->skip = 0;
+    d->watch_depth = 0;
+    d->key_at = 0;
+    d->open_at = 0;
+    d->mark = 0;
+    d->numbers = 0;
+    d->offset = 0;
+    d->from = 0;
+    d->classes[0] = 0;
+
+    lunary_scan_init(&d->scan, d->flags & LUNARY_DOC_STRICT);
+
+    d->scan.key_limit = (d->r.cut < LUNARY_DOC_KEY) ? d->r.cut : LUNARY_DOC_KEY;
+
+    if (d->scan.key_limit < LUNARY_SCAN_KEY_MAX) {
+        d->scan.key_limit = LUNARY_SCAN_KEY_MAX;
+    }
+}
+
+
+void
+lunary_doc_watch(lunary_doc_t *d, lunary_watch_pt watch, void *ctx)
+{
+    d->watch = watch;
+    d->watch_ctx = ctx;
+    d->watch_depth = (watch != NULL);
+}
+
+
+void
+lunary_doc_watch_depth(lunary_doc_t *d, unsigned depth)
+{
+    d->watch_depth = depth;
 }
 
 
 int
 lunary_doc_feed(lunary_doc_t *d, const unsigned char *p, size_t n)
 {
+    int                   rc;
+    size_t                room;
+    const unsigned char  *end, *start;
+
     if (d->rc < 0) {
         return d->rc;
     }
 
-    if (d->buf.len + n > d->max + d->max / 8) {
-        d->rc = LUNARY_LIMIT;
-        return d->rc;
+    start = p;
+    end = p + n;
+
+    lunary_scan_piece(&d->scan, p, d->offset);
+
+    if (d->r.len == 0 && d->scan.state == LUNARY_SCAN_S_VALUE
+        && d->scan.depth == 0)
+    {
+        d->rc = lunary_doc_start(d, &p, end);
     }
 
-    d->rc = lunary_buf_append(d->mem, &d->buf, p, n);
+    while (p < end && d->rc == LUNARY_OK) {
+
+        room = lunary_doc_room(d, (size_t) (end - p));
+
+        rc = lunary_doc_reserve(d, lunary_doc_kept(d) ? room : 0);
+        if (rc != LUNARY_OK) {
+            d->rc = rc;
+            break;
+        }
+
+        d->rc = lunary_doc_step(d, &p, p + room);
+
+        if (d->r.len >= d->limit && lunary_doc_kept(d)) {
+            lunary_doc_reduce(d, lunary_doc_at(d, p));
+        }
+    }
+
+    if (d->rc == LUNARY_DONE && p < end) {
+        d->rc = lunary_doc_behind(d, p, end);
+    }
+
+    /* in the case of an error it is where that stands */
+
+    d->offset += (uint64_t) ((d->rc < 0 ? p : end) - start);
 
     return d->rc;
+}
+
+
+/* before the value: white space, and one BOM where we are not strict */
+
+static int
+lunary_doc_start(lunary_doc_t *d, const unsigned char **pp,
+    const unsigned char *end)
+{
+    const unsigned char  *p;
+
+    static const unsigned char  bom[] = "\xEF\xBB\xBF";
+
+    for (p = *pp; p < end; p++) {
+
+        if (d->bom < 3 && *p == bom[d->bom]
+            && !(d->flags & LUNARY_DOC_STRICT)
+            && d->offset + (uint64_t) (p - *pp) == d->bom)
+        {
+            d->bom++;
+            continue;
+        }
+
+        if (d->bom == 1 || d->bom == 2) {
+            *pp = p;
+            return LUNARY_ERROR;
+        }
+
+        if (*p != ' ' && *p != '\n' && *p != '\r' && *p != '\t') {
+            break;
+        }
+    }
+
+    *pp = p;
+
+    return LUNARY_OK;
+}
+
+
+/* behind the value */
+
+static int
+lunary_doc_behind(const lunary_doc_t *d, const unsigned char *p,
+    const unsigned char *end)
+{
+    if (!(d->flags & LUNARY_DOC_STRICT)) {
+        return LUNARY_DONE;
+    }
+
+    for ( /* void */ ; p < end; p++) {
+        if (*p != ' ' && *p != '\n' && *p != '\r' && *p != '\t') {
+            return LUNARY_ERROR;
+        }
+    }
+
+    return LUNARY_DONE;
+}
+
+
+/* room for n bytes of the wire and what may be written beside them */
+
+static int
+lunary_doc_reserve(lunary_doc_t *d, size_t n)
+{
+    void    *p;
+    size_t   cap;
+
+    n += d->r.len + LUNARY_DOC_SLACK;
+
+    if (n <= d->cap) {
+        return LUNARY_OK;
+    }
+
+    cap = d->cap + d->cap / 2;
+
+    if (cap > d->limit + LUNARY_DOC_SLACK) {
+        cap = d->limit + LUNARY_DOC_SLACK;
+    }
+
+    if (cap < n) {
+        cap = n;
+    }
+
+    p = lunary_realloc(d->mem, d->r.data, d->cap, cap);
+    if (p == NULL) {
+        return LUNARY_NOMEM;
+    }
+
+    d->r.data = p;
+    d->cap = cap;
+
+    return LUNARY_OK;
+}
+
+
+/* how many of the next n bytes a step may take */
+
+static size_t
+lunary_doc_room(const lunary_doc_t *d, size_t n)
+{
+    size_t  room;
+
+    if (!lunary_doc_kept(d)) {
+        return n;
+    }
+
+    if (n > d->limit - d->r.len) {
+        n = d->limit - d->r.len;
+    }
+
+    if (d->mode == MODE_TEXT) {
+        return n;
+    }
+
+    room = (d->mode == MODE_CUT)
+           ? lunary_cut_room(&d->cut, d->r.len, d->r.cut)
+           : lunary_probe_room(&d->probe);
+
+    return n < room ? n : room;
+}
+
+
+/*
+ * Takes bytes up to `end`, or less where the mode changes.  LUNARY_OK: go on;
+ * LUNARY_DONE: the value is complete; or an error.
+ */
+
+static int
+lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
+    const unsigned char *end)
+{
+    int                   back;
+    lunary_scan_t        *s;
+    const unsigned char  *p, *from;
+    lunary_scan_event_e   ev;
+
+    s = &d->scan;
+
+    if (d->mode == MODE_MEDIA) {
+        lunary_doc_media(d, pp, end);
+        return LUNARY_OK;
+    }
+
+    if (d->mode == MODE_VECTOR) {
+        lunary_doc_numbers(d, pp, end);
+    }
+
+    p = *pp;
+    from = p;
+
+    for ( ;; ) {
+
+        /* 1: bytes are kept again, and how many may come is to be seen */
+        back = 0;
+
+        ev = lunary_scan_next(s, &p, end);
+
+        switch (ev) {
+
+        case LUNARY_SCAN_MORE:
+            lunary_doc_put(d, from, p);
+            lunary_doc_settle(d, lunary_doc_at(d, p));
+            *pp = p;
+
+            return LUNARY_OK;
+
+        case LUNARY_SCAN_SPACE:
+            from = lunary_doc_space(d, from, p);
+            continue;
+
+        case LUNARY_SCAN_KEY:
+
+            if (d->mode == MODE_KEY) {
+                lunary_doc_key_end(d, lunary_doc_at(d, p) - 1);
+                from = p - 1;
+                back = 1;
+            }
+
+            lunary_doc_key(d, from);
+
+            if (back) {
+                break;
+            }
+
+            continue;
+
+        case LUNARY_SCAN_KEY_LONG:
+            lunary_doc_put(d, from, p);
+            lunary_doc_key_long(d, lunary_doc_at(d, p));
+            *pp = p;
+
+            return LUNARY_OK;
+
+        case LUNARY_SCAN_OPEN:
+
+            if (d->mode == MODE_VECTOR) {
+                lunary_doc_vector_end(d, s->token, 1);
+                from = p - 1;
+                back = 1;
+            }
+
+            lunary_doc_open(d, p[-1] == '[', d->r.len + (size_t) (p - from),
+                            s->token + 1);
+
+            if (back) {
+                break;
+            }
+
+            continue;
+
+        case LUNARY_SCAN_CLOSE:
+
+            if (d->mode == MODE_VECTOR) {
+                lunary_doc_vector_end(d, s->token, 0);
+                from = p - 1;
+                back = 1;
+
+            } else if (d->mode == MODE_SKIP && s->depth == d->skip) {
+                lunary_doc_skip_end(d, s->value_end);
+                from = p;
+                back = 1;
+            }
+
+            lunary_doc_closed(d);
+
+            break;
+
+        case LUNARY_SCAN_STRING:
+
+            if (d->mode == MODE_VECTOR) {
+                lunary_doc_vector_end(d, s->token, 1);
+                from = p - 1;
+                back = 1;
+            }
+
+            if (lunary_doc_string(d, p, end)) {
+                lunary_doc_put(d, from, p);
+                lunary_probe_init(&d->probe, d->class & LUNARY_MEDIA_STRING);
+                lunary_cut_start(&d->cut, d->r.len);
+                *pp = p;
+
+                return LUNARY_OK;
+            }
+
+            if (back) {
+                break;
+            }
+
+            continue;
+
+        case LUNARY_SCAN_STRING_END:
+
+            if (d->mode == MODE_PROBE || d->mode == MODE_CUT) {
+                lunary_doc_put(d, from, p - 1);
+                lunary_doc_string_end(d);
+                from = p - 1;
+                back = 1;
+            }
+
+            lunary_doc_tell(d, ev, s->depth);
+
+            break;
+
+        case LUNARY_SCAN_SCALAR:
+
+            if (s->bad && lunary_doc_kept(d)) {
+
+                /* the word may have begun in a run before this one */
+
+                if (s->start != NULL) {
+                    lunary_doc_put(d, from, s->start);
+
+                } else {
+                    d->r.len = d->open_at;
+                }
+
+                lunary_doc_add(d, "null", 4);
+                from = p;
+                back = 1;
+            }
+
+            s->start = NULL;
+
+            lunary_doc_tell(d, ev, s->depth);
+
+            if (d->vector && lunary_doc_scalar(d, d->r.len
+                                                  + (size_t) (p - from)))
+            {
+                lunary_doc_put(d, from, p);
+                d->r.len = d->mark;
+                d->mode = MODE_VECTOR;
+                lunary_doc_want(d, 0);
+                from = p;
+                back = 1;
+            }
+
+            break;
+
+        case LUNARY_SCAN_REPAIR:
+            lunary_doc_put(d, from, p - s->repair);
+            lunary_doc_repair(d);
+            lunary_doc_settle(d, lunary_doc_at(d, p));
+            *pp = p;
+
+            return LUNARY_OK;
+
+        case LUNARY_SCAN_ERROR:
+        case LUNARY_SCAN_LIMIT:
+        default:
+            lunary_doc_put(d, from, p);
+            *pp = p;
+
+            return (ev == LUNARY_SCAN_LIMIT) ? LUNARY_LIMIT : LUNARY_ERROR;
+        }
+
+        /* mostly: a value has ended */
+
+        if (back || s->state == LUNARY_SCAN_S_DONE) {
+            break;
+        }
+    }
+
+    lunary_doc_put(d, from, p);
+    *pp = p;
+
+    return (s->state == LUNARY_SCAN_S_DONE) ? LUNARY_DONE : LUNARY_OK;
+}
+
+
+/*
+ * Appends a run, where runs are kept, and notes where in the text the open
+ * token starts, where that is in the run.
+ */
+
+static void
+lunary_doc_put(lunary_doc_t *d, const unsigned char *from,
+    const unsigned char *to)
+{
+    size_t          at;
+    lunary_scan_t  *s;
+
+    s = &d->scan;
+
+    if (lunary_doc_kept(d)) {
+
+        if (s->start != NULL) {
+            at = d->r.len + (size_t) (s->start - from);
+
+            if (s->state == LUNARY_SCAN_S_NAME) {
+                d->key_at = at;
+
+            } else {
+                d->open_at = at + (s->state == LUNARY_SCAN_S_STRING);
+            }
+        }
+
+        lunary_doc_add(d, from, (size_t) (to - from));
+    }
+
+    s->start = NULL;
+}
+
+
+static void
+lunary_doc_add(lunary_doc_t *d, const void *p, size_t n)
+{
+    memcpy(d->r.data + d->r.len, p, n);
+    d->r.len += n;
+}
+
+
+/* after a run: is the string media, has it grown too long */
+
+static void
+lunary_doc_settle(lunary_doc_t *d, uint64_t offset)
+{
+    size_t  run;
+
+    if (d->mode == MODE_PROBE) {
+
+        switch (lunary_probe(&d->probe, d->r.data + d->cut.at,
+                             d->r.len - d->cut.at))
+        {
+        case LUNARY_OK:
+            return;
+
+        case LUNARY_DONE:
+            run = d->cut.at + d->probe.run;
+            d->from = offset - (d->r.len - run);
+            d->r.len = run;
+            d->mode = MODE_MEDIA;
+            return;
+
+        default:
+            d->mode = d->cutting ? MODE_CUT : MODE_TEXT;
+        }
+    }
+
+    if (d->mode == MODE_CUT) {
+        d->r.len = lunary_cut_trim(&d->cut, d->r.data, d->r.len, d->r.cut);
+    }
+}
+
+
+/* sets what the scanner tells from here on */
+
+static void
+lunary_doc_want(lunary_doc_t *d, int watched)
+{
+    unsigned  want;
+
+    want = 0;
+
+    if (d->cutting) {
+        want = LUNARY_SCAN_WANT_SPACE|LUNARY_SCAN_WANT_STRING;
+    }
+
+    if (d->class & LUNARY_MEDIA_STRING) {
+        want |= LUNARY_SCAN_WANT_STRING;
+    }
+
+    if (d->vector || watched) {
+        want |= LUNARY_SCAN_WANT_STRING|LUNARY_SCAN_WANT_SCALAR;
+    }
+
+    if (d->mode == MODE_VECTOR) {
+        want |= LUNARY_SCAN_WANT_STRING;
+    }
+
+    d->scan.want = (uint8_t) want;
+}
+
+
+static void
+lunary_doc_tell(lunary_doc_t *d, lunary_scan_event_e event, unsigned depth)
+{
+    if (d->watch != NULL && depth <= d->watch_depth) {
+        (void) d->watch(d->watch_ctx, event, &d->scan);
+    }
+}
+
+
+/* white space that is not kept: whatever was reduced is without it */
+
+static const unsigned char *
+lunary_doc_space(lunary_doc_t *d, const unsigned char *from,
+    const unsigned char *p)
+{
+    const unsigned char  *start;
+
+    start = d->scan.start;
+    d->scan.start = NULL;
+
+    lunary_doc_put(d, from, start);
+
+    return p;
+}
+
+
+static void
+lunary_doc_key(lunary_doc_t *d, const unsigned char *from)
+{
+    int             watched;
+    lunary_scan_t  *s;
+
+    s = &d->scan;
+
+    if (s->start != NULL) {
+        d->key_at = d->r.len + (size_t) (s->start - from);
+        s->start = NULL;
+    }
+
+    d->class = (uint8_t) lunary_media_class(s->key);
+
+    if (s->depth == 1) {
+        d->r.last.len = (uint8_t) (s->key.len <= LUNARY_REDUCE_KEY
+                                   ? s->key.len : 0);
+        memcpy(d->r.last.key, s->key.data, d->r.last.len);
+    }
+
+    watched = d->watch != NULL && s->depth <= d->watch_depth
+              && d->watch(d->watch_ctx, LUNARY_SCAN_KEY, s);
+
+    lunary_doc_want(d, watched);
+}
+
+
+/* a key is very long: from here on it is dropped */
+
+static void
+lunary_doc_key_long(lunary_doc_t *d, uint64_t offset)
+{
+    size_t  key;
+
+    if (!lunary_doc_kept(d)) {
+        return;
+    }
+
+    key = d->key_at + 1;
+
+    d->r.len -= d->scan.utf8_n;
+    d->r.len = key + lunary_cut_end(d->r.data + key, d->r.len - key, 0);
+
+    d->from = offset;
+    d->mode = MODE_KEY;
+}
+
+
+static void
+lunary_doc_key_end(lunary_doc_t *d, uint64_t end)
+{
+    size_t  n, gone;
+
+    d->mode = MODE_TEXT;
+
+    gone = (size_t) (end - d->from);
+
+    if (gone == 0) {
+        return;
+    }
+
+    n = lunary_cut_marker(d->r.data + d->r.len, gone);
+    d->r.len += n;
+
+    if (gone > n) {
+        lunary_reduce_note(&d->r, lunary_str(d->r.last.key, d->r.last.len),
+                           gone - n);
+    }
+}
+
+
+/* len is the text's length behind the bracket, offset the place behind it */
+
+static void
+lunary_doc_open(lunary_doc_t *d, int array, size_t len, uint64_t offset)
+{
+    unsigned  class;
+
+    class = d->class;
+
+    d->vector = 0;
+    d->class = 0;
+
+    if (array) {
+
+        if (class & LUNARY_MEDIA_ELEMENT) {
+            d->class = LUNARY_MEDIA_STRING|LUNARY_MEDIA_ELEMENT;
+        }
+
+        if (class & LUNARY_MEDIA_VECTOR) {
+            d->class |= LUNARY_MEDIA_VECTOR;
+
+            if (d->mode == MODE_TEXT) {
+                d->vector = 1;
+                d->mark = len;
+                d->numbers = 0;
+                d->from = offset;
+            }
+        }
+    }
+
+    d->classes[d->scan.depth] = d->class;
+
+    lunary_doc_tell(d, LUNARY_SCAN_OPEN, d->scan.depth - 1);
+    lunary_doc_want(d, 0);
+}
+
+
+static void
+lunary_doc_closed(lunary_doc_t *d)
+{
+    d->vector = 0;
+    d->class = d->classes[d->scan.depth];
+
+    lunary_doc_tell(d, LUNARY_SCAN_CLOSE, d->scan.depth);
+    lunary_doc_want(d, 0);
+}
+
+
+/* bytes are kept again behind what was made null */
+
+static void
+lunary_doc_skip_end(lunary_doc_t *d, uint64_t end)
+{
+    lunary_reduce_note(&d->r, lunary_str(d->r.last.key, d->r.last.len),
+                       (size_t) (end - d->from));
+
+    d->mode = MODE_TEXT;
+}
+
+
+/* a string value starts; p is behind its quote.  1: it has to be followed */
+
+static int
+lunary_doc_string(lunary_doc_t *d, const unsigned char *p,
+    const unsigned char *end)
+{
+    lunary_doc_tell(d, LUNARY_SCAN_STRING, d->scan.depth);
+
+    if (d->vector) {
+        d->vector = 0;
+        lunary_doc_want(d, 1);
+    }
+
+    if (d->mode != MODE_TEXT) {
+        return 0;
+    }
+
+    if ((d->class & LUNARY_MEDIA_STRING) || p == end || *p == 'd') {
+        d->mode = MODE_PROBE;
+
+    } else if (d->cutting) {
+        d->mode = MODE_CUT;
+    }
+
+    return d->mode != MODE_TEXT;
+}
+
+
+/* the text holds the string's inside, whole or what is kept of it so far */
+
+static void
+lunary_doc_string_end(lunary_doc_t *d)
+{
+    size_t  removed;
+
+    if (d->cutting) {
+        d->r.len = lunary_cut_finish(&d->cut, d->r.data, d->r.len, d->r.cut,
+                                     &removed);
+        if (removed) {
+            lunary_reduce_note(&d->r, lunary_str(d->r.last.key,
+                                                 d->r.last.len), removed);
+        }
+    }
+
+    d->mode = MODE_TEXT;
+}
+
+
+/* one more element of what may be a vector; 1: it is one */
+
+static int
+lunary_doc_scalar(lunary_doc_t *d, size_t len)
+{
+    if (!d->scan.number && !d->scan.bad) {
+        d->vector = 0;
+        lunary_doc_want(d, 0);
+
+        return 0;
+    }
+
+    if (++d->numbers > LUNARY_MEDIA_NUMBERS || len - d->mark > d->max / 4) {
+        d->vector = 0;
+
+        return 1;
+    }
+
+    return 0;
+}
+
+
+/* writes what stands for bytes that must not be in a string */
+
+static void
+lunary_doc_repair(lunary_doc_t *d)
+{
+    lunary_scan_t  *s;
+    unsigned char   c[6];
+
+    static const char  hex[] = "0123456789abcdef";
+
+    if (!lunary_doc_kept(d)) {
+        return;
+    }
+
+    s = &d->scan;
+
+    if (s->control == 0x80) {
+        d->r.len -= s->utf8_back;
+        s->utf8_back = 0;
+        lunary_doc_add(d, LUNARY_UTF8_BAD, LUNARY_UTF8_BAD_LEN);
+        return;
+    }
+
+    memcpy(c, "\\u00", 4);
+    c[4] = (unsigned char) hex[s->control >> 4];
+    c[5] = (unsigned char) hex[s->control & 0x0f];
+
+    lunary_doc_add(d, c, sizeof(c));
+}
+
+
+static void
+lunary_doc_media(lunary_doc_t *d, const unsigned char **pp,
+    const unsigned char *end)
+{
+    const unsigned char  *p;
+
+    p = *pp;
+
+    while (p < end) {
+
+        if (d->probe.escape) {
+            d->probe.escape = 0;
+
+            if (!lunary_media_escape(*p)) {
+
+                /* the backslash was none of it: scan on behind it */
+
+                lunary_doc_media_end(d, lunary_doc_at(d, p) - 1);
+                lunary_doc_add(d, "\\", 1);
+                lunary_scan_backslash(&d->scan);
+                break;
+            }
+
+            p++;
+            continue;
+        }
+
+        p = lunary_simd_base64(p, end);
+
+        if (p == end) {
+            break;
+        }
+
+        if (*p != '\\') {
+            lunary_doc_media_end(d, lunary_doc_at(d, p));
+            break;
+        }
+
+        d->probe.escape = 1;
+        p++;
+    }
+
+    *pp = p;
+}
+
+
+static void
+lunary_doc_media_end(lunary_doc_t *d, uint64_t end)
+{
+    d->r.len += lunary_cut_count(d->r.data + d->r.len,
+                                 (size_t) (end - d->from));
+    d->mode = d->cutting ? MODE_CUT : MODE_TEXT;
+}
+
+
+/*
+ * Passes over the numbers of a vector.  Where we are not strict they are
+ * believed: only what ends them goes through the scanner.
+ */
+
+static void
+lunary_doc_numbers(lunary_doc_t *d, const unsigned char **pp,
+    const unsigned char *end)
+{
+    const unsigned char  *p, *q;
+
+    if (d->scan.strict || d->scan.state == LUNARY_SCAN_S_SCALAR) {
+        return;
+    }
+
+    q = lunary_simd_number(*pp, end);
+
+    /* the last byte but for white space tells what the scanner is to expect */
+
+    for (p = q; p > *pp; p--) {
+
+        if (p[-1] != ' ' && p[-1] != '\n' && p[-1] != '\r' && p[-1] != '\t') {
+            d->scan.state = (p[-1] == ',') ? LUNARY_SCAN_S_VALUE
+                                           : LUNARY_SCAN_S_NEXT;
+            break;
+        }
+    }
+
+    *pp = q;
+}
+
+
+/* more: another element follows, and the comma before it was dropped */
+
+static void
+lunary_doc_vector_end(lunary_doc_t *d, uint64_t end, int more)
+{
+    lunary_doc_add(d, "\"", 1);
+
+    d->r.len += lunary_cut_count(d->r.data + d->r.len,
+                                 (size_t) (end - d->from));
+
+    lunary_doc_add(d, "\",", more ? 2 : 1);
+
+    d->mode = MODE_TEXT;
+
+    lunary_doc_want(d, 0);
+}
+
+
+/*
+ * The text has reached its limit.  The first time its strings are cut, and
+ * from then on those that follow, as they come; if that is not enough, or
+ * later, whole elements and values go.
+ */
+
+static void
+lunary_doc_reduce(lunary_doc_t *d, uint64_t offset)
+{
+    int               depth;
+    size_t            fixed, enough;
+    lunary_reduce_t  *r;
+
+    r = &d->r;
+
+    /* more than the bound, so that an open string's end, which is held twice
+     * as long as it will be, costs nobody's place */
+
+    enough = d->max + d->max / 16;
+
+    if (d->vector && r->len - d->mark > d->max / 4) {
+        d->vector = 0;
+    }
+
+    if (!d->cutting) {
+        d->cutting = 1;
+
+        lunary_doc_fixed(d);
+        fixed = r->fixed;
+        lunary_reduce_strings(r);
+        lunary_doc_moved(d, fixed);
+
+        if (d->scan.state == LUNARY_SCAN_S_STRING && d->mode == MODE_TEXT) {
+            d->mode = MODE_CUT;
+            d->scan.notify = 1;
+            lunary_cut_start(&d->cut, d->open_at);
+        }
+
+        lunary_doc_want(d, 0);
+    }
+
+    lunary_doc_trim(d);
+
+    if (r->len <= enough) {
+        return;
+    }
+
+    lunary_doc_fixed(d);
+    fixed = r->fixed;
+    lunary_reduce_elements(r, d->max);
+    lunary_doc_moved(d, fixed);
+
+    if (r->len <= enough) {
+        return;
+    }
+
+    d->vector = 0;
+
+    lunary_doc_fixed(d);
+    fixed = r->fixed;
+    depth = lunary_reduce_values(r, d->max);
+
+    if (depth >= 0) {
+        d->mode = MODE_SKIP;
+        d->skip = (unsigned) depth;
+        d->from = offset;
+
+    } else {
+        lunary_doc_moved(d, fixed);
+    }
+
+    if (r->len <= enough) {
+        return;
+    }
+
+    lunary_doc_fixed(d);
+    (void) lunary_reduce_members(r, d->max);
+
+    if (d->mode != MODE_SKIP) {
+        d->from = offset;
+    }
+
+    d->mode = MODE_FULL;
+}
+
+
+/* where in the text begins what is not complete yet */
+
+static void
+lunary_doc_fixed(lunary_doc_t *d)
+{
+    size_t          fixed;
+    lunary_scan_t  *s;
+
+    s = &d->scan;
+    fixed = d->r.len;
+
+    if (d->mode == MODE_SKIP) {
+        d->r.fixed = fixed;
+        return;
+    }
+
+    switch (s->state) {
+
+    case LUNARY_SCAN_S_NAME:
+    case LUNARY_SCAN_S_COLON:
+        fixed = d->key_at;
+        break;
+
+    case LUNARY_SCAN_S_STRING:
+        fixed = d->open_at - 1;
+        break;
+
+    case LUNARY_SCAN_S_SCALAR:
+        fixed = d->open_at;
+
+        /* fall through */
+
+    case LUNARY_SCAN_S_VALUE:
+
+        if (s->depth && !lunary_scan_array(s, s->depth)) {
+            fixed = d->key_at;
+        }
+
+        break;
+
+    default:
+        break;
+    }
+
+    if (d->vector && fixed > d->mark) {
+        fixed = d->mark;
+    }
+
+    d->r.fixed = fixed;
+}
+
+
+/* what was at `fixed` and behind it is now at r.fixed and behind it */
+
+static void
+lunary_doc_moved(lunary_doc_t *d, size_t fixed)
+{
+    size_t     n;
+    unsigned   i;
+    size_t    *at[5];
+
+    n = fixed - d->r.fixed;
+
+    at[0] = &d->key_at;
+    at[1] = &d->open_at;
+    at[2] = &d->mark;
+    at[3] = &d->cut.at;
+    at[4] = &d->cut.head;
+
+    for (i = 0; i < 5; i++) {
+        *at[i] -= (*at[i] >= fixed) ? n : 0;
+    }
+}
+
+
+/* shortens an open string as far as it can be without being wrong later */
+
+static void
+lunary_doc_trim(lunary_doc_t *d)
+{
+    if (d->mode == MODE_CUT) {
+        d->r.len = lunary_cut_trim(&d->cut, d->r.data, d->r.len, d->r.cut);
+    }
 }
 
 
 int
 lunary_doc_finish(lunary_doc_t *d)
 {
-    lunary_str_t          v;
-    const unsigned char  *p, *end;
-
     if (d->rc < 0) {
         return d->rc;
     }
 
-    p = d->buf.data;
-    end = p + d->buf.len;
-
-    v = lunary_json_value(&p, end);
-
-    d->text.len = 0;
-
-    if (v.len == 0 || lunary_json_copy(d->mem, &d->text, v) != LUNARY_OK
-        || !lunary_json_valid(lunary_buf_str(&d->text), LUNARY_DOC_DEPTH))
-    {
+    if (!lunary_scan_finish(&d->scan)) {
         d->rc = LUNARY_ERROR;
+        return d->rc;
     }
 
-    return d->rc;
+    d->rc = LUNARY_DONE;
+
+    if (d->mode == MODE_FULL) {
+        d->r.removed += (size_t) (d->scan.value_end - d->from);
+        d->mode = MODE_TEXT;
+        lunary_doc_add(d, d->r.data[0] == '{' ? "}" : "]", 1);
+    }
+
+    lunary_doc_fit(&d->r, d->max, d->cutting);
+
+    return LUNARY_OK;
 }
 
 
 int
 lunary_doc_close(lunary_doc_t *d)
 {
-    (void) d;
+    unsigned        depth;
+    lunary_scan_t  *s;
 
-    return LUNARY_ERROR;
+    s = &d->scan;
+
+    if (s->state == LUNARY_SCAN_S_DONE) {
+
+        /* complete, perhaps with something behind it */
+
+        if (d->rc < 0) {
+            d->rc = LUNARY_DONE;
+        }
+
+        return lunary_doc_finish(d);
+    }
+
+    if (d->r.len == 0) {
+        return LUNARY_ERROR;
+    }
+
+    if (lunary_doc_reserve(d, LUNARY_SCAN_DEPTH) != LUNARY_OK) {
+        return LUNARY_NOMEM;
+    }
+
+    depth = s->depth;
+
+    switch (d->mode) {
+
+    case MODE_SKIP:
+        lunary_doc_skip_end(d, d->offset);
+        depth = d->skip;
+        break;
+
+    case MODE_FULL:
+        d->r.removed += (size_t) (d->offset - d->from);
+        depth = 1;
+        break;
+
+    case MODE_VECTOR:
+        lunary_doc_vector_end(d, d->offset, 0);
+        break;
+
+    case MODE_MEDIA:
+        lunary_doc_media_end(d, d->offset);
+        lunary_doc_string_end(d);
+        lunary_doc_add(d, "\"", 1);
+        break;
+
+    default:
+
+        if (s->state == LUNARY_SCAN_S_STRING) {
+            lunary_doc_break_string(d);
+
+        } else if (lunary_doc_drop_last(d) != LUNARY_OK) {
+            return LUNARY_ERROR;
+        }
+    }
+
+    for ( /* void */ ; depth > 0; depth--) {
+        lunary_doc_add(d, lunary_scan_array(s, depth) ? "]" : "}", 1);
+    }
+
+    d->mode = MODE_TEXT;
+    s->depth = 0;
+    s->state = LUNARY_SCAN_S_DONE;
+
+    lunary_doc_fit(&d->r, d->max, d->cutting);
+
+    return LUNARY_OK;
+}
+
+
+/* ends an open string: half of an escape or a character does not stay */
+
+static void
+lunary_doc_break_string(lunary_doc_t *d)
+{
+    size_t    start;
+    unsigned  state;
+
+    if (d->mode == MODE_CUT && d->cut.head != 0) {
+        start = d->cut.head;
+        state = d->cut.state;
+
+    } else {
+        start = d->open_at;
+        state = 0;
+    }
+
+    d->r.len -= d->scan.utf8_n;
+    d->r.len = start + lunary_cut_end(d->r.data + start, d->r.len - start,
+                                      state);
+
+    if (d->mode == MODE_PROBE || d->mode == MODE_CUT) {
+        lunary_doc_string_end(d);
+    }
+
+    lunary_doc_add(d, "\"", 1);
+}
+
+
+/* takes out a member or element whose value is not complete */
+
+static int
+lunary_doc_drop_last(lunary_doc_t *d)
+{
+    int             object;
+    size_t          len;
+    lunary_scan_t  *s;
+
+    s = &d->scan;
+
+    if (s->depth == 0) {
+        return LUNARY_ERROR;
+    }
+
+    object = !lunary_scan_array(s, s->depth);
+    len = d->r.len;
+
+    switch (s->state) {
+
+    case LUNARY_SCAN_S_NAME:
+    case LUNARY_SCAN_S_COLON:
+        len = d->key_at;
+        break;
+
+    case LUNARY_SCAN_S_SCALAR:
+    case LUNARY_SCAN_S_VALUE:
+
+        if (object) {
+            len = d->key_at;
+
+        } else if (s->state == LUNARY_SCAN_S_SCALAR) {
+            len = d->open_at;
+        }
+
+        break;
+
+    case LUNARY_SCAN_S_KEY:
+        break;
+
+    default:
+        return LUNARY_OK;
+    }
+
+    while (d->r.data[len - 1] == ' ' || d->r.data[len - 1] == '\n'
+           || d->r.data[len - 1] == '\r' || d->r.data[len - 1] == '\t')
+    {
+        len--;
+    }
+
+    d->r.len = len - (d->r.data[len - 1] == ',');
+
+    return LUNARY_OK;
 }
 
 
 lunary_str_t
 lunary_doc_text(const lunary_doc_t *d)
 {
-    return lunary_buf_str(&d->text);
+    return lunary_str(d->r.data, d->r.len);
 }
 
 
 size_t
 lunary_doc_removed(const lunary_doc_t *d)
 {
-    (void) d;
-
-    return 0;
+    return d->r.removed;
 }
 
 
 size_t
 lunary_doc_removed_of(const lunary_doc_t *d, lunary_str_t key)
 {
-    (void) d;
-    (void) key;
+    return lunary_reduce_noted(&d->r, key);
+}
 
-    return 0;
+
+/* a complete text: makes it as long as it may be */
+
+static void
+lunary_doc_fit(lunary_reduce_t *r, size_t max, int cutting)
+{
+    r->fixed = r->len;
+
+    if (r->len > max && !cutting) {
+        lunary_reduce_strings(r);
+    }
+
+    if (r->len > max) {
+        lunary_reduce_elements(r, max);
+    }
+
+    if (r->len > max) {
+        (void) lunary_reduce_values(r, max);
+    }
+
+    if (r->len > max && lunary_reduce_members(r, max)) {
+        r->data[r->len++] = (r->data[0] == '{') ? '}' : ']';
+    }
 }
 
 
@@ -144,13 +1494,34 @@ int
 lunary_doc_cap(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t v,
     size_t max, size_t *removed)
 {
+    lunary_reduce_t  r;
+
     *removed = 0;
 
     if (v.len <= max) {
         return lunary_buf_append(mem, out, v.data, v.len);
     }
 
-    *removed = v.len;
+    if (lunary_buf_reserve(mem, out, v.len) != LUNARY_OK) {
+        return LUNARY_NOMEM;
+    }
 
-    return lunary_buf_lit(mem, out, "null");
+    lunary_reduce_init(&r, max / 16);
+
+    r.data = out->data + out->len;
+    r.len = v.len;
+    memcpy(r.data, v.data, v.len);
+
+    lunary_doc_fit(&r, max, 0);
+
+    if (r.len > max) {
+        memcpy(r.data, "null", 4);
+        r.len = 4;
+        r.removed = v.len;
+    }
+
+    out->len += r.len;
+    *removed = r.removed;
+
+    return LUNARY_OK;
 }

@@ -139,25 +139,9 @@ lunary_json_space(const unsigned char *p, const unsigned char *end)
 static const unsigned char *
 lunary_json_string(const unsigned char *p, const unsigned char *end)
 {
-    p++;
+    p = lunary_simd_close(p + 1, end);
 
-    for ( ;; ) {
-        p = lunary_simd_quote(p, end);
-
-        if (p == end) {
-            return NULL;
-        }
-
-        if (*p == '"') {
-            return p + 1;
-        }
-
-        if (end - p < 2) {
-            return NULL;
-        }
-
-        p += 2;
-    }
+    return (p == end) ? NULL : p + 1;
 }
 
 

@@ -30,6 +30,25 @@ lunary_simd_quote(const unsigned char *p, const unsigned char *end)
 
 
 const unsigned char *
+lunary_simd_close(const unsigned char *p, const unsigned char *end)
+{
+    for ( ;; ) {
+        p = lunary_simd_quote(p, end);
+
+        if (p == end || *p == '"') {
+            return p;
+        }
+
+        if (end - p < 2) {
+            return end;
+        }
+
+        p += 2;
+    }
+}
+
+
+const unsigned char *
 lunary_simd_backslash(const unsigned char *p, const unsigned char *end)
 {
     const void  *q;

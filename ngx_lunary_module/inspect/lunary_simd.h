@@ -24,6 +24,10 @@ const unsigned char *lunary_simd_text(const unsigned char *p,
 const unsigned char *lunary_simd_quote(const unsigned char *p,
     const unsigned char *end);
 
+/* p is inside a string: its closing quote (escaped ones are passed over) */
+const unsigned char *lunary_simd_close(const unsigned char *p,
+    const unsigned char *end);
+
 /* the first backslash */
 const unsigned char *lunary_simd_backslash(const unsigned char *p,
     const unsigned char *end);

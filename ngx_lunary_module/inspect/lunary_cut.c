@@ -1,0 +1,242 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Cutting strings.  See lunary_cut.h.
+ *
+ * A growing string is head | tail: once the tail is three times as long as
+ * what will be kept of it, all but that is dropped.  So a byte is moved at
+ * most once, and what is kept does not depend on how the bytes came.
+ */
+
+#include <stdio.h>
+
+#include "lunary_cut.h"
+#include "lunary_escape.h"
+#include "lunary_simd.h"
+
+
+static int lunary_cut_surrogate(const unsigned char *p,
+    const unsigned char *end, unsigned char from);
+static size_t lunary_cut_drop(lunary_cut_t *c, unsigned char *text,
+    size_t len, const unsigned char *tail);
+
+
+size_t
+lunary_cut_marker(unsigned char *p, size_t n)
+{
+    return (size_t) sprintf((char *) p, "\xE2\x80\xA6[%zu bytes]\xE2\x80\xA6",
+                            n);
+}
+
+
+size_t
+lunary_cut_count(unsigned char *p, size_t n)
+{
+    return (size_t) sprintf((char *) p, "[%zu bytes]", n);
+}
+
+
+unsigned
+lunary_cut_state(unsigned state, const unsigned char *p,
+    const unsigned char *end)
+{
+    while (p < end) {
+
+        if (state == 0) {
+            p = lunary_simd_backslash(p, end);
+
+            if (p == end) {
+                break;
+            }
+
+            state = 1;
+
+        } else if (state == 1) {
+            state = (*p == 'u') ? 2 : 0;
+
+        } else {
+            state = (state == 5) ? 0 : state + 1;
+        }
+
+        p++;
+    }
+
+    return state;
+}
+
+
+/* 1 where \uXYYY stands at p with XY between `from` and `from` + 3 */
+
+static int
+lunary_cut_surrogate(const unsigned char *p, const unsigned char *end,
+    unsigned char from)
+{
+    int  hi, lo;
+
+    if (end - p < 6 || p[0] != '\\' || p[1] != 'u') {
+        return 0;
+    }
+
+    hi = lunary_hex(p[2]);
+    lo = lunary_hex(p[3]);
+
+    return hi == 0xd && lo >= from && lo <= from + 3;
+}
+
+
+size_t
+lunary_cut_head(const unsigned char *s, size_t max)
+{
+    size_t  n;
+
+    n = max;
+
+    while (n > 0 && max - n < 4 && (s[n] & 0xc0) == 0x80) {
+        n--;
+    }
+
+    return lunary_cut_end(s, n, 0);
+}
+
+
+size_t
+lunary_cut_end(const unsigned char *p, size_t n, unsigned state)
+{
+    unsigned  last;
+
+    last = lunary_cut_state(state, p, p + n);
+
+    n = (n > last) ? n - last : 0;
+
+    /* the first half of a pair goes too, if those six bytes are one */
+
+    if (n >= 6 && lunary_cut_surrogate(p + n - 6, p + n, 0x8)
+        && lunary_cut_state(state, p, p + n - 6) == 0)
+    {
+        n -= 6;
+    }
+
+    return n;
+}
+
+
+const unsigned char *
+lunary_cut_tail(const unsigned char *p, const unsigned char *end,
+    unsigned state)
+{
+    while (p < end && state != 0) {
+        state = lunary_cut_state(state, p, p + 1);
+        p++;
+    }
+
+    while (p < end && (*p & 0xc0) == 0x80) {
+        p++;
+    }
+
+    while (lunary_cut_surrogate(p, end, 0xc)) {
+        p += 6;
+    }
+
+    return p;
+}
+
+
+void
+lunary_cut_start(lunary_cut_t *c, size_t at)
+{
+    c->at = at;
+    c->head = 0;
+    c->taken = 0;
+    c->state = 0;
+}
+
+
+size_t
+lunary_cut_room(const lunary_cut_t *c, size_t len, size_t cut)
+{
+    size_t  n;
+
+    n = len - (c->head ? c->head : c->at);
+
+    return (n < cut + cut / 2) ? cut + cut / 2 - n : 1;
+}
+
+
+size_t
+lunary_cut_trim(lunary_cut_t *c, unsigned char *text, size_t len, size_t cut)
+{
+    size_t  half;
+
+    half = cut / 2;
+
+    if (len - (c->head ? c->head : c->at) < cut + half) {
+        return len;
+    }
+
+    if (c->head == 0) {
+        c->head = c->at + lunary_cut_head(text + c->at, half);
+    }
+
+    return lunary_cut_drop(c, text, len, text + len - half);
+}
+
+
+size_t
+lunary_cut_finish(lunary_cut_t *c, unsigned char *text, size_t len,
+    size_t cut, size_t *removed)
+{
+    size_t                n, half;
+    unsigned char         marker[LUNARY_CUT_MARKER];
+    const unsigned char  *tail, *end;
+
+    *removed = 0;
+
+    if (c->head == 0 && len - c->at <= cut + LUNARY_CUT_GRACE) {
+        return len;
+    }
+
+    half = cut / 2;
+
+    if (c->head == 0) {
+        c->head = c->at + lunary_cut_head(text + c->at, half);
+    }
+
+    /* first to where the last half begins, then on to a good place */
+
+    if (len - c->head > half) {
+        len = lunary_cut_drop(c, text, len, text + len - half);
+    }
+
+    end = text + len;
+    tail = lunary_cut_tail(text + c->head, end, c->state);
+
+    len = lunary_cut_drop(c, text, len, tail);
+
+    n = lunary_cut_marker(marker, c->taken);
+
+    memmove(text + c->head + n, text + c->head, len - c->head);
+    memcpy(text + c->head, marker, n);
+
+    *removed = c->taken - n;
+
+    return len + n;
+}
+
+
+/* drops the bytes between head and tail */
+
+static size_t
+lunary_cut_drop(lunary_cut_t *c, unsigned char *text, size_t len,
+    const unsigned char *tail)
+{
+    size_t  n;
+
+    n = (size_t) (tail - text) - c->head;
+
+    c->state = lunary_cut_state(c->state, text + c->head, tail);
+    c->taken += n;
+
+    memmove(text + c->head, tail, len - c->head - n);
+
+    return len - n;
+}

@@ -1,0 +1,614 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Reducing a text.  See lunary_reduce.h.
+ */
+
+#include "lunary_cut.h"
+#include "lunary_json.h"
+#include "lunary_reduce.h"
+#include "lunary_simd.h"
+
+
+#define LUNARY_REDUCE_LEVELS  64      /* containers nested deeper are not seen*/
+#define LUNARY_REDUCE_ROUNDS  8       /* tries a step                         */
+#define LUNARY_REDUCE_WORTH   128     /* less is not worth a marker           */
+
+
+/* an object or array as the walk leaves it: offsets in the text */
+
+typedef struct {
+    size_t     start;                 /* of its bracket                       */
+    size_t     last;                  /* of its newest entry                  */
+    size_t     end;                   /* behind it                            */
+    size_t     key;                   /* of the top-level key it is under ... */
+    size_t     key_len;               /* ... without quotes                   */
+    unsigned   depth;                 /* brackets open around it              */
+    unsigned   open;                  /* 1: it has not ended yet              */
+} lunary_node_t;
+
+/* sees every container once, inner ones first */
+typedef void (*lunary_reduce_visit_pt)(void *ctx, const lunary_reduce_t *r,
+    const lunary_node_t *node);
+
+typedef struct {
+    lunary_node_t   node;
+    size_t          best;             /* 0: none yet                          */
+    size_t          need;
+} lunary_choice_t;
+
+
+static size_t lunary_reduce_string(lunary_reduce_t *r, unsigned char *s,
+    size_t len, lunary_str_t key);
+static void lunary_reduce_walk(const lunary_reduce_t *r,
+    lunary_reduce_visit_pt visit, void *ctx);
+static void lunary_reduce_array(void *ctx, const lunary_reduce_t *r,
+    const lunary_node_t *node);
+static void lunary_reduce_value(void *ctx, const lunary_reduce_t *r,
+    const lunary_node_t *node);
+static size_t lunary_reduce_drop(lunary_reduce_t *r,
+    const lunary_node_t *node, size_t need);
+static void lunary_reduce_edit(lunary_reduce_t *r, size_t from, size_t to,
+    const unsigned char *text, size_t n, const lunary_node_t *node);
+
+
+void
+lunary_reduce_init(lunary_reduce_t *r, size_t cut)
+{
+    r->data = NULL;
+    r->len = 0;
+    r->fixed = 0;
+    r->cut = cut;
+    r->removed = 0;
+    r->nmarks = 0;
+    r->nnotes = 0;
+    r->last.len = 0;
+}
+
+
+void
+lunary_reduce_note(lunary_reduce_t *r, lunary_str_t key, size_t n)
+{
+    unsigned               i;
+    lunary_reduce_note_t  *note;
+
+    r->removed += n;
+
+    if (key.len > LUNARY_REDUCE_KEY) {
+        return;
+    }
+
+    for (i = 0; i < r->nnotes; i++) {
+        note = &r->notes[i];
+
+        if (lunary_str_eq(key, (const char *) note->key, note->len)) {
+            note->removed += n;
+            return;
+        }
+    }
+
+    if (r->nnotes < LUNARY_REDUCE_NOTES) {
+        note = &r->notes[r->nnotes++];
+        note->removed = n;
+        note->len = (uint8_t) key.len;
+
+        if (key.len) {
+            memcpy(note->key, key.data, key.len);
+        }
+    }
+}
+
+
+size_t
+lunary_reduce_noted(const lunary_reduce_t *r, lunary_str_t key)
+{
+    unsigned  i;
+
+    for (i = 0; i < r->nnotes; i++) {
+
+        if (lunary_str_eq(key, (const char *) r->notes[i].key,
+                          r->notes[i].len))
+        {
+            return r->notes[i].removed;
+        }
+    }
+
+    return 0;
+}
+
+
+/*
+ * One sweep: [from, p) has been looked at and is not moved yet, dst is where
+ * it goes.  The current top-level key is copied out, since it moves too.
+ */
+
+void
+lunary_reduce_strings(lunary_reduce_t *r)
+{
+    size_t                 depth, n;
+    unsigned char         *p, *q, *end, *from, *dst, last;
+    lunary_reduce_note_t   key;
+
+    p = r->data;
+    end = p + r->fixed;
+    from = p;
+    dst = p;
+    depth = 0;
+    last = 0;
+    key.len = 0;
+
+    while (p < end) {
+
+        switch (*p) {
+
+        case ' ':
+        case '\n':
+        case '\r':
+        case '\t':
+            n = (size_t) (p - from);
+            memmove(dst, from, n);
+            dst += n;
+
+            do {
+                p++;
+            } while (p < end && (*p == ' ' || *p == '\n' || *p == '\r'
+                                 || *p == '\t'));
+
+            from = p;
+            continue;
+
+        case '"':
+            q = (unsigned char *) lunary_simd_close(p + 1, end);
+            n = (size_t) (q - p - 1);
+
+            if (depth == 1 && r->data[0] == '{'
+                && (last == '{' || last == ','))
+            {
+                key.len = (uint8_t) (n <= LUNARY_REDUCE_KEY ? n : 0);
+                memcpy(key.key, p + 1, key.len);
+            }
+
+            if (n > r->cut + LUNARY_CUT_GRACE) {
+
+                /* the string is shortened where it is, then moved along */
+
+                n = lunary_reduce_string(r, p + 1, n,
+                                         lunary_str(key.key, key.len));
+                n += (size_t) (p + 1 - from);
+                memmove(dst, from, n);
+                dst += n;
+                from = q;
+            }
+
+            p = q + 1;
+            continue;
+
+        case '{':
+        case '[':
+            depth++;
+            last = *p;
+            break;
+
+        case '}':
+        case ']':
+            depth--;
+            last = *p;
+            break;
+
+        case ',':
+        case ':':
+            last = *p;
+            break;
+
+        default:
+            break;
+        }
+
+        p++;
+    }
+
+    n = (size_t) (r->data + r->len - from);
+    memmove(dst, from, n);
+
+    r->fixed = (size_t) (dst + (end - from) - r->data);
+    r->len = (size_t) (dst + n - r->data);
+}
+
+
+/* cuts the string whose inside is s; returns what is left of it */
+
+static size_t
+lunary_reduce_string(lunary_reduce_t *r, unsigned char *s, size_t len,
+    lunary_str_t key)
+{
+    size_t        removed;
+    lunary_cut_t  cut;
+
+    /* the offsets of a lunary_cut_t are those of a text, never 0 */
+
+    lunary_cut_start(&cut, 1);
+
+    len = lunary_cut_finish(&cut, s - 1, len + 1, r->cut, &removed) - 1;
+
+    lunary_reduce_note(r, key, removed);
+
+    return len;
+}
+
+
+static void
+lunary_reduce_walk(const lunary_reduce_t *r, lunary_reduce_visit_pt visit,
+    void *ctx)
+{
+    size_t                key, key_len;
+    unsigned              depth;
+    unsigned char         last;
+    lunary_node_t        *node, nodes[LUNARY_REDUCE_LEVELS];
+    const unsigned char  *p, *q, *end;
+
+    p = r->data;
+    end = p + r->fixed;
+    depth = 0;
+    key = 0;
+    key_len = 0;
+    last = 0;
+
+    for ( /* void */ ; p < end; p++) {
+
+        switch (*p) {
+
+        case '"':
+            q = lunary_simd_close(p + 1, end);
+
+            if (depth == 1 && r->data[0] == '{'
+                && (last == '{' || last == ','))
+            {
+                key = (size_t) (p + 1 - r->data);
+                key_len = (size_t) (q - p - 1);
+            }
+
+            p = q;
+            continue;
+
+        case '{':
+        case '[':
+
+            if (depth < LUNARY_REDUCE_LEVELS) {
+                node = &nodes[depth];
+                node->start = (size_t) (p - r->data);
+                node->last = node->start + 1;
+                node->depth = depth;
+                node->key = key;
+                node->key_len = key_len;
+            }
+
+            depth++;
+            break;
+
+        case '}':
+        case ']':
+            depth--;
+
+            if (depth < LUNARY_REDUCE_LEVELS) {
+                node = &nodes[depth];
+                node->end = (size_t) (p + 1 - r->data);
+                node->open = 0;
+                visit(ctx, r, node);
+            }
+
+            break;
+
+        case ',':
+
+            if (depth <= LUNARY_REDUCE_LEVELS) {
+                nodes[depth - 1].last = (size_t) (p + 1 - r->data);
+            }
+
+            break;
+
+        case ':':
+            break;
+
+        default:
+            continue;
+        }
+
+        last = *p;
+    }
+
+    if (depth > LUNARY_REDUCE_LEVELS) {
+        depth = LUNARY_REDUCE_LEVELS;
+    }
+
+    while (depth-- > 0) {
+        node = &nodes[depth];
+        node->end = r->len;
+        node->open = 1;
+        visit(ctx, r, node);
+    }
+}
+
+
+/* of arrays the one whose old elements are the most; on a tie the outermost */
+
+static void
+lunary_reduce_array(void *ctx, const lunary_reduce_t *r,
+    const lunary_node_t *node)
+{
+    size_t            n;
+    lunary_choice_t  *c = ctx;
+
+    n = node->last - node->start - 1;
+
+    if (r->data[node->start] == '[' && n >= c->need && n >= c->best) {
+        c->best = n;
+        c->node = *node;
+    }
+}
+
+
+void
+lunary_reduce_elements(lunary_reduce_t *r, size_t target)
+{
+    int              i;
+    lunary_choice_t  c;
+
+    for (i = 0; i < LUNARY_REDUCE_ROUNDS && r->len > target; i++) {
+
+        c.best = 0;
+        c.need = LUNARY_REDUCE_WORTH;
+
+        lunary_reduce_walk(r, lunary_reduce_array, &c);
+
+        if (c.best == 0
+            || lunary_reduce_drop(r, &c.node, r->len - target) == 0)
+        {
+            return;
+        }
+    }
+}
+
+
+/*
+ * Replaces old elements of an array by one that tells of them.  Where such a
+ * one is there already, it goes with them and its bytes are added.
+ */
+
+static size_t
+lunary_reduce_drop(lunary_reduce_t *r, const lunary_node_t *node, size_t need)
+{
+    int                    object, ours;
+    size_t                 n, bytes, first, before;
+    unsigned               i;
+    lunary_str_t           v;
+    unsigned char          text[LUNARY_CUT_MARKER + 64];
+    const unsigned char   *p, *start, *last;
+
+    first = node->start + 1;
+    start = r->data + first;
+    last = r->data + node->last;
+    bytes = 0;
+    ours = 0;
+
+    p = start;
+
+    for (i = 0; i < r->nmarks; i++) {
+
+        if (r->marks[i].at == first) {
+            bytes = r->marks[i].bytes;
+            (void) lunary_json_value(&p, last);
+            p++;
+            start = p;
+            ours = 1;
+            break;
+        }
+    }
+
+    if (p >= last) {
+        return 0;
+    }
+
+    object = (*p == '{');
+
+    /* the marker's own length is not known before its number: the longest */
+
+    need += sizeof(text);
+
+    while (p < last && (size_t) (p - r->data) - first < need) {
+
+        v = lunary_json_value(&p, last);
+
+        if (v.len == 0) {
+            return 0;
+        }
+
+        p++;                                      /* the comma behind it */
+    }
+
+    bytes += (size_t) (p - start) - 1;
+
+    n = 0;
+
+    if (object || (ours && r->data[first] == '{')) {
+        memcpy(text, "{\"role\":\"omitted\",\"content\":", 28);
+        n = 28;
+    }
+
+    text[n++] = '"';
+    n += lunary_cut_marker(text + n, bytes);
+    text[n++] = '"';
+
+    if (n > 28 && text[0] == '{') {
+        text[n++] = '}';
+    }
+
+    text[n++] = ',';
+
+    if ((size_t) (p - r->data) - first <= n) {
+        return 0;
+    }
+
+    before = r->len;
+
+    lunary_reduce_edit(r, first, (size_t) (p - r->data), text, n, node);
+
+    if (r->nmarks < LUNARY_REDUCE_MARKS) {
+        r->marks[r->nmarks].at = first;
+        r->marks[r->nmarks].bytes = bytes;
+        r->nmarks++;
+    }
+
+    return before - r->len;
+}
+
+
+/* the smallest container that suffices, else the largest; never the outermost
+ * one, nor one that was taken out already */
+
+static void
+lunary_reduce_value(void *ctx, const lunary_reduce_t *r,
+    const lunary_node_t *node)
+{
+    size_t            n;
+    lunary_choice_t  *c = ctx;
+
+    (void) r;
+
+    n = node->end - node->start;
+
+    if (node->depth == 0 || n < LUNARY_REDUCE_WORTH) {
+        return;
+    }
+
+    if (c->best == 0
+        || (n >= c->need && (c->best < c->need || n < c->best))
+        || (n < c->need && n > c->best))
+    {
+        c->best = n;
+        c->node = *node;
+    }
+}
+
+
+int
+lunary_reduce_values(lunary_reduce_t *r, size_t target)
+{
+    int              i;
+    lunary_choice_t  c;
+
+    for (i = 0; i < LUNARY_REDUCE_ROUNDS && r->len > target; i++) {
+
+        c.best = 0;
+        c.need = r->len - target + sizeof("null") - 1;
+
+        lunary_reduce_walk(r, lunary_reduce_value, &c);
+
+        if (c.best == 0) {
+            break;
+        }
+
+        lunary_reduce_edit(r, c.node.start, c.node.end,
+                           (const unsigned char *) "null", 4, &c.node);
+
+        if (c.node.open) {
+            return (int) c.node.depth;
+        }
+    }
+
+    return -1;
+}
+
+
+int
+lunary_reduce_members(lunary_reduce_t *r, size_t target)
+{
+    size_t                depth, keep;
+    const unsigned char  *p, *end;
+
+    if (r->len == 0 || (r->data[0] != '{' && r->data[0] != '[')) {
+        return 0;
+    }
+
+    p = r->data;
+    end = p + (r->fixed < target ? r->fixed : target);
+    depth = 0;
+    keep = 1;
+
+    for ( /* void */ ; p < end; p++) {
+
+        switch (*p) {
+
+        case '"':
+            p = lunary_simd_close(p + 1, end);
+
+            if (p == end) {
+                p--;
+            }
+
+            break;
+
+        case '{':
+        case '[':
+            depth++;
+            break;
+
+        case '}':
+        case ']':
+            depth--;
+            break;
+
+        case ',':
+
+            if (depth == 1) {
+                keep = (size_t) (p - r->data);
+            }
+
+            break;
+
+        default:
+            break;
+        }
+    }
+
+    r->removed += r->len - keep;
+    r->len = keep;
+    r->fixed = keep;
+
+    return 1;
+}
+
+
+/* replaces [from, to) by a text that is not longer; node tells whose it was */
+
+static void
+lunary_reduce_edit(lunary_reduce_t *r, size_t from, size_t to,
+    const unsigned char *text, size_t n, const lunary_node_t *node)
+{
+    size_t                 less;
+    unsigned               i, k;
+    lunary_reduce_mark_t  *m;
+
+    less = to - from - n;
+
+    lunary_reduce_note(r, lunary_str(r->data + node->key, node->key_len),
+                       less);
+
+    memmove(r->data + from + n, r->data + to, r->len - to);
+    memcpy(r->data + from, text, n);
+
+    r->len -= less;
+    r->fixed = (r->fixed >= to) ? r->fixed - less : from + n;
+
+    for (i = 0, k = 0; i < r->nmarks; i++) {
+        m = &r->marks[i];
+
+        if (m->at >= from && m->at < to) {
+            continue;
+        }
+
+        r->marks[k] = *m;
+        r->marks[k++].at -= (m->at >= to) ? less : 0;
+    }
+
+    r->nmarks = k;
+}

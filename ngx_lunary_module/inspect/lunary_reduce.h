@@ -1,0 +1,92 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Making a JSON text in memory smaller, in place.  The text may be the start
+ * of one (brackets still open): what must not be touched begins at `fixed`.
+ * Private to inspect/.
+ *
+ * Invariants
+ *   - [0, fixed) holds whole tokens only; it is valid JSON but for brackets
+ *     that are still open, and stays so;
+ *   - every step makes the text shorter or leaves it as it is, in one or two
+ *     passes over it and without memory;
+ *   - text before + bytes counted as removed = text after, but for white
+ *     space between tokens.
+ */
+
+#ifndef LUNARY_REDUCE_H
+#define LUNARY_REDUCE_H
+
+#include "lunary_base.h"
+
+
+#define LUNARY_REDUCE_MARKS  16
+#define LUNARY_REDUCE_NOTES  16
+#define LUNARY_REDUCE_KEY    47
+
+
+/* an element that stands for others: where it is, what it stands for */
+
+typedef struct {
+    size_t          at;
+    size_t          bytes;
+} lunary_reduce_mark_t;
+
+
+/* how much has been taken out of one top-level member */
+
+typedef struct {
+    size_t          removed;
+    uint8_t         len;
+    unsigned char   key[LUNARY_REDUCE_KEY];
+} lunary_reduce_note_t;
+
+
+typedef struct {
+    unsigned char  *data;
+    size_t          len;
+    size_t          fixed;
+    size_t          cut;             /* longer strings lose their middle      */
+    size_t          removed;
+
+    unsigned        nmarks;
+    unsigned        nnotes;
+
+    lunary_reduce_mark_t  marks[LUNARY_REDUCE_MARKS];
+    lunary_reduce_note_t  notes[LUNARY_REDUCE_NOTES];
+
+    /* the newest top-level member's key; the caller's to set and use */
+    lunary_reduce_note_t  last;
+} lunary_reduce_t;
+
+
+void lunary_reduce_init(lunary_reduce_t *r, size_t cut);
+
+/* writes down that n bytes went from the member named key (as written) */
+void lunary_reduce_note(lunary_reduce_t *r, lunary_str_t key, size_t n);
+
+/* what was noted for it */
+size_t lunary_reduce_noted(const lunary_reduce_t *r, lunary_str_t key);
+
+/* drops white space between tokens and cuts strings; done once, first */
+void lunary_reduce_strings(lunary_reduce_t *r);
+
+/* drops the oldest elements of the largest array, then of the next one, until
+ * the text is not longer than target or nothing more can be had */
+void lunary_reduce_elements(lunary_reduce_t *r, size_t target);
+
+/*
+ * Makes null of objects and arrays until the text is not longer than target:
+ * of the smallest that suffices, or the largest there is.  Where that one is
+ * still open the text ends with the null: returns the number of brackets that
+ * are open around it, -1 otherwise.
+ */
+int lunary_reduce_values(lunary_reduce_t *r, size_t target);
+
+/* drops whole members (or elements) of the outermost value from the end on,
+ * until there is room for its closing bracket within target; what is open
+ * goes.  Returns 0 where the outermost value is neither object nor array. */
+int lunary_reduce_members(lunary_reduce_t *r, size_t target);
+
+
+#endif /* LUNARY_REDUCE_H */

@@ -1,0 +1,38 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Looking on while lunary_doc.c scans: where the members of the outermost
+ * object (and of one in it) stand in the original bytes.  Private to inspect/:
+ * lunary_request.c is who looks.
+ */
+
+#ifndef LUNARY_WATCH_H
+#define LUNARY_WATCH_H
+
+#include "lunary_doc.h"
+#include "lunary_scan.h"
+
+
+/*
+ * Called with
+ *   LUNARY_SCAN_KEY        a key in a watched object has come: s->key as
+ *                          written, s->token, s->value_end.  Returns 1 where
+ *                          the value's start and end are wanted;
+ *   LUNARY_SCAN_OPEN       an object or array was opened: s->depth counts it;
+ *   LUNARY_SCAN_CLOSE      one was closed: s->depth does not count it;
+ *   LUNARY_SCAN_STRING     such a value starts: s->token;
+ *   LUNARY_SCAN_STRING_END, LUNARY_SCAN_SCALAR   it ended: s->token (of a
+ *                          scalar its start), s->value_end.
+ * An object is watched where s->depth is not above the depth last returned by
+ * lunary_doc_watch_depth().
+ */
+typedef int (*lunary_watch_pt)(void *ctx, lunary_scan_event_e event,
+    const lunary_scan_t *s);
+
+void lunary_doc_watch(lunary_doc_t *d, lunary_watch_pt watch, void *ctx);
+
+/* events at this depth and above it (1: the outermost object) are told */
+void lunary_doc_watch_depth(lunary_doc_t *d, unsigned depth);
+
+
+#endif /* LUNARY_WATCH_H */
