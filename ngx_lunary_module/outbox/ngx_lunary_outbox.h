@@ -31,9 +31,12 @@ typedef struct {
     ngx_uint_t                 shards;         /* 1..                        */
     ngx_msec_t                 flush;
     ngx_str_t                  path;           /* spool directory, "" : off  */
+    ngx_flag_t                 path_set;       /* it was configured          */
     size_t                     size;           /* of one worker's spool      */
     ngx_uint_t                 sync;           /* NGX_LUNARY_SYNC_*          */
 } ngx_lunary_outbox_conf_t;
+
+/* `path` empty: a ring of `size` bytes of memory, lost with its worker */
 
 #define NGX_LUNARY_SYNC_OFF     0
 #define NGX_LUNARY_SYNC_1S      1
@@ -71,6 +74,23 @@ void ngx_lunary_outbox_exit(ngx_cycle_t *cycle);
 u_char *ngx_lunary_outbox_reserve(ngx_uint_t kind, ngx_uint_t fields,
     size_t size, uint32_t hash);
 void ngx_lunary_outbox_commit(void);
+
+
+/*
+ * For who must answer only when a record cannot be lost any more (ingest):
+ * NGX_OK where everything committed so far is as safe as `sync=` promises,
+ * NGX_AGAIN where it will be: handler(data) is called then, from the event
+ * loop, once; w must live until that or until it is forgotten.
+ */
+typedef struct {
+    ngx_queue_t                queue;
+    uint64_t                   seq;
+    void                     (*handler)(void *data);
+    void                      *data;
+} ngx_lunary_outbox_waiter_t;
+
+ngx_int_t ngx_lunary_outbox_durable(ngx_lunary_outbox_waiter_t *w);
+void ngx_lunary_outbox_forget(ngx_lunary_outbox_waiter_t *w);
 
 
 #endif /* NGX_LUNARY_OUTBOX_H */

@@ -5,6 +5,7 @@
  *
  *     ngx_lunary_outbox.c          a worker's outbox: start, append, end
  *     ngx_lunary_outbox_send.c     flights: what is sent, and what came of it
+ *     ngx_lunary_outbox_source.c   a spool with its keys
  *     ngx_lunary_outbox_watermark.c  what Redis has: agreed, older, missing
  *     ngx_lunary_outbox_script.c   the script, its commands and replies
  *     ngx_lunary_outbox_thread.c   the helper thread: sync, adoption
@@ -36,6 +37,7 @@
 #define NGX_LUNARY_OUTBOX_ENOUGH       (64 * 1024)
 #define NGX_LUNARY_OUTBOX_MAX_SHARDS   256
 #define NGX_LUNARY_OUTBOX_MAX_ADOPTED  64
+#define NGX_LUNARY_OUTBOX_MAX_FIELDS   1024
 #define NGX_LUNARY_OUTBOX_WATERMARK    64         /* bytes of its text       */
 #define NGX_LUNARY_OUTBOX_RETRY_MIN    100        /* ms                      */
 #define NGX_LUNARY_OUTBOX_RETRY_MAX    2000
@@ -95,6 +97,16 @@ typedef enum {
 } ngx_lunary_outbox_result_e;
 
 
+/* what an error reply is about */
+
+typedef enum {
+    NGX_LUNARY_OUTBOX_BLAME_NOBODY = 0,           /* Redis, not what is sent */
+    NGX_LUNARY_OUTBOX_BLAME_BATCH,                /* one of the batch, maybe */
+    NGX_LUNARY_OUTBOX_BLAME_RECORD                /* the one behind its
+                                                     watermark               */
+} ngx_lunary_outbox_blame_e;
+
+
 typedef struct {
     ngx_uint_t                    shard;
     ngx_uint_t                    count;
@@ -114,6 +126,7 @@ typedef struct {
     u_char                        text[128];      /* error, or the group     */
     size_t                        text_len;
     ngx_lunary_redis_error_e      error;
+    ngx_lunary_outbox_blame_e     blame;
     int64_t                       length;         /* of the stream, or -1    */
     int64_t                       memory;
 } ngx_lunary_outbox_batch_t;
@@ -158,6 +171,7 @@ typedef struct {
     int                           dirfd;
     int                           event_fd;
     ngx_uint_t                    started;
+    uint64_t                      asked;          /* of the event loop       */
     ngx_log_t                    *log;
     ngx_lunary_outbox_conf_t     *conf;
     char                          target[LUNARY_SPOOL_TARGET_MAX + 1];
@@ -199,6 +213,7 @@ typedef struct {
     ngx_uint_t                    max_count;      /* halved by errors        */
     ngx_uint_t                    errors;         /* in a row                */
     ngx_uint_t                    alike;          /* the same error again    */
+    ngx_uint_t                    refused;        /* set aside in a row      */
     uint64_t                      error_seq;
     ngx_uint_t                    error_hash;
     u_char                        held[128];      /* the group that holds up */
@@ -206,17 +221,21 @@ typedef struct {
     ngx_msec_t                    logged;
     ngx_uint_t                    dropped;        /* since it was logged     */
     time_t                        drop_logged;
+    time_t                        large_logged;
 
     ngx_uint_t                    reserved_kind;
     ngx_uint_t                    reserved_fields;
     uint32_t                      reserved_hash;
 
     ngx_queue_t                   waiters;        /* for durability          */
+    uint64_t                      others[LUNARY_SPOOL_KINDS];
+    size_t                        others_bytes;   /* of adopted spools       */
 
     unsigned                      use_eval:1;     /* the script is not there */
     unsigned                      in_error:1;     /* it was logged           */
     unsigned                      policy_warned:1;
-    unsigned                      exiting:1;
+    unsigned                      unsafe_logged:1;/* a sync failed           */
+    unsigned                      wait_logged:1;  /* too few replicas        */
 } ngx_lunary_outbox_t;
 
 
@@ -224,21 +243,28 @@ typedef struct {
 
 void ngx_lunary_outbox_gauges(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_schedule(ngx_lunary_outbox_t *ob);
+ngx_uint_t ngx_lunary_outbox_pending(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_acked(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, uint64_t seq);
-ngx_lunary_outbox_source_t *ngx_lunary_outbox_source(ngx_log_t *log,
-    ngx_lunary_outbox_conf_t *conf);
-ngx_int_t ngx_lunary_outbox_source_keys(ngx_log_t *log,
-    ngx_lunary_outbox_conf_t *conf, ngx_lunary_outbox_source_t *src);
-void ngx_lunary_outbox_free_source(ngx_lunary_outbox_source_t *src);
-void ngx_lunary_outbox_wake_waiters(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_others(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_adopted(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+void ngx_lunary_outbox_synced(ngx_lunary_outbox_t *ob, uint64_t seq,
+    ngx_uint_t failed);
 
 /* ngx_lunary_outbox_send.c */
 
 void ngx_lunary_outbox_state(void *data, ngx_uint_t up);
 void ngx_lunary_outbox_kick(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_pause_handler(ngx_event_t *ev);
-ngx_uint_t ngx_lunary_outbox_pending(ngx_lunary_outbox_t *ob);
+
+/* ngx_lunary_outbox_source.c */
+
+ngx_lunary_outbox_source_t *ngx_lunary_outbox_source(ngx_log_t *log);
+ngx_int_t ngx_lunary_outbox_source_keys(ngx_log_t *log,
+    ngx_lunary_outbox_conf_t *conf, ngx_lunary_outbox_source_t *src);
+void ngx_lunary_outbox_free_source(ngx_lunary_outbox_source_t *src);
+void ngx_lunary_outbox_target(ngx_lunary_outbox_conf_t *conf, char *dst);
 
 /* ngx_lunary_outbox_watermark.c */
 

@@ -136,7 +136,7 @@
     "  local r = redis.pcall('SET', KEYS[2], w)\n"                            \
     "  if r.err then return {'error', ARGV[2], r.err} end\n"                  \
     "end\n"                                                                   \
-    "if err then return {'error', w, err} end\n"                              \
+    "if err then return {'error', w, err, 'record'} end\n"                            \
     "if done < n then return {'full', w, held} end\n"                         \
     "return {'ok', w, '', len, mem}\n"
 
@@ -281,6 +281,7 @@ ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
     }
 
     b->result = NGX_LUNARY_OUTBOX_ERROR;
+    b->blame = NGX_LUNARY_OUTBOX_BLAME_BATCH;
     text = reply;
 
     if (reply->type == REDIS_REPLY_ARRAY
@@ -319,6 +320,9 @@ ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
         if (ngx_strcmp(e[0]->str, "full") == 0) {
             b->result = NGX_LUNARY_OUTBOX_FULL;
         }
+
+        b->blame = (reply->elements >= 4) ? NGX_LUNARY_OUTBOX_BLAME_RECORD
+                                          : NGX_LUNARY_OUTBOX_BLAME_NOBODY;
     }
 
     if (text && (text->type == REDIS_REPLY_STRING
@@ -340,10 +344,16 @@ ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
 static size_t
 ngx_lunary_outbox_copy(u_char *dst, size_t size, redisReply *reply)
 {
-    size_t  len;
+    size_t  i, len;
 
     len = ngx_min((size_t) reply->len, size);
-    ngx_memcpy(dst, reply->str, len);
+
+    for (i = 0; i < len; i++) {
+
+        /* it may go into the log */
+        dst[i] = (reply->str[i] >= ' ' && reply->str[i] < 0x7f)
+                 ? (u_char) reply->str[i] : '?';
+    }
 
     return len;
 }
