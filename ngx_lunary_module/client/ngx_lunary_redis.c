@@ -561,10 +561,48 @@ ngx_lunary_redis_idle(ngx_lunary_redis_t *rc, ngx_uint_t idle)
 
 
 void
+ngx_lunary_redis_keep(ngx_lunary_redis_t *rc)
+{
+    rc->keep = 1;
+}
+
+
+ngx_int_t
+ngx_lunary_redis_farewell(ngx_lunary_redis_t *rc, ngx_uint_t argc,
+    const ngx_str_t *argv)
+{
+    ssize_t                      n, size;
+    ngx_buf_t                   *b;
+    ngx_connection_t            *c;
+    ngx_lunary_redis_request_t  *req;
+
+    c = rc->peer.connection;
+
+    if (rc->state != NGX_LUNARY_REDIS_UP || rc->out || c->buffered) {
+        return NGX_ERROR;
+    }
+
+    req = ngx_lunary_redis_build(rc, argc, argv, NULL, NULL);
+    if (req == NULL) {
+        return NGX_ERROR;
+    }
+
+    b = req->in->buf;
+    size = b->last - b->pos;
+    n = c->send(c, b->pos, size);
+
+    ngx_free(req);
+
+    return (n == size) ? NGX_OK : NGX_ERROR;
+}
+
+
+void
 ngx_lunary_redis_set_idle(ngx_lunary_redis_t *rc)
 {
     if (rc->peer.connection) {
-        rc->peer.connection->idle = (rc->idle && rc->ncommands == 0
+        rc->peer.connection->idle = (rc->idle && !rc->keep
+                                     && rc->ncommands == 0
                                      && rc->state == NGX_LUNARY_REDIS_UP);
     }
 }

@@ -107,6 +107,16 @@ ngx_uint_t ngx_lunary_redis_up(ngx_lunary_redis_t *rc);
  */
 void ngx_lunary_redis_idle(ngx_lunary_redis_t *rc, ngx_uint_t idle);
 
+/* a graceful shutdown leaves the connection open: its owner closes it */
+void ngx_lunary_redis_keep(ngx_lunary_redis_t *rc);
+
+/*
+ * Sends a last small command and expects no reply; ngx_lunary_redis_close()
+ * must follow.  NGX_OK where all of it was handed to the kernel.
+ */
+ngx_int_t ngx_lunary_redis_farewell(ngx_lunary_redis_t *rc, ngx_uint_t argc,
+    const ngx_str_t *argv);
+
 /* treats the connection as broken: closes it, and connects again after the
  * usual backoff; what is under way gets NULL */
 void ngx_lunary_redis_reset(ngx_lunary_redis_t *rc, const char *why);

@@ -87,6 +87,7 @@ struct ngx_lunary_redis_s {
     ngx_uint_t                    last_failure;/* hash of its text           */
 
     unsigned                      idle:1;
+    unsigned                      keep:1;
     unsigned                      silent:1;    /* the row is already logged  */
     unsigned                      ever:1;      /* it has been up             */
     unsigned                      closed:1;    /* by its owner, or shut down */

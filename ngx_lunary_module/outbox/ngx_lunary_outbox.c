@@ -324,7 +324,8 @@ ngx_lunary_outbox_schedule(ngx_lunary_outbox_t *ob)
     if (ob->last_count < NGX_LUNARY_OUTBOX_SMALL
         && waiting < NGX_LUNARY_OUTBOX_MAX_COUNT
         && sp->bytes < NGX_LUNARY_OUTBOX_ENOUGH
-        && ob->others_bytes == 0
+        && !ob->own->verify
+        && ngx_queue_last(&ob->sources) == ngx_queue_head(&ob->sources)
         && ob->conf->flush
         && !ngx_exiting)
     {

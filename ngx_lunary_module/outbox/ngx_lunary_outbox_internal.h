@@ -52,6 +52,8 @@ typedef struct {
     u_char                        watermark[NGX_LUNARY_OUTBOX_WATERMARK];
     size_t                        watermark_len;  /* as Redis holds it       */
     uint64_t                      applied;        /* Redis has up to here    */
+    uint64_t                      moved;          /* what it says            */
+    uint64_t                      skipped;        /* set aside up to here    */
     unsigned                      known:1;        /* since the last connect  */
     unsigned                      opened:1;       /* the key exists          */
 
@@ -117,9 +119,9 @@ typedef struct {
     unsigned                      kind;           /* of the first record     */
     ngx_chain_t                  *out;
     ngx_chain_t                 **last;
+    ngx_chain_t                  *tail;
 
     ngx_lunary_outbox_result_e    result;
-    ngx_uint_t                    done;
     ngx_uint_t                    created;        /* open: there was none    */
     u_char                        watermark[NGX_LUNARY_OUTBOX_WATERMARK];
     size_t                        watermark_len;
@@ -136,7 +138,6 @@ typedef enum {
     NGX_LUNARY_OUTBOX_IDLE = 0,
     NGX_LUNARY_OUTBOX_OPEN,
     NGX_LUNARY_OUTBOX_ADD,
-    NGX_LUNARY_OUTBOX_WAIT,
     NGX_LUNARY_OUTBOX_DELETE
 } ngx_lunary_outbox_op_e;
 
@@ -152,7 +153,6 @@ typedef struct {
     ngx_uint_t                    failed;         /* DELETE                  */
 
     ngx_uint_t                    nlinks;
-    ngx_uint_t                    nrecords;
     u_char                       *prefix;         /* where commands begin    */
     size_t                        prefix_size;
 
@@ -212,6 +212,7 @@ typedef struct {
     ngx_uint_t                    last_count;     /* of the last flight      */
     ngx_uint_t                    max_count;      /* halved by errors        */
     ngx_uint_t                    errors;         /* in a row                */
+    ngx_uint_t                    kept;           /* refused records, files  */
     ngx_uint_t                    alike;          /* the same error again    */
     ngx_uint_t                    refused;        /* set aside in a row      */
     uint64_t                      error_seq;

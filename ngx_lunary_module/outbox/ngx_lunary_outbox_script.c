@@ -132,11 +132,10 @@
     "elseif last then\n"                                                      \
     "  w = string.format('%.0f', (struct.unpack('<I8', ARGV[last], 17)))\n"   \
     "end\n"                                                                   \
-    "if w ~= ARGV[2] then\n"                                                  \
-    "  local r = redis.pcall('SET', KEYS[2], w)\n"                            \
+XX, KEYS[2], w)\n"                            \
     "  if r.err then return {'error', ARGV[2], r.err} end\n"                  \
     "end\n"                                                                   \
-    "if err then return {'error', w, err, 'record'} end\n"                            \
+    "if err then return {'error', w, err, 'record'} end\n"                    \
     "if done < n then return {'full', w, held} end\n"                         \
     "return {'ok', w, '', len, mem}\n"
 

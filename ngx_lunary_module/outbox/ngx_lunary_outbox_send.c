@@ -1,0 +1,1204 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Flights: what is sent to Redis, and what came of it.
+ *
+ * A flight takes records from one source's `send` position on, a batch a
+ * shard, and sends them straight from the ring.  Its outcome moves `send`
+ * over what Redis has, acknowledges, and decides when the next one starts:
+ * at once, or after a pause whose reason the log names when it changes.
+ *
+ * Invariants
+ *   - one flight at a time, so a batch's expected watermark is never that of
+ *     another batch of ours;
+ *   - records of a flight are not acknowledged before its last reply, so
+ *     their bytes stay where they are;
+ *   - a record is set aside only where Redis refused it by itself, twice, and
+ *     took others in between: an error of Redis never costs records.
+ */
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "ngx_lunary_outbox_internal.h"
+#include "stats/ngx_lunary_stats.h"
+
+
+#define NGX_LUNARY_OUTBOX_REFUSED_ROW    2     /* set aside without a success */
+#define NGX_LUNARY_OUTBOX_REFUSED_FILES  100   /* kept in the directory       */
+
+
+static ngx_uint_t ngx_lunary_outbox_start(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+static void ngx_lunary_outbox_start_open(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+static ngx_uint_t ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+static void ngx_lunary_outbox_append(ngx_lunary_outbox_flight_t *f,
+    ngx_lunary_outbox_batch_t *b, u_char *p, size_t len);
+static void ngx_lunary_outbox_start_add(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+static void ngx_lunary_outbox_start_wait(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+static void ngx_lunary_outbox_send_wait(ngx_lunary_outbox_t *ob);
+static void ngx_lunary_outbox_start_delete(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+static ngx_lunary_outbox_batch_t *ngx_lunary_outbox_batch(
+    ngx_lunary_outbox_flight_t *f, ngx_uint_t shard);
+static void ngx_lunary_outbox_send(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_batch_t *b);
+static ngx_int_t ngx_lunary_outbox_prepare(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_op_e op, size_t size);
+static void ngx_lunary_outbox_reply(void *data, redisReply *reply);
+static void ngx_lunary_outbox_wait_reply(void *data, redisReply *reply);
+static void ngx_lunary_outbox_delete_reply(void *data, redisReply *reply);
+static void ngx_lunary_outbox_land(ngx_lunary_outbox_t *ob);
+static ngx_msec_t ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static ngx_msec_t ngx_lunary_outbox_error(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static ngx_msec_t ngx_lunary_outbox_refused(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static void ngx_lunary_outbox_set_aside(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static void ngx_lunary_outbox_sampled(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static void ngx_lunary_outbox_settle(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+static void ngx_lunary_outbox_held(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static ngx_msec_t ngx_lunary_outbox_backoff(ngx_lunary_outbox_t *ob);
+
+
+/* of one worker, as there is one flight: where a shard's call begins */
+static ngx_lunary_outbox_t  *ngx_lunary_outbox_flying;
+
+
+void
+ngx_lunary_outbox_state(void *data, ngx_uint_t up)
+{
+    ngx_lunary_outbox_t *ob = data;
+
+    ngx_uint_t                   i;
+    ngx_queue_t                 *q;
+    ngx_lunary_outbox_source_t  *src;
+
+    ngx_lunary_stats_set(NGX_LUNARY_G_REDIS_CONNECTED, up ? 1 : 0);
+
+    if (!up) {
+        return;
+    }
+
+    /* it may be another Redis, or an older one: ask for every watermark */
+
+    for (q = ngx_queue_head(&ob->sources);
+         q != ngx_queue_sentinel(&ob->sources);
+         q = ngx_queue_next(q))
+    {
+        src = ngx_queue_data(q, ngx_lunary_outbox_source_t, queue);
+
+        for (i = 0; i < src->spool.shards; i++) {
+            src->shards[i].known = 0;
+        }
+
+        if (src->life == NGX_LUNARY_OUTBOX_LIVE) {
+            src->verify = (src->spool.next_seq > 1);
+            src->spool.send = src->spool.head;
+        }
+    }
+
+    if (ob->pause.timer_set) {
+        ngx_del_timer(&ob->pause);
+    }
+
+    ngx_lunary_outbox_policy(ob);
+    ngx_lunary_outbox_kick(ob);
+}
+
+
+void
+ngx_lunary_outbox_pause_handler(ngx_event_t *ev)
+{
+    ngx_connection_t     *c;
+    ngx_lunary_outbox_t  *ob;
+
+    c = ev->data;
+    ob = c->data;
+
+    ngx_lunary_outbox_kick(ob);
+}
+
+
+/* starts the next flight if it can; sources take turns */
+
+void
+ngx_lunary_outbox_kick(ngx_lunary_outbox_t *ob)
+{
+    ngx_uint_t                   n;
+    ngx_queue_t                 *q;
+    ngx_lunary_outbox_source_t  *src;
+
+    if (ob->flight->op != NGX_LUNARY_OUTBOX_IDLE || ob->pause.timer_set) {
+        return;
+    }
+
+    if (!ngx_lunary_redis_up(ob->redis)) {
+        ngx_lunary_redis_connect(ob->redis);
+        return;
+    }
+
+    n = 0;
+
+    for (q = ngx_queue_head(&ob->sources);
+         q != ngx_queue_sentinel(&ob->sources);
+         q = ngx_queue_next(q))
+    {
+        n++;
+    }
+
+    while (n--) {
+        q = ngx_queue_head(&ob->sources);
+        ngx_queue_remove(q);
+        ngx_queue_insert_tail(&ob->sources, q);
+
+        src = ngx_queue_data(q, ngx_lunary_outbox_source_t, queue);
+
+        if (ngx_lunary_outbox_start(ob, src)) {
+            break;
+        }
+    }
+
+    ngx_lunary_redis_idle(ob->redis, !ngx_lunary_outbox_pending(ob));
+}
+
+
+/* 1 where a flight of the source has started */
+
+static ngx_uint_t
+ngx_lunary_outbox_start(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    if (src->life == NGX_LUNARY_OUTBOX_RETIRED) {
+        ngx_lunary_outbox_start_delete(ob, src);
+        return 1;
+    }
+
+    if (src->life != NGX_LUNARY_OUTBOX_LIVE) {
+        return 0;
+    }
+
+    if (src->verify) {
+        ngx_lunary_outbox_start_open(ob, src);
+        return 1;
+    }
+
+    if (ngx_lunary_outbox_collect(ob, src)) {
+
+        if (src->verify) {
+            ngx_lunary_outbox_start_open(ob, src);
+            return 1;
+        }
+
+        ngx_lunary_outbox_start_add(ob, src);
+        return 1;
+    }
+
+    if (src->unwaited) {
+        ngx_lunary_outbox_start_wait(ob, src);
+        return 1;
+    }
+
+    if (!src->own && lunary_spool_empty(&src->spool)) {
+        src->life = NGX_LUNARY_OUTBOX_RETIRING;
+        ngx_lunary_outbox_thread_job(ob, src);
+    }
+
+    return 0;
+}
+
+
+/* asks for the watermarks that are not known, and makes those that are not
+ * there */
+
+static void
+ngx_lunary_outbox_start_open(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    u_char                      *p;
+    size_t                       size;
+    ngx_uint_t                   i;
+    ngx_lunary_outbox_batch_t   *b;
+    ngx_lunary_outbox_flight_t  *f;
+
+    f = ob->flight;
+    size = 0;
+
+    for (i = 0; i < src->spool.shards; i++) {
+        if (!src->shards[i].known) {
+            size += ngx_lunary_outbox_script_size(&src->shards[i]);
+        }
+    }
+
+    if (size == 0) {
+        src->verify = 0;
+        ngx_lunary_outbox_schedule(ob);
+        return;
+    }
+
+    if (ngx_lunary_outbox_prepare(ob, src, NGX_LUNARY_OUTBOX_OPEN, size)
+        != NGX_OK)
+    {
+        return;
+    }
+
+    p = f->prefix;
+
+    for (i = 0; i < src->spool.shards; i++) {
+
+        if (src->shards[i].known) {
+            continue;
+        }
+
+        b = ngx_lunary_outbox_batch(f, i);
+
+        size = ngx_lunary_outbox_script_open(p, ob->use_eval, &src->shards[i])
+               - p;
+
+        ngx_lunary_outbox_append(f, b, p, size);
+        p += size;
+
+        ngx_lunary_outbox_send(ob, b);
+    }
+
+    if (f->pending == 0) {
+        ngx_lunary_outbox_land(ob);
+    }
+}
+
+
+/*
+ * Takes the next records into batches.  Returns how many; sets verify where
+ * one is for a shard whose watermark is not known.
+ */
+
+static ngx_uint_t
+ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    size_t                       bytes;
+    ngx_uint_t                   n, max, shard;
+    lunary_spool_t              *sp;
+    lunary_spool_pos_t           pos;
+    lunary_spool_record_t        rec;
+    ngx_lunary_outbox_batch_t   *b;
+    ngx_lunary_outbox_flight_t  *f;
+
+    f = ob->flight;
+    sp = &src->spool;
+
+    f->nbatches = 0;
+    f->nlinks = 2 * NGX_LUNARY_OUTBOX_MAX_SHARDS;
+
+    ngx_memzero(src->batch_of, sp->shards * sizeof(uint16_t));
+
+    max = ob->max_count;
+
+    if (ob->conf->maxlen && ob->conf->maxlen < max) {
+        max = ob->conf->maxlen;
+    }
+
+    n = 0;
+    bytes = 0;
+    pos = sp->send;
+
+    while (n < max && lunary_spool_read(sp, &pos, &rec)) {
+
+        if (rec.seq > src->durable) {
+            break;
+        }
+
+        shard = rec.hash % sp->shards;
+
+        if (!src->shards[shard].known) {
+            src->verify = 1;
+            return 1;
+        }
+
+        if (rec.seq <= src->shards[shard].applied) {
+            lunary_spool_next(sp, &pos);
+
+            if (n == 0) {
+                sp->send = pos;
+            }
+
+            continue;
+        }
+
+        if (n && bytes + rec.len > NGX_LUNARY_OUTBOX_MAX_BYTES) {
+            break;
+        }
+
+        if (src->batch_of[shard] == 0) {
+            b = ngx_lunary_outbox_batch(f, shard);
+            b->first_seq = rec.seq;
+            b->kind = rec.kind;
+            src->batch_of[shard] = (uint16_t) f->nbatches;
+        }
+
+        b = &f->batches[src->batch_of[shard] - 1];
+
+        b->last_seq = rec.seq;
+        b->count++;
+        b->args += 1 + 2 * rec.fields;
+        b->bytes += rec.len;
+
+        ngx_lunary_outbox_append(f, b, (u_char *) rec.data, rec.len);
+
+        n++;
+        bytes += rec.len;
+
+        lunary_spool_next(sp, &pos);
+    }
+
+    f->count = n;
+    f->bytes = bytes;
+
+    if (n == 0) {
+        ngx_lunary_outbox_settle(ob, src);
+
+        /* the record behind one that was set aside is not there yet: the
+         * watermark is moved over it by itself */
+
+        for (shard = 0; shard < sp->shards; shard++) {
+            if (src->shards[shard].skipped > src->shards[shard].moved
+                && src->shards[shard].known)
+            {
+                b = ngx_lunary_outbox_batch(f, shard);
+                b->last_seq = src->shards[shard].skipped;
+                n++;
+            }
+        }
+    }
+
+    return n;
+}
+
+
+static ngx_lunary_outbox_batch_t *
+ngx_lunary_outbox_batch(ngx_lunary_outbox_flight_t *f, ngx_uint_t shard)
+{
+    ngx_lunary_outbox_batch_t  *b;
+
+    b = &f->batches[f->nbatches++];
+
+    ngx_memzero(b, offsetof(ngx_lunary_outbox_batch_t, watermark));
+
+    b->shard = shard;
+    b->last = &b->out;
+
+    return b;
+}
+
+
+/* neighbours in the ring leave as one piece */
+
+static void
+ngx_lunary_outbox_append(ngx_lunary_outbox_flight_t *f,
+    ngx_lunary_outbox_batch_t *b, u_char *p, size_t len)
+{
+    ngx_buf_t    *buf;
+    ngx_chain_t  *cl;
+
+    if (b->tail && b->tail->buf->last == p) {
+        b->tail->buf->last = p + len;
+        return;
+    }
+
+    cl = &f->links[f->nlinks];
+    buf = &f->bufs[f->nlinks];
+    f->nlinks++;
+
+    ngx_memzero(buf, sizeof(ngx_buf_t));
+
+    buf->memory = 1;
+    buf->pos = p;
+    buf->last = p + len;
+
+    cl->buf = buf;
+    cl->next = NULL;
+
+    *b->last = cl;
+    b->last = &cl->next;
+    b->tail = cl;
+}
+
+
+static void
+ngx_lunary_outbox_start_add(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    size_t                       size, maxbytes;
+    u_char                      *p;
+    ngx_buf_t                   *buf;
+    ngx_uint_t                   i, limit;
+    ngx_chain_t                 *cl;
+    ngx_lunary_outbox_shard_t   *shard;
+    ngx_lunary_outbox_batch_t   *b;
+    ngx_lunary_outbox_flight_t  *f;
+
+    f = ob->flight;
+    size = 0;
+
+    for (i = 0; i < f->nbatches; i++) {
+        size += ngx_lunary_outbox_script_size(
+                                        &src->shards[f->batches[i].shard]);
+    }
+
+    if (ngx_lunary_outbox_prepare(ob, src, NGX_LUNARY_OUTBOX_ADD, size)
+        != NGX_OK)
+    {
+        return;
+    }
+
+    p = f->prefix;
+
+    for (i = 0; i < f->nbatches; i++) {
+        b = &f->batches[i];
+        shard = &src->shards[b->shard];
+
+        limit = ob->conf->maxlen;
+
+        if (shard->limit && (limit == 0 || shard->limit < limit)) {
+            limit = shard->limit;
+        }
+
+        maxbytes = 0;
+
+        if (ob->conf->maxbytes
+            && (shard->sampled == 0
+                || ngx_current_msec - shard->sampled >= 1000
+                || shard->since >= ob->conf->maxbytes / 64))
+        {
+            maxbytes = ob->conf->maxbytes;
+            limit = ob->conf->maxlen;
+
+            shard->sampled = ngx_current_msec;
+            shard->since = 0;
+        }
+
+        shard->since += b->bytes;
+
+        /* the call's own arguments go in front */
+
+        cl = &f->links[i];
+        buf = &f->bufs[i];
+
+        ngx_memzero(buf, sizeof(ngx_buf_t));
+
+        buf->memory = 1;
+        buf->pos = p;
+
+        p = ngx_lunary_outbox_script_add(p, ob->use_eval, shard, b, limit,
+                                         maxbytes);
+        buf->last = p;
+
+        cl->buf = buf;
+        cl->next = b->out;
+        b->out = cl;
+
+        ngx_lunary_outbox_send(ob, b);
+    }
+
+    if (ob->conf->redis->wait) {
+        ngx_lunary_outbox_send_wait(ob);
+    }
+
+    if (f->pending == 0) {
+        ngx_lunary_outbox_land(ob);
+    }
+}
+
+
+/*
+ * Applied, but not on enough replicas when WAIT was asked: WAIT is about the
+ * connection's own writes, and it may be a new one, so a watermark is written
+ * again as it is, and the question asked behind that.
+ */
+
+static void
+ngx_lunary_outbox_start_wait(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    ngx_uint_t                  i;
+    ngx_lunary_outbox_batch_t  *b;
+
+    for (i = 0; i < src->spool.shards; i++) {
+
+        if (src->shards[i].known && src->shards[i].moved) {
+            b = ngx_lunary_outbox_batch(ob->flight, i);
+            b->last_seq = src->shards[i].moved;
+            break;
+        }
+    }
+
+    if (ob->flight->nbatches == 0) {
+        src->unwaited = 0;
+        return;
+    }
+
+    ngx_lunary_outbox_start_add(ob, src);
+}
+
+
+/* WAIT covers every write of this connection before it */
+
+static void
+ngx_lunary_outbox_send_wait(ngx_lunary_outbox_t *ob)
+{
+    u_char      n[NGX_INT_T_LEN], ms[NGX_INT_T_LEN];
+    ngx_str_t   argv[3];
+
+    ngx_str_set(&argv[0], "WAIT");
+    argv[1].data = n;
+    argv[1].len = ngx_sprintf(n, "%ui", ob->conf->redis->wait) - n;
+    argv[2].data = ms;
+    argv[2].len = ngx_sprintf(ms, "%M", ngx_min(ob->conf->redis->send_timeout
+                                                / 2 + 1, 1000))
+                  - ms;
+
+    if (ngx_lunary_redis_argv(ob->redis, 3, argv,
+                              ngx_lunary_outbox_wait_reply, ob)
+        == NGX_OK)
+    {
+        ob->flight->pending++;
+    }
+}
+
+
+static void
+ngx_lunary_outbox_start_delete(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    ngx_str_t                    argv[2];
+    ngx_uint_t                   i;
+    ngx_lunary_outbox_flight_t  *f;
+
+    f = ob->flight;
+
+    if (ngx_lunary_outbox_prepare(ob, src, NGX_LUNARY_OUTBOX_DELETE, 0)
+        != NGX_OK)
+    {
+        return;
+    }
+
+    for (i = 0; i < src->spool.shards; i++) {
+        ngx_str_set(&argv[0], "DEL");
+        argv[1] = src->shards[i].key;
+
+        if (ngx_lunary_redis_argv(ob->redis, 2, argv,
+                                  ngx_lunary_outbox_delete_reply, ob)
+            == NGX_OK)
+        {
+            f->pending++;
+
+        } else {
+            f->failed = 1;
+        }
+    }
+
+    if (f->pending == 0) {
+        ngx_lunary_outbox_land(ob);
+    }
+}
+
+
+static ngx_int_t
+ngx_lunary_outbox_prepare(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_op_e op, size_t size)
+{
+    ngx_lunary_outbox_flight_t  *f;
+
+    f = ob->flight;
+
+    if (size > f->prefix_size) {
+
+        if (f->prefix) {
+            ngx_free(f->prefix);
+        }
+
+        f->prefix_size = 0;
+        f->prefix = ngx_alloc(size, ob->log);
+
+        if (f->prefix == NULL) {
+            ngx_add_timer(&ob->pause, NGX_LUNARY_OUTBOX_RETRY_MAX);
+            return NGX_ERROR;
+        }
+
+        f->prefix_size = size;
+    }
+
+    if (op != NGX_LUNARY_OUTBOX_ADD) {
+        f->nbatches = 0;
+        f->nlinks = 0;
+        f->count = 0;
+        f->bytes = 0;
+    }
+
+    f->op = op;
+    f->source = src;
+    f->pending = 0;
+    f->waited = 0;
+    f->failed = 0;
+
+    ngx_lunary_outbox_flying = ob;
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_lunary_outbox_send(ngx_lunary_outbox_t *ob, ngx_lunary_outbox_batch_t *b)
+{
+    if (ngx_lunary_redis_command(ob->redis, b->out, 1,
+                                 ngx_lunary_outbox_reply, b)
+        == NGX_OK)
+    {
+        ob->flight->pending++;
+        return;
+    }
+
+    ngx_lunary_outbox_script_reply(b, NULL);
+}
+
+
+static void
+ngx_lunary_outbox_reply(void *data, redisReply *reply)
+{
+    ngx_lunary_outbox_batch_t *b = data;
+
+    ngx_lunary_outbox_t  *ob;
+
+    ob = ngx_lunary_outbox_flying;
+
+    ngx_lunary_outbox_script_reply(b, reply);
+
+    if (--ob->flight->pending == 0) {
+        ngx_lunary_outbox_land(ob);
+    }
+}
+
+
+static void
+ngx_lunary_outbox_wait_reply(void *data, redisReply *reply)
+{
+    ngx_lunary_outbox_t *ob = data;
+
+    ngx_uint_t  n;
+
+    n = 0;
+
+    if (reply && reply->type == REDIS_REPLY_INTEGER && reply->integer > 0) {
+        n = (ngx_uint_t) reply->integer;
+    }
+
+    ob->flight->waited = (n >= ob->conf->redis->wait);
+
+    if (reply && ob->flight->waited == ob->wait_logged) {
+        ob->wait_logged = !ob->flight->waited;
+
+        if (ob->flight->waited) {
+            ngx_log_error(NGX_LOG_NOTICE, ob->log, 0,
+                          "lunary: redis %V: %ui replicas confirm again",
+                          &ob->conf->redis->url, n);
+        } else {
+            ngx_log_error(NGX_LOG_WARN, ob->log, 0,
+                          "lunary: redis %V: %ui of the %ui replicas of "
+                          "wait= confirm; the spool keeps what was sent",
+                          &ob->conf->redis->url, n, ob->conf->redis->wait);
+        }
+    }
+
+    if (--ob->flight->pending == 0) {
+        ngx_lunary_outbox_land(ob);
+    }
+}
+
+
+static void
+ngx_lunary_outbox_delete_reply(void *data, redisReply *reply)
+{
+    ngx_lunary_outbox_t *ob = data;
+
+    if (reply == NULL || reply->type == REDIS_REPLY_ERROR) {
+        ob->flight->failed = 1;
+    }
+
+    if (--ob->flight->pending == 0) {
+        ngx_lunary_outbox_land(ob);
+    }
+}
+
+
+/* the last reply is there */
+
+static void
+ngx_lunary_outbox_land(ngx_lunary_outbox_t *ob)
+{
+    ngx_uint_t                   i;
+    ngx_msec_t                   pause, ms;
+    ngx_lunary_outbox_op_e       op;
+    ngx_lunary_outbox_source_t  *src;
+    ngx_lunary_outbox_flight_t  *f;
+
+    f = ob->flight;
+    src = f->source;
+    op = f->op;
+
+    f->op = NGX_LUNARY_OUTBOX_IDLE;
+    pause = 0;
+
+    switch (op) {
+
+    case NGX_LUNARY_OUTBOX_OPEN:
+        src->verify = 0;
+        /* fall through */
+
+    case NGX_LUNARY_OUTBOX_ADD:
+
+        for (i = 0; i < f->nbatches; i++) {
+            ms = ngx_lunary_outbox_judge(ob, src, &f->batches[i]);
+            pause = ngx_max(pause, ms);
+        }
+
+        break;
+
+    case NGX_LUNARY_OUTBOX_DELETE:
+
+        if (f->failed) {
+            pause = ngx_lunary_outbox_backoff(ob);
+            break;
+        }
+
+        src->life = NGX_LUNARY_OUTBOX_CLOSING;
+        ngx_lunary_outbox_thread_job(ob, src);
+        break;
+
+    default:
+        break;
+    }
+
+    if (op == NGX_LUNARY_OUTBOX_ADD) {
+        ob->last_count = f->count;
+        src->unwaited = (ob->conf->redis->wait && !f->waited);
+
+        if (src->unwaited) {
+            pause = ngx_max(pause, NGX_LUNARY_OUTBOX_RETRY_MIN);
+        }
+    }
+
+    if (src->life == NGX_LUNARY_OUTBOX_LIVE) {
+        ngx_lunary_outbox_settle(ob, src);
+    }
+
+    ngx_lunary_redis_idle(ob->redis, !ngx_lunary_outbox_pending(ob));
+
+    if (pause) {
+        ngx_add_timer(&ob->pause, pause);
+        return;
+    }
+
+    if (op != NGX_LUNARY_OUTBOX_ADD) {
+
+        /* what it was for comes next */
+
+        if (!ob->flush.posted) {
+            ngx_post_event(&ob->flush, &ngx_posted_events);
+        }
+
+        return;
+    }
+
+    ngx_lunary_outbox_schedule(ob);
+}
+
+
+/* moves `send` over what Redis has, and acknowledges what is safe there */
+
+static void
+ngx_lunary_outbox_settle(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    lunary_spool_t         *sp;
+    lunary_spool_record_t   rec;
+
+    sp = &src->spool;
+
+    while (lunary_spool_read(sp, &sp->send, &rec)
+           && rec.seq <= src->shards[rec.hash % sp->shards].applied)
+    {
+        lunary_spool_next(sp, &sp->send);
+    }
+
+    if (sp->send.seq > sp->head.seq && !src->unwaited) {
+        ngx_lunary_outbox_acked(ob, src, sp->send.seq - 1);
+    }
+}
+
+
+/* what a batch's reply means; returns how long to pause, 0: not at all */
+
+static ngx_msec_t
+ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    ngx_uint_t                  open;
+    ngx_lunary_outbox_shard_t  *shard;
+
+    shard = &src->shards[b->shard];
+    open = !shard->known;
+
+    switch (b->result) {
+
+    case NGX_LUNARY_OUTBOX_OK:
+
+        if (open) {
+            ngx_lunary_outbox_watermark(ob, src, b);
+
+        } else {
+            ngx_lunary_outbox_progress(ob, src, b);
+            ngx_lunary_outbox_sampled(ob, src, b);
+
+            ob->refused = 0;
+        }
+
+        if (ob->in_error) {
+            ob->in_error = 0;
+
+            ngx_log_error(NGX_LOG_NOTICE, ob->log, 0,
+                          "lunary: redis %V takes runs again",
+                          &ob->conf->redis->url);
+        }
+
+        if (ob->held_len) {
+            ob->held_len = 0;
+
+            ngx_log_error(NGX_LOG_NOTICE, ob->log, 0,
+                          "lunary: the stream \"%V\" has room again",
+                          &shard->stream);
+        }
+
+        ob->errors = 0;
+        ob->alike = 0;
+        ob->use_eval = 0;
+        ob->max_count = ngx_min(ob->max_count * 2,
+                                NGX_LUNARY_OUTBOX_MAX_COUNT);
+        return 0;
+
+    case NGX_LUNARY_OUTBOX_LOST:
+
+        /* a batch that takes too long must become shorter, but one that was
+         * lost says nothing about its records */
+
+        shard->known = 0;
+        src->verify = 1;
+        ob->max_count = ngx_max(ob->max_count / 2, 1);
+        return 0;
+
+    case NGX_LUNARY_OUTBOX_STALE:
+        ngx_lunary_outbox_watermark(ob, src, b);
+        return 0;
+
+    case NGX_LUNARY_OUTBOX_FULL:
+        ngx_lunary_outbox_progress(ob, src, b);
+
+        if (b->text_len == 0) {
+            return 0;
+        }
+
+        ngx_lunary_outbox_held(ob, src, b);
+        return NGX_LUNARY_OUTBOX_FULL_DELAY;
+
+    case NGX_LUNARY_OUTBOX_NOSCRIPT:
+
+        if (open) {
+            src->verify = 1;
+        }
+
+        if (!ob->use_eval) {
+            ob->use_eval = 1;
+            return 0;
+        }
+
+        return ngx_lunary_outbox_error(ob, src, b);
+
+    default: /* NGX_LUNARY_OUTBOX_ERROR */
+
+        if (open) {
+            src->verify = 1;
+
+        } else if (b->watermark_len) {
+            ngx_lunary_outbox_progress(ob, src, b);
+        }
+
+        return ngx_lunary_outbox_error(ob, src, b);
+    }
+}
+
+
+/*
+ * The stream's memory was looked at: an average entry says how many fit.
+ * Entries that grow are noticed at the next look, a 64th of the limit later.
+ */
+
+static void
+ngx_lunary_outbox_sampled(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    double  entries;
+
+    if (b->memory <= 0 || b->length <= 0) {
+        return;
+    }
+
+    entries = (double) ob->conf->maxbytes * b->length / b->memory;
+
+    src->shards[b->shard].limit = (entries < 1) ? 1
+                                  : (entries > NGX_MAX_INT32_VALUE)
+                                    ? NGX_MAX_INT32_VALUE
+                                    : (ngx_uint_t) entries;
+}
+
+
+/* sorts an error reply: try again, tell the operator, or suspect a record */
+
+static ngx_msec_t
+ngx_lunary_outbox_error(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    ngx_str_t                 text;
+    ngx_uint_t                hash;
+    ngx_lunary_redis_error_e  kind;
+
+    kind = b->error;
+
+    if (kind == NGX_LUNARY_REDIS_OTHER) {
+
+        if (b->blame != NGX_LUNARY_OUTBOX_BLAME_NOBODY && b->count) {
+            return ngx_lunary_outbox_refused(ob, src, b);
+        }
+
+        kind = NGX_LUNARY_REDIS_FATAL;
+    }
+
+    ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_REPLY);
+
+    hash = ngx_hash_key(b->text, ngx_min(b->text_len, 16));
+
+    if (!ob->in_error || hash != ob->error_hash) {
+        ob->in_error = 1;
+        ob->error_hash = hash;
+
+        text.data = b->text;
+        text.len = b->text_len;
+
+        ngx_log_error(NGX_LOG_ERR, ob->log, 0,
+                      "lunary: redis %V does not take runs into \"%V\": "
+                      "\"%V\"; they wait in the spool%s",
+                      &ob->conf->redis->url, &src->shards[b->shard].stream,
+                      &text, kind == NGX_LUNARY_REDIS_FATAL
+                             ? ", tried again every 10 seconds" : "");
+    }
+
+    if (kind == NGX_LUNARY_REDIS_FATAL) {
+        return NGX_LUNARY_OUTBOX_FATAL_DELAY;
+    }
+
+    if (b->text_len > 8 && ngx_strncmp(b->text, "READONLY", 8) == 0) {
+
+        /* a master that became a replica: its name may be another's now */
+
+        ngx_lunary_redis_reset(ob->redis, "it is a replica now");
+    }
+
+    return ngx_lunary_outbox_backoff(ob);
+}
+
+
+/*
+ * An error that may be about a record.  Twice alike: the batch is halved, or
+ * where the record is known, or alone, it is set aside.
+ */
+
+static ngx_msec_t
+ngx_lunary_outbox_refused(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    ngx_str_t                   text;
+    ngx_uint_t                  hash;
+    ngx_lunary_outbox_shard_t  *shard;
+
+    shard = &src->shards[b->shard];
+    hash = ngx_hash_key(b->text, b->text_len);
+
+    if (ob->alike == 0
+        || ob->error_hash != hash
+        || ob->error_seq != shard->applied)
+    {
+        ob->alike = 1;
+        ob->error_hash = hash;
+        ob->error_seq = shard->applied;
+
+        return NGX_LUNARY_OUTBOX_RETRY_MIN;
+    }
+
+    ob->alike = 0;
+
+    if (b->blame == NGX_LUNARY_OUTBOX_BLAME_BATCH && b->count > 1) {
+        ob->max_count = ngx_max(b->count / 2, 1);
+        return NGX_LUNARY_OUTBOX_RETRY_MIN;
+    }
+
+    if (ob->refused >= NGX_LUNARY_OUTBOX_REFUSED_ROW) {
+
+        /* one after the other: it is not about them */
+
+        ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_REPLY);
+
+        if (!ob->in_error) {
+            ob->in_error = 1;
+
+            text.data = b->text;
+            text.len = b->text_len;
+
+            ngx_log_error(NGX_LOG_ERR, ob->log, 0,
+                          "lunary: redis %V refuses every run: \"%V\"; they "
+                          "wait in the spool, tried again every 10 seconds",
+                          &ob->conf->redis->url, &text);
+        }
+
+        return NGX_LUNARY_OUTBOX_FATAL_DELAY;
+    }
+
+    ngx_lunary_outbox_set_aside(ob, src, b);
+
+    return 1;
+}
+
+
+/* the first record above the watermark leaves the queue, for a file */
+
+static void
+ngx_lunary_outbox_set_aside(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    int                         fd;
+    char                        name[64];
+    ngx_str_t                   text;
+    lunary_spool_t             *sp;
+    lunary_spool_pos_t          pos;
+    lunary_spool_record_t       rec;
+    ngx_lunary_outbox_shard_t  *shard;
+
+    sp = &src->spool;
+    shard = &src->shards[b->shard];
+    pos = sp->send;
+
+    for ( ;; ) {
+        if (!lunary_spool_read(sp, &pos, &rec)) {
+            return;
+        }
+
+        if (rec.hash % sp->shards == b->shard && rec.seq > shard->applied) {
+            break;
+        }
+
+        lunary_spool_next(sp, &pos);
+    }
+
+    ob->refused++;
+
+    if (rec.kind == NGX_LUNARY_RECORD_RUN) {
+        ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_POISON);
+
+    } else {
+        ngx_lunary_stats_inc(NGX_LUNARY_C_EVENTS_DROPPED);
+    }
+
+    src->uncounted[rec.kind]++;
+
+    shard->applied = rec.seq;
+    shard->skipped = rec.seq;
+
+    text.data = b->text;
+    text.len = b->text_len;
+
+    name[0] = '\0';
+
+    if (ob->thread && ob->kept < NGX_LUNARY_OUTBOX_REFUSED_FILES) {
+
+        *ngx_sprintf((u_char *) name, "%*s.%uL.refused", (size_t) 32,
+                     sp->name, rec.seq) = '\0';
+
+        fd = openat(ob->thread->dirfd, name,
+                    O_WRONLY|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600);
+
+        if (fd == -1 || write(fd, rec.data, rec.len) != (ssize_t) rec.len) {
+            name[0] = '\0';
+
+        } else {
+            ob->kept++;
+        }
+
+        if (fd != -1) {
+            (void) close(fd);
+        }
+    }
+
+    ngx_log_error(NGX_LOG_ERR, ob->log, 0,
+                  "lunary: redis %V refused a record of %uz bytes: \"%V\"; "
+                  "it is set aside%s%s", &ob->conf->redis->url, rec.len, &text,
+                  name[0] ? " in the spool's directory as " : "", name);
+}
+
+
+/* a full stream: the group that holds it up is named once */
+
+static void
+ngx_lunary_outbox_held(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    ngx_str_t  group;
+
+    if (b->text_len == ob->held_len
+        && ngx_memcmp(b->text, ob->held, b->text_len) == 0)
+    {
+        return;
+    }
+
+    ob->held_len = ngx_min(b->text_len, sizeof(ob->held));
+    ngx_memcpy(ob->held, b->text, ob->held_len);
+
+    group.data = ob->held;
+    group.len = ob->held_len;
+
+    ngx_log_error(NGX_LOG_WARN, ob->log, 0,
+                  "lunary: the stream \"%V\" is full and its consumer group "
+                  "\"%V\" has not acknowledged its oldest entries: runs wait "
+                  "in the spool until it does",
+                  &src->shards[b->shard].stream, &group);
+}
+
+
+static ngx_msec_t
+ngx_lunary_outbox_backoff(ngx_lunary_outbox_t *ob)
+{
+    ngx_msec_t  ms;
+
+    ms = NGX_LUNARY_OUTBOX_RETRY_MIN << ngx_min(ob->errors, 6);
+    ms = ngx_min(ms, NGX_LUNARY_OUTBOX_RETRY_MAX);
+
+    ob->errors++;
+
+    return ms - ms / 4 + (ngx_msec_t) ngx_random() % (ms / 2 + 1);
+}

@@ -1,0 +1,256 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * What Redis has, told by its watermarks, against what the spool remembers.
+ *
+ *     as remembered    nothing to do
+ *     newer            a batch was applied whose reply was lost: it is sent
+ *     older, missing   Redis lost what it had (failover, restore, eviction):
+ *                      the records above it that are still in the ring are
+ *                      sent again, counted, and the log says so
+ */
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+#include "ngx_lunary_outbox_internal.h"
+#include "stats/ngx_lunary_stats.h"
+
+
+static uint64_t ngx_lunary_outbox_watermark_seq(u_char *p, size_t len);
+static ngx_uint_t ngx_lunary_outbox_is_older(ngx_lunary_outbox_source_t *src,
+    ngx_lunary_outbox_batch_t *b, uint64_t seq);
+static void ngx_lunary_outbox_policy_reply(void *data, redisReply *reply);
+static ngx_int_t ngx_lunary_outbox_info(redisReply *reply, const char *name,
+    ngx_str_t *value);
+
+
+/* takes the watermark of a reply as the shard's */
+
+void
+ngx_lunary_outbox_progress(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    uint64_t                    seq;
+    ngx_lunary_outbox_shard_t  *shard;
+
+    shard = &src->shards[b->shard];
+
+    if (b->watermark_len == 0) {
+        shard->known = 0;
+        src->verify = 1;
+        return;
+    }
+
+    ngx_memcpy(shard->watermark, b->watermark, b->watermark_len);
+    shard->watermark_len = b->watermark_len;
+    shard->known = 1;
+    shard->opened = 1;
+
+    seq = ngx_lunary_outbox_watermark_seq(b->watermark, b->watermark_len);
+
+    shard->moved = seq;
+
+    if (seq > shard->applied) {
+        shard->applied = seq;
+    }
+}
+
+
+/*
+ * A watermark that was asked for, or that a batch ran against: Redis may
+ * have less than it once had.
+ */
+
+void
+ngx_lunary_outbox_watermark(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    uint64_t                    seq, n, before[LUNARY_SPOOL_KINDS];
+    ngx_uint_t                  i;
+    ngx_lunary_outbox_shard_t  *shard;
+
+    shard = &src->shards[b->shard];
+
+    if (b->watermark_len == 0) {
+
+        /* stale, and none there: opened again, then looked at */
+
+        shard->known = 0;
+        src->verify = 1;
+        return;
+    }
+
+    seq = ngx_lunary_outbox_watermark_seq(b->watermark, b->watermark_len);
+
+    if (ngx_lunary_outbox_is_older(src, b, seq)) {
+
+        ngx_memcpy(before, src->spool.unacked, sizeof(before));
+
+        n = lunary_spool_rewind(&src->spool, seq);
+
+        for (i = 0; i < LUNARY_SPOOL_KINDS; i++) {
+            src->uncounted[i] += src->spool.unacked[i] - before[i];
+        }
+
+        ngx_lunary_stats_add(NGX_LUNARY_C_RUNS_RESENT, n);
+
+        ngx_log_error(NGX_LOG_WARN, ob->log, 0,
+                      "lunary: redis %V %s: up to %uL records are sent again "
+                      "to \"%V\", from sequence %uL on; consumers know them "
+                      "by their run_id", &ob->conf->redis->url,
+                      b->created ? "has lost the watermark"
+                                 : "went back to an older state",
+                      n, &shard->stream, src->spool.head.seq);
+
+        if (src->spool.head.seq > seq + 1) {
+            ngx_log_error(NGX_LOG_ERR, ob->log, 0,
+                          "lunary: %uL records before them are no longer in "
+                          "the spool", src->spool.head.seq - seq - 1);
+        }
+    }
+
+    shard->applied = seq;
+    src->spool.send = src->spool.head;
+
+    ngx_lunary_outbox_progress(ob, src, b);
+    ngx_lunary_outbox_others(ob);
+}
+
+
+/* "0-<random>" of a watermark that was never moved is 0 */
+
+static uint64_t
+ngx_lunary_outbox_watermark_seq(u_char *p, size_t len)
+{
+    uint64_t  seq;
+
+    for (seq = 0; len && *p >= '0' && *p <= '9'; p++, len--) {
+
+        if (seq > (uint64_t) 1 << 60) {
+            return 0;
+        }
+
+        seq = seq * 10 + (*p - '0');
+    }
+
+    return seq;
+}
+
+
+/* 1 where a record of the shard was acknowledged, is still in the ring, and
+ * is above what Redis has */
+
+static ngx_uint_t
+ngx_lunary_outbox_is_older(ngx_lunary_outbox_source_t *src,
+    ngx_lunary_outbox_batch_t *b, uint64_t seq)
+{
+    lunary_spool_t         *sp;
+    lunary_spool_pos_t      pos;
+    lunary_spool_record_t   rec;
+
+    sp = &src->spool;
+
+    if (seq + 1 >= sp->head.seq) {
+        return 0;
+    }
+
+    if (sp->shards == 1) {
+        return 1;
+    }
+
+    if (src->shards[b->shard].applied
+        && seq >= src->shards[b->shard].applied)
+    {
+        return 0;
+    }
+
+    pos = sp->first;
+
+    while (pos.seq < sp->head.seq && lunary_spool_read(sp, &pos, &rec)) {
+
+        if (rec.seq > seq && rec.hash % sp->shards == b->shard) {
+            return 1;
+        }
+
+        lunary_spool_next(sp, &pos);
+    }
+
+    return 0;
+}
+
+
+/* a Redis that evicts throws runs away: said once a worker */
+
+void
+ngx_lunary_outbox_policy(ngx_lunary_outbox_t *ob)
+{
+    ngx_str_t  argv[2];
+
+    if (ob->policy_warned) {
+        return;
+    }
+
+    ngx_str_set(&argv[0], "INFO");
+    ngx_str_set(&argv[1], "memory");
+
+    (void) ngx_lunary_redis_argv(ob->redis, 2, argv,
+                                 ngx_lunary_outbox_policy_reply, ob);
+}
+
+
+static void
+ngx_lunary_outbox_policy_reply(void *data, redisReply *reply)
+{
+    ngx_lunary_outbox_t *ob = data;
+
+    ngx_str_t  policy, max;
+
+    if (reply == NULL || reply->type != REDIS_REPLY_STRING
+        || ngx_lunary_outbox_info(reply, "maxmemory_policy:", &policy)
+           != NGX_OK
+        || ngx_lunary_outbox_info(reply, "maxmemory:", &max) != NGX_OK)
+    {
+        return;
+    }
+
+    if ((policy.len == sizeof("noeviction") - 1
+         && ngx_strncmp(policy.data, "noeviction", policy.len) == 0)
+        || (max.len == 1 && max.data[0] == '0'))
+    {
+        return;
+    }
+
+    ob->policy_warned = 1;
+
+    ngx_log_error(NGX_LOG_WARN, ob->log, 0,
+                  "lunary: redis %V has \"maxmemory-policy %V\": when its "
+                  "memory is full it may evict runs and watermarks; set it "
+                  "to noeviction", &ob->conf->redis->url, &policy);
+}
+
+
+static ngx_int_t
+ngx_lunary_outbox_info(redisReply *reply, const char *name, ngx_str_t *value)
+{
+    u_char  *p, *last;
+
+    p = (u_char *) ngx_strstr(reply->str, name);
+
+    if (p == NULL || (p != (u_char *) reply->str && p[-1] != LF)) {
+        return NGX_DECLINED;
+    }
+
+    last = (u_char *) reply->str + reply->len;
+    p += ngx_strlen(name);
+
+    value->data = p;
+
+    while (p < last && *p >= ' ') {
+        p++;
+    }
+
+    value->len = p - value->data;
+
+    return NGX_OK;
+}
