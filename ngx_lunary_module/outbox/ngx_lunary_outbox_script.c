@@ -132,7 +132,8 @@
     "elseif last then\n"                                                      \
     "  w = string.format('%.0f', (struct.unpack('<I8', ARGV[last], 17)))\n"   \
     "end\n"                                                                   \
-XX, KEYS[2], w)\n"                            \
+    "if w ~= ARGV[2] or n == 0 then\n"                                        \
+    "  local r = redis.pcall('SET', KEYS[2], w)\n"                            \
     "  if r.err then return {'error', ARGV[2], r.err} end\n"                  \
     "end\n"                                                                   \
     "if err then return {'error', w, err, 'record'} end\n"                    \
