@@ -143,6 +143,29 @@ lunary_escape_read(const unsigned char **pp, const unsigned char *end,
 
 
 int
+lunary_escape_lone(lunary_str_t inside)
+{
+    int                   lone;
+    unsigned char         out[4];
+    const unsigned char  *p, *end;
+
+    lone = 0;
+    end = inside.data + inside.len;
+
+    for (p = lunary_simd_backslash(inside.data, end);
+         p < end && !lone;
+         p = lunary_simd_backslash(p, end))
+    {
+        if (lunary_escape_read(&p, end, out, &lone) < 0) {
+            p++;
+        }
+    }
+
+    return lone;
+}
+
+
+int
 lunary_escape_eq(lunary_str_t inside, lunary_str_t bytes)
 {
     int                   n, lone;

@@ -22,6 +22,9 @@ int lunary_hex(unsigned char c);
 int lunary_escape_read(const unsigned char **p, const unsigned char *end,
     unsigned char out[4], int *lone);
 
+/* 1 where an escaped inside holds half of a surrogate pair */
+int lunary_escape_lone(lunary_str_t inside);
+
 /* 1 where an escaped inside stands for these bytes */
 int lunary_escape_eq(lunary_str_t inside, lunary_str_t bytes);
 

@@ -1,0 +1,1075 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * What a request body says of the caller.  See lunary_request.h.
+ *
+ * The document (lunary_doc.h) scans; this file looks on (lunary_watch.h).
+ * Values are copied from the original bytes as they pass, in full or not at
+ * all: what a reduction does to the text never reaches them.
+ */
+
+#include "lunary_escape.h"
+#include "lunary_json.h"
+#include "lunary_request.h"
+#include "lunary_watch.h"
+
+
+/*
+ * What is kept of a value, escaped: an id of 256 bytes is never longer, since
+ * no byte takes more than the six of \u0061; props and tags; all together.
+ */
+
+#define LUNARY_REQUEST_ID      (256 * 6 + 2)
+#define LUNARY_REQUEST_OBJECT  65536
+#define LUNARY_REQUEST_HELD    (4 * LUNARY_REQUEST_OBJECT)
+
+
+typedef enum {
+    LUNARY_CLAIM_NONE = 0,
+    LUNARY_CLAIM_USER,
+    LUNARY_CLAIM_PROPS,
+    LUNARY_CLAIM_THREAD,
+    LUNARY_CLAIM_PARENT,
+    LUNARY_CLAIM_TAGS
+} lunary_claim_e;
+
+
+typedef struct {
+    lunary_str_t    name;
+    uint8_t         top;              /* lunary_member_e, or 0: not there     */
+    uint8_t         metadata;         /* the same in `metadata`               */
+    uint8_t         claim;            /* lunary_claim_e                       */
+} lunary_name_t;
+
+
+static const lunary_name_t  lunary_names[] = {
+    { lunary_string("user_id"),
+      LUNARY_M_USER_ID, LUNARY_M_MD_USER_ID, LUNARY_CLAIM_USER },
+    { lunary_string("userId"),
+      LUNARY_M_USERID, LUNARY_M_MD_USERID, LUNARY_CLAIM_USER },
+    { lunary_string("user"),
+      LUNARY_M_USER, 0, LUNARY_CLAIM_USER },
+    { lunary_string("safety_identifier"),
+      LUNARY_M_SAFETY, 0, LUNARY_CLAIM_USER },
+    { lunary_string("user_props"),
+      LUNARY_M_USER_PROPS, LUNARY_M_MD_USER_PROPS, LUNARY_CLAIM_PROPS },
+    { lunary_string("userProps"),
+      LUNARY_M_USERPROPS, LUNARY_M_MD_USERPROPS, LUNARY_CLAIM_PROPS },
+    { lunary_string("thread_id"),
+      LUNARY_M_THREAD_ID, LUNARY_M_MD_THREAD_ID, LUNARY_CLAIM_THREAD },
+    { lunary_string("threadId"),
+      LUNARY_M_THREADID, LUNARY_M_MD_THREADID, LUNARY_CLAIM_THREAD },
+    { lunary_string("parent_run_id"),
+      LUNARY_M_PARENT_RUN_ID, LUNARY_M_MD_PARENT_RUN_ID,
+      LUNARY_CLAIM_PARENT },
+    { lunary_string("parentRunId"),
+      LUNARY_M_PARENTRUNID, LUNARY_M_MD_PARENTRUNID, LUNARY_CLAIM_PARENT },
+    { lunary_string("tags"),
+      LUNARY_M_TAGS, LUNARY_M_MD_TAGS, LUNARY_CLAIM_TAGS },
+    { lunary_string("templateId"), LUNARY_M_TEMPLATEID, 0, 0 },
+    { lunary_string("metadata"), LUNARY_M_METADATA, 0, 0 },
+    { lunary_string("stream"), LUNARY_M_STREAM, 0, 0 },
+    { lunary_string("stream_options"), LUNARY_M_STREAM_OPTIONS, 0, 0 }
+};
+
+#define LUNARY_NAMES      (sizeof(lunary_names) / sizeof(lunary_names[0]))
+#define LUNARY_NAME_MIN   4
+#define LUNARY_NAME_MAX   17
+
+
+/* where each claim is looked for, first to last */
+
+static const uint8_t  lunary_user_order[] = {
+    LUNARY_M_USER_ID, LUNARY_M_USERID, LUNARY_M_USER, LUNARY_M_SAFETY,
+    LUNARY_M_MD_USER_ID, LUNARY_M_MD_USERID, 0
+};
+
+static const uint8_t  lunary_props_order[] = {
+    LUNARY_M_USER_PROPS, LUNARY_M_USERPROPS,
+    LUNARY_M_MD_USER_PROPS, LUNARY_M_MD_USERPROPS, 0
+};
+
+static const uint8_t  lunary_thread_order[] = {
+    LUNARY_M_THREAD_ID, LUNARY_M_THREADID,
+    LUNARY_M_MD_THREAD_ID, LUNARY_M_MD_THREADID, 0
+};
+
+static const uint8_t  lunary_parent_order[] = {
+    LUNARY_M_PARENT_RUN_ID, LUNARY_M_PARENTRUNID,
+    LUNARY_M_MD_PARENT_RUN_ID, LUNARY_M_MD_PARENTRUNID, 0
+};
+
+static const uint8_t  lunary_tags_order[] = {
+    LUNARY_M_TAGS, LUNARY_M_MD_TAGS, 0
+};
+
+
+/* a value as it was written: its place in `held` */
+
+typedef struct {
+    uint32_t   at;
+    uint32_t   len;
+    uint8_t    there;                 /* a string, object or array            */
+    uint8_t    lost;                  /* too long to be kept                  */
+} lunary_held_t;
+
+
+/* the member that is being read, one for each watched object */
+
+typedef struct {
+    uint8_t    id;                    /* 0: none of ours                      */
+    uint8_t    claim;
+    uint8_t    any;                   /* a member came before                 */
+    int8_t     mark;                  /* -1: none                             */
+    uint32_t   seen;                  /* names that came, case folded         */
+} lunary_level_t;
+
+
+struct lunary_request_s {
+    lunary_mem_t        *mem;
+    lunary_doc_t        *doc;
+
+    lunary_level_t       level[2];    /* the body, its metadata               */
+
+    uint8_t              object;      /* the body is an object                */
+    uint8_t              inside;      /* in metadata, by any case             */
+    uint8_t              exact;       /* ... written so                       */
+    uint8_t              identity;    /* some metadata holds an identity      */
+    uint8_t              twice;       /* metadata came twice                  */
+    uint8_t              duplicate;
+    uint8_t              flooded;
+    uint8_t              complete;
+    uint8_t              nomem;
+
+    uint8_t              copying;     /* lunary_member_e, or 0                */
+    uint64_t             copied;      /* up to this offset                    */
+
+    const unsigned char *piece;
+    uint64_t             offset;      /* of the piece                         */
+
+    lunary_buf_t         held;
+    lunary_held_t        values[LUNARY_M_MAX];
+
+    lunary_buf_t         decoded;
+    lunary_claims_t      claims;
+
+    unsigned             nmarks;
+    lunary_mark_t        marks[LUNARY_REQUEST_MARKS];
+};
+
+
+static int lunary_request_event(void *ctx, lunary_scan_event_e event,
+    const lunary_scan_t *s);
+static int lunary_request_key(lunary_request_t *rq, const lunary_scan_t *s);
+static const lunary_name_t *lunary_request_name(lunary_str_t key, int *exact);
+static void lunary_request_mark(lunary_request_t *rq, lunary_level_t *level,
+    const lunary_scan_t *s);
+static void lunary_request_next(lunary_request_t *rq, lunary_level_t *level,
+    uint64_t next, int last);
+static void lunary_request_begin(lunary_request_t *rq, lunary_level_t *level,
+    const lunary_scan_t *s, int string);
+static void lunary_request_end(lunary_request_t *rq, lunary_level_t *level,
+    const lunary_scan_t *s);
+static void lunary_request_copy(lunary_request_t *rq, uint64_t end);
+static int lunary_request_settle(lunary_request_t *rq);
+static lunary_str_t lunary_request_value(const lunary_request_t *rq,
+    unsigned id);
+static int lunary_request_id(lunary_request_t *rq, const uint8_t *order,
+    int user, lunary_held_t *place);
+static int lunary_request_props(lunary_request_t *rq, lunary_held_t *place);
+static int lunary_request_tags(lunary_request_t *rq, lunary_held_t *place);
+static unsigned lunary_request_inner(const lunary_request_t *rq, unsigned i);
+static int lunary_request_removed(const lunary_request_t *rq, unsigned i,
+    uint32_t strip);
+static size_t lunary_request_runs(const lunary_request_t *rq, unsigned i,
+    unsigned end, uint32_t strip, lunary_edit_t *edits, size_t max);
+static void lunary_request_sort(lunary_edit_t *edits, size_t n);
+
+
+lunary_request_t *
+lunary_request_create(lunary_mem_t *mem, size_t max, size_t cut)
+{
+    lunary_request_t  *rq;
+
+    rq = lunary_alloc(mem, sizeof(lunary_request_t));
+    if (rq == NULL) {
+        return NULL;
+    }
+
+    memset(rq, 0, offsetof(lunary_request_t, marks));
+
+    rq->mem = mem;
+    rq->level[0].mark = -1;
+    rq->level[1].mark = -1;
+
+    rq->doc = lunary_doc_create(mem, max, cut, LUNARY_DOC_STRICT);
+    if (rq->doc == NULL) {
+        lunary_free(mem, rq, sizeof(lunary_request_t));
+        return NULL;
+    }
+
+    lunary_doc_watch(rq->doc, lunary_request_event, rq);
+
+    return rq;
+}
+
+
+void
+lunary_request_destroy(lunary_request_t *rq)
+{
+    if (rq == NULL) {
+        return;
+    }
+
+    lunary_doc_destroy(rq->doc);
+    lunary_buf_free(rq->mem, &rq->held);
+    lunary_buf_free(rq->mem, &rq->decoded);
+    lunary_free(rq->mem, rq, sizeof(lunary_request_t));
+}
+
+
+lunary_doc_t *
+lunary_request_doc(lunary_request_t *rq)
+{
+    return rq->doc;
+}
+
+
+int
+lunary_request_feed(lunary_request_t *rq, const unsigned char *p, size_t n)
+{
+    int  rc;
+
+    rq->piece = p;
+
+    rc = lunary_doc_feed(rq->doc, p, n);
+
+    if (rq->copying && rc == LUNARY_OK) {
+        lunary_request_copy(rq, rq->offset + n);
+    }
+
+    rq->offset += n;
+
+    return rq->nomem ? LUNARY_NOMEM : rc;
+}
+
+
+int
+lunary_request_finish(lunary_request_t *rq)
+{
+    int  rc;
+
+    if (rq->nomem) {
+        return LUNARY_NOMEM;
+    }
+
+    rc = lunary_doc_finish(rq->doc);
+
+    if (rc != LUNARY_OK || rq->complete) {
+        return rc;
+    }
+
+    rc = lunary_request_settle(rq);
+
+    if (rc != LUNARY_OK) {
+        memset(&rq->claims, 0, sizeof(lunary_claims_t));
+        return rc;
+    }
+
+    rq->complete = 1;
+
+    return LUNARY_OK;
+}
+
+
+static int
+lunary_request_event(void *ctx, lunary_scan_event_e event,
+    const lunary_scan_t *s)
+{
+    lunary_level_t    *level;
+    lunary_request_t  *rq = ctx;
+
+    /* the object that the event is in; an OPEN counts one more already */
+
+    level = &rq->level[s->depth - (event == LUNARY_SCAN_OPEN) >= 2];
+
+    switch (event) {
+
+    case LUNARY_SCAN_KEY:
+        return lunary_request_key(rq, s);
+
+    case LUNARY_SCAN_OPEN:
+
+        if (s->depth == 1) {
+            rq->object = !lunary_scan_array(s, 1);
+            return 0;
+        }
+
+        lunary_request_begin(rq, level, s, 0);
+
+        if (s->depth == 2 && level->id == LUNARY_M_METADATA
+            && !lunary_scan_array(s, 2))
+        {
+            rq->inside = 1;
+            rq->level[1].any = 0;
+            rq->level[1].seen = 0;
+            rq->level[1].mark = -1;
+            rq->level[1].id = 0;
+            lunary_doc_watch_depth(rq->doc, 2);
+        }
+
+        return 0;
+
+    case LUNARY_SCAN_CLOSE:
+
+        if (s->depth == 0) {
+            lunary_request_next(rq, &rq->level[0], s->token, 1);
+            return 0;
+        }
+
+        if (s->depth == 1 && rq->inside) {
+            rq->inside = 0;
+            lunary_request_next(rq, &rq->level[1], s->token, 1);
+            lunary_doc_watch_depth(rq->doc, 1);
+        }
+
+        lunary_request_end(rq, level, s);
+
+        return 0;
+
+    case LUNARY_SCAN_STRING:
+        lunary_request_begin(rq, level, s, 1);
+        return 0;
+
+    case LUNARY_SCAN_SCALAR:
+        lunary_request_begin(rq, level, s, 0);
+
+        /* fall through */
+
+    default: /* LUNARY_SCAN_STRING_END */
+        lunary_request_end(rq, level, s);
+        return 0;
+    }
+}
+
+
+static int
+lunary_request_key(lunary_request_t *rq, const lunary_scan_t *s)
+{
+    int                   exact, inside;
+    uint8_t               id;
+    lunary_level_t       *level;
+    const lunary_name_t  *name;
+
+    inside = (s->depth == 2);
+    level = &rq->level[inside];
+
+    lunary_request_next(rq, level, s->token, 0);
+
+    level->id = 0;
+    level->claim = 0;
+
+    name = lunary_request_name(s->key, &exact);
+
+    if (name == NULL) {
+        level->any = 1;
+        return 0;
+    }
+
+    id = inside ? name->metadata : name->top;
+
+    if (id == 0) {
+        level->any = 1;
+        return 0;
+    }
+
+    if (level->seen & lunary_member_bit(id)) {
+        rq->duplicate |= (name->claim != LUNARY_CLAIM_NONE);
+        rq->twice |= (id == LUNARY_M_METADATA);
+    }
+
+    level->seen |= lunary_member_bit(id);
+
+    if (inside) {
+        rq->identity |= (name->claim != LUNARY_CLAIM_NONE);
+        exact = exact && rq->exact;
+
+    } else if (id == LUNARY_M_METADATA) {
+
+        /* looked into however it is written; the last one counts */
+
+        level->id = id;
+        rq->exact = (uint8_t) exact;
+
+        if (exact) {
+            memset(&rq->values[LUNARY_M_MD_USER_ID], 0,
+                   (LUNARY_M_MD_TAGS - LUNARY_M_MD_USER_ID + 1)
+                   * sizeof(lunary_held_t));
+        }
+    }
+
+    if (!exact) {
+        level->any = 1;
+        return level->id != 0;
+    }
+
+    level->id = id;
+    level->claim = name->claim;
+
+    rq->values[id].there = 0;
+    rq->values[id].lost = 0;
+
+    lunary_request_mark(rq, level, s);
+
+    level->any = 1;
+
+    return 1;
+}
+
+
+/* the entry of a key by ASCII case folding, *exact where it is written so */
+
+static const lunary_name_t *
+lunary_request_name(lunary_str_t key, int *exact)
+{
+    int                   n, lone;
+    size_t                i, len;
+    unsigned char         c, *q, bytes[LUNARY_NAME_MAX + 4];
+    const unsigned char  *p, *end;
+    const lunary_name_t  *name, *last;
+
+    if (key.len < LUNARY_NAME_MIN) {
+        return NULL;
+    }
+
+    if (memchr(key.data, '\\', key.len) != NULL) {
+
+        q = bytes;
+        p = key.data;
+        end = p + key.len;
+
+        while (p < end) {
+
+            if (q - bytes > LUNARY_NAME_MAX) {
+                return NULL;
+            }
+
+            if (*p != '\\') {
+                *q++ = *p++;
+                continue;
+            }
+
+            n = lunary_escape_read(&p, end, q, &lone);
+
+            if (n < 0) {
+                return NULL;
+            }
+
+            q += n;
+        }
+
+        key = lunary_str(bytes, (size_t) (q - bytes));
+    }
+
+    if (key.len > LUNARY_NAME_MAX) {
+        return NULL;
+    }
+
+    last = lunary_names + LUNARY_NAMES;
+
+    for (name = lunary_names; name < last; name++) {
+
+        len = name->name.len;
+
+        if (len != key.len || ((name->name.data[0] ^ key.data[0]) & ~0x20)) {
+            continue;
+        }
+
+        if (memcmp(name->name.data, key.data, len) == 0) {
+            *exact = 1;
+            return name;
+        }
+
+        for (i = 0; i < len; i++) {
+            c = name->name.data[i] ^ key.data[i];
+
+            if (c != 0
+                && (c != 0x20 || (key.data[i] | 0x20) < 'a'
+                    || (key.data[i] | 0x20) > 'z'))
+            {
+                break;
+            }
+        }
+
+        if (i == len) {
+            *exact = 0;
+            return name;
+        }
+    }
+
+    return NULL;
+}
+
+
+static void
+lunary_request_mark(lunary_request_t *rq, lunary_level_t *level,
+    const lunary_scan_t *s)
+{
+    lunary_mark_t  *m;
+
+    if (rq->nmarks == LUNARY_REQUEST_MARKS) {
+        rq->flooded = 1;
+        return;
+    }
+
+    level->mark = (int8_t) rq->nmarks;
+
+    m = &rq->marks[rq->nmarks++];
+
+    m->id = level->id;
+    m->first = !level->any;
+    m->last = 0;
+    m->start = s->token;
+    m->value = s->token;
+    m->end = s->token;
+    m->prev_end = s->value_end;
+    m->next = s->token;
+}
+
+
+/* the member before has a successor, or the object ends */
+
+static void
+lunary_request_next(lunary_request_t *rq, lunary_level_t *level,
+    uint64_t next, int last)
+{
+    if (level->mark >= 0) {
+        rq->marks[level->mark].next = next;
+        rq->marks[level->mark].last = (uint8_t) last;
+        level->mark = -1;
+    }
+}
+
+
+/* a value starts: of a scalar it is all there */
+
+static void
+lunary_request_begin(lunary_request_t *rq, lunary_level_t *level,
+    const lunary_scan_t *s, int string)
+{
+    int             wanted;
+    lunary_held_t  *v;
+
+    if (level->id == 0) {
+        return;
+    }
+
+    if (level->mark >= 0) {
+        rq->marks[level->mark].value = s->token;
+    }
+
+    if (rq->copying || level->claim == LUNARY_CLAIM_NONE || s->depth == 0) {
+        return;
+    }
+
+    if (string) {
+        wanted = (level->claim != LUNARY_CLAIM_PROPS);
+
+    } else if (s->state == LUNARY_SCAN_S_MEMBER) {
+        wanted = (level->claim == LUNARY_CLAIM_PROPS);
+
+    } else {
+        wanted = (level->claim == LUNARY_CLAIM_TAGS
+                  && s->state == LUNARY_SCAN_S_ELEMENT);
+    }
+
+    if (!wanted) {
+        return;
+    }
+
+    v = &rq->values[level->id];
+    v->there = 1;
+    v->lost = 0;
+    v->len = 0;
+    v->at = (uint32_t) rq->held.len;
+
+    rq->copying = level->id;
+    rq->copied = s->token;
+}
+
+
+static void
+lunary_request_end(lunary_request_t *rq, lunary_level_t *level,
+    const lunary_scan_t *s)
+{
+    if (level->id == 0) {
+        return;
+    }
+
+    if (level->mark >= 0) {
+        rq->marks[level->mark].end = s->value_end;
+    }
+
+    if (rq->copying == level->id) {
+        lunary_request_copy(rq, s->value_end);
+        rq->copying = 0;
+    }
+
+    level->id = 0;
+}
+
+
+/* copies what this piece has of a value, up to `end`: all of it or nothing */
+
+static void
+lunary_request_copy(lunary_request_t *rq, uint64_t end)
+{
+    size_t          n, max;
+    lunary_held_t  *v;
+
+    v = &rq->values[rq->copying];
+
+    n = (size_t) (end - rq->copied);
+    max = LUNARY_REQUEST_ID;
+
+    if (rq->copying == LUNARY_M_USER_PROPS
+        || rq->copying == LUNARY_M_USERPROPS
+        || rq->copying == LUNARY_M_MD_USER_PROPS
+        || rq->copying == LUNARY_M_MD_USERPROPS
+        || rq->copying == LUNARY_M_TAGS
+        || rq->copying == LUNARY_M_MD_TAGS)
+    {
+        max = LUNARY_REQUEST_OBJECT;
+    }
+
+    if (!v->lost) {
+
+        if (v->len + n > max || rq->held.len + n > LUNARY_REQUEST_HELD) {
+            rq->held.len -= v->len;
+            v->len = 0;
+            v->lost = 1;
+
+        } else if (lunary_buf_append(rq->mem, &rq->held,
+                                     rq->piece + (rq->copied - rq->offset), n)
+                   != LUNARY_OK)
+        {
+            v->lost = 1;
+            rq->nomem = 1;
+
+        } else {
+            v->len += (uint32_t) n;
+        }
+    }
+
+    rq->copied = end;
+}
+
+
+/*
+ * Reads the claims out of what is held.  The decoded bytes move while they
+ * grow: so places are kept first, and made slices at the end.
+ */
+
+static int
+lunary_request_settle(lunary_request_t *rq)
+{
+    unsigned       i;
+    lunary_str_t  *claim[5];
+    lunary_held_t  place[5];
+
+    if (rq->held.len == 0) {
+        return LUNARY_OK;
+    }
+
+    memset(place, 0, sizeof(place));
+
+    if (lunary_request_id(rq, lunary_user_order, 1, &place[0]) != LUNARY_OK
+        || lunary_request_id(rq, lunary_thread_order, 0, &place[1])
+           != LUNARY_OK
+        || lunary_request_id(rq, lunary_parent_order, 0, &place[2])
+           != LUNARY_OK
+        || lunary_request_props(rq, &place[3]) != LUNARY_OK
+        || lunary_request_tags(rq, &place[4]) != LUNARY_OK)
+    {
+        return LUNARY_NOMEM;
+    }
+
+    claim[0] = &rq->claims.user;
+    claim[1] = &rq->claims.thread;
+    claim[2] = &rq->claims.parent;
+    claim[3] = &rq->claims.props;
+    claim[4] = &rq->claims.tags;
+
+    for (i = 0; i < 5; i++) {
+        if (place[i].len != 0) {
+            *claim[i] = lunary_str(rq->decoded.data + place[i].at,
+                                   place[i].len);
+        }
+    }
+
+    return LUNARY_OK;
+}
+
+
+/* the value of a member as it was written; empty where there is none */
+
+static lunary_str_t
+lunary_request_value(const lunary_request_t *rq, unsigned id)
+{
+    const lunary_held_t  *v;
+
+    v = &rq->values[id];
+
+    if (!v->there || v->len == 0) {
+        return lunary_str(NULL, 0);
+    }
+
+    return lunary_str(rq->held.data + v->at, v->len);
+}
+
+
+/* the first string that is not empty decides, also where it is no good */
+
+static int
+lunary_request_id(lunary_request_t *rq, const uint8_t *order, int user,
+    lunary_held_t *place)
+{
+    int            rc;
+    size_t         at;
+    lunary_str_t   inside, id;
+    lunary_buf_t  *out;
+
+    out = &rq->decoded;
+    at = out->len;
+
+    for ( /* void */ ; *order != 0; order++) {
+
+        if (rq->values[*order].there && rq->values[*order].lost) {
+            return LUNARY_OK;
+        }
+
+        inside = lunary_json_inside(lunary_request_value(rq, *order));
+
+        if (inside.len == 0) {
+            continue;
+        }
+
+        if (user && (!lunary_utf8_valid(inside) || lunary_escape_lone(inside)))
+        {
+            return LUNARY_OK;
+        }
+
+        rc = lunary_json_unescape(rq->mem, out, inside);
+
+        if (rc == LUNARY_NOMEM) {
+            return LUNARY_NOMEM;
+        }
+
+        id = lunary_str(out->data + at, out->len - at);
+
+        if (rc != LUNARY_OK || (user && !lunary_user_id_valid(id))) {
+            out->len = at;
+            return LUNARY_OK;
+        }
+
+        place->at = (uint32_t) at;
+        place->len = (uint32_t) id.len;
+
+        return LUNARY_OK;
+    }
+
+    return LUNARY_OK;
+}
+
+
+static int
+lunary_request_props(lunary_request_t *rq, lunary_held_t *place)
+{
+    size_t          at;
+    lunary_str_t    v;
+    const uint8_t  *order;
+
+    for (order = lunary_props_order; *order != 0; order++) {
+
+        v = lunary_request_value(rq, *order);
+
+        if (!lunary_json_is_object(v)) {
+            continue;
+        }
+
+        at = rq->decoded.len;
+
+        if (lunary_json_copy(rq->mem, &rq->decoded, v) != LUNARY_OK) {
+            return LUNARY_NOMEM;
+        }
+
+        place->at = (uint32_t) at;
+        place->len = (uint32_t) (rq->decoded.len - at);
+
+        break;
+    }
+
+    return LUNARY_OK;
+}
+
+
+/* an array of strings: one string becomes one, what is no string stays out */
+
+static int
+lunary_request_tags(lunary_request_t *rq, lunary_held_t *place)
+{
+    int                  rc;
+    size_t               at;
+    lunary_str_t         v, tag;
+    lunary_buf_t        *out;
+    const uint8_t       *order;
+    lunary_json_iter_t   it;
+
+    out = &rq->decoded;
+
+    for (order = lunary_tags_order; *order != 0; order++) {
+
+        v = lunary_request_value(rq, *order);
+        at = out->len;
+
+        if (lunary_json_is_string(v) && v.len > 2) {
+            rc = lunary_buf_lit(rq->mem, out, "[");
+
+            if (rc == LUNARY_OK) {
+                rc = lunary_json_copy(rq->mem, out, v);
+            }
+
+        } else if (lunary_json_is_array(v)) {
+            rc = LUNARY_OK;
+
+            lunary_json_iter(&it, v);
+
+            while (rc == LUNARY_OK && lunary_json_element(&it, &tag)) {
+
+                if (!lunary_json_is_string(tag)) {
+                    continue;
+                }
+
+                rc = lunary_buf_append(rq->mem, out,
+                                       (out->len == at) ? "[" : ",", 1);
+                if (rc == LUNARY_OK) {
+                    rc = lunary_json_copy(rq->mem, out, tag);
+                }
+            }
+
+        } else {
+            continue;
+        }
+
+        if (rc == LUNARY_OK && out->len != at) {
+            rc = lunary_buf_lit(rq->mem, out, "]");
+        }
+
+        if (rc != LUNARY_OK) {
+            return LUNARY_NOMEM;
+        }
+
+        if (out->len != at) {
+            place->at = (uint32_t) at;
+            place->len = (uint32_t) (out->len - at);
+            break;
+        }
+    }
+
+    return LUNARY_OK;
+}
+
+
+const lunary_claims_t *
+lunary_request_claims(lunary_request_t *rq)
+{
+    return &rq->claims;
+}
+
+
+int
+lunary_request_duplicate(const lunary_request_t *rq)
+{
+    return rq->duplicate || (rq->twice && rq->identity);
+}
+
+
+int
+lunary_request_flooded(const lunary_request_t *rq)
+{
+    return rq->flooded;
+}
+
+
+const lunary_mark_t *
+lunary_request_marks(const lunary_request_t *rq, size_t *n)
+{
+    *n = rq->nmarks;
+
+    return rq->marks;
+}
+
+
+size_t
+lunary_request_strip(const lunary_request_t *rq, uint32_t strip,
+    lunary_edit_t *edits, size_t max)
+{
+    size_t                n, k;
+    unsigned              i, end;
+    const lunary_mark_t  *m;
+
+    if (!rq->complete || rq->flooded || strip == 0) {
+        return 0;
+    }
+
+    n = lunary_request_runs(rq, 0, rq->nmarks, strip, edits, max);
+
+    /* inside of each metadata that stays; then all in order */
+
+    for (i = 0; i < rq->nmarks && n < max; i++) {
+        m = &rq->marks[i];
+
+        if (m->id != LUNARY_M_METADATA
+            || lunary_request_removed(rq, i, strip))
+        {
+            continue;
+        }
+
+        end = lunary_request_inner(rq, i);
+
+        n += lunary_request_runs(rq, i + 1, end, strip, edits + n, max - n);
+    }
+
+    lunary_request_sort(edits, n);
+
+    for (k = 0; k < n; k++) {
+        edits[k].text = lunary_str(NULL, 0);
+    }
+
+    return n;
+}
+
+
+/* the marks of what stands in metadata i end here; they begin at i + 1 */
+
+static unsigned
+lunary_request_inner(const lunary_request_t *rq, unsigned i)
+{
+    unsigned  k;
+
+    for (k = i + 1;
+         k < rq->nmarks && rq->marks[k].start < rq->marks[i].end;
+         k++)
+    {
+        /* void */
+    }
+
+    return k;
+}
+
+
+/* 1 where the member goes: asked for, or metadata in which all goes */
+
+static int
+lunary_request_removed(const lunary_request_t *rq, unsigned i, uint32_t strip)
+{
+    unsigned              k, end;
+    const lunary_mark_t  *m;
+
+    m = rq->marks;
+
+    if (strip & lunary_member_bit(m[i].id)) {
+        return 1;
+    }
+
+    if (m[i].id != LUNARY_M_METADATA) {
+        return 0;
+    }
+
+    end = lunary_request_inner(rq, i);
+
+    if (end == i + 1 || !m[i + 1].first || !m[end - 1].last) {
+        return 0;
+    }
+
+    for (k = i + 1; k < end; k++) {
+
+        if (!(strip & lunary_member_bit(m[k].id))
+            || (k + 1 < end && m[k].next != m[k + 1].start))
+        {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+/*
+ * The edits of one object, whose marks are in [i, end): members side by side
+ * go in one.  With them goes the comma behind them, or, at the end, the one
+ * before them.
+ */
+
+static size_t
+lunary_request_runs(const lunary_request_t *rq, unsigned i, unsigned end,
+    uint32_t strip, lunary_edit_t *edits, size_t max)
+{
+    size_t                n;
+    unsigned              next;
+    const lunary_mark_t  *first, *last;
+
+    n = 0;
+
+    for ( /* void */ ; i < end && n < max; i = next) {
+
+        first = &rq->marks[i];
+        next = lunary_request_inner(rq, i);
+
+        if (!lunary_request_removed(rq, i, strip)) {
+            continue;
+        }
+
+        last = first;
+
+        while (next < end && rq->marks[next].start == last->next
+               && lunary_request_removed(rq, next, strip))
+        {
+            last = &rq->marks[next];
+            next = lunary_request_inner(rq, next);
+        }
+
+        if (!last->last) {
+            edits[n].start = first->start;
+            edits[n].end = last->next;
+
+        } else {
+            edits[n].start = first->first ? first->start : first->prev_end;
+            edits[n].end = last->end;
+        }
+
+        n++;
+    }
+
+    return n;
+}
+
+
+/* few edits, nearly in order */
+
+static void
+lunary_request_sort(lunary_edit_t *edits, size_t n)
+{
+    size_t         i, k;
+    lunary_edit_t  e;
+
+    for (i = 1; i < n; i++) {
+        e = edits[i];
+
+        for (k = i; k > 0 && edits[k - 1].start > e.start; k--) {
+            edits[k] = edits[k - 1];
+        }
+
+        edits[k] = e;
+    }
+}
