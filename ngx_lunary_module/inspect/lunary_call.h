@@ -110,10 +110,6 @@ void lunary_call_start(lunary_call_t *call, lunary_str_t method,
 void lunary_call_request(lunary_call_t *call, const unsigned char *p,
     size_t n);
 
-/* forgets the body seen so far: another module replaced it, the whole of the
- * new one follows */
-void lunary_call_request_reset(lunary_call_t *call);
-
 /* the request's body is complete: settles dialect, model, stream, claims */
 void lunary_call_request_end(lunary_call_t *call);
 
