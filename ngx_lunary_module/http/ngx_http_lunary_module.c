@@ -825,6 +825,8 @@ ngx_http_lunary_open_call(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     ngx_table_elt_t     *h;
     lunary_call_conf_t   conf;
 
+    ngx_memzero(&conf, sizeof(lunary_call_conf_t));
+
     conf.capture_max = ctx->conf->capture_max;
     conf.capture = (unsigned) ngx_http_lunary_choice(r, &ctx->conf->capture,
                                             ngx_http_lunary_capture_words, 0);
