@@ -273,9 +273,23 @@ ngx_http_outbox_test_append(ngx_http_request_t *r)
                + (ngx_sprintf(reply, "$%uz\r\n\r\n", len) - reply) + len
                + (ngx_sprintf(reply, "$%uz\r\n\r\n", size) - reply) + size;
 
+        ngx_lunary_stats_inc(NGX_LUNARY_C_RUNS_OK);
+
+        if (ngx_http_arg(r, (u_char *) "fields", 6, &s) == NGX_OK) {
+
+            /* ?fields=0: what Redis refuses */
+
+            p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_RUN, 0, 0, 0);
+
+            if (p) {
+                ngx_lunary_outbox_commit();
+            }
+
+            continue;
+        }
+
         p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_RUN, 2, need,
                                       ngx_crc32_short(text, len));
-        ngx_lunary_stats_inc(NGX_LUNARY_C_RUNS_OK);
 
         if (p) {
             p = ngx_http_outbox_test_bulk(p, "run_id", 6);

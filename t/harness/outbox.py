@@ -1,0 +1,187 @@
+"""For the tests of client/ and outbox/: an nginx with t/tools/
+nginx_outbox_test, whose /append puts records into the outbox, so that a test
+makes thousands in a second and knows each by its id."""
+
+import collections
+import fcntl
+import json
+import os
+import subprocess
+import threading
+
+import pytest
+import redis as redis_py
+
+from . import BUILD, NGINX_BIN, ROOT
+from .wait import wait_for
+
+CONFIG = """
+{{ globals }}
+{{ main | default("") }}
+http {
+    {{ http }}
+    {{ more | default("") }}
+    lunary_redis {{ redis }} {{ params | default("") }};
+    lunary_stream {{ stream | default("lunary:runs flush=2ms") }};
+    lunary_spool {{ spool | default(dir + "/spool size=4m") }};
+    server {
+        listen {{ listen }};
+        location /append { outbox_test; }
+        location /get { redis_test; }
+        location /stats { stats_test; }
+    }
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def outbox_module():
+    """The .so, built for the nginx that the tests run."""
+    tree = os.path.dirname(os.path.dirname(NGINX_BIN))
+    if not os.path.exists(f"{tree}/objs/ngx_auto_config.h"):
+        tree = BUILD / "nginx-debian"
+    if not os.path.exists(f"{tree}/objs/ngx_auto_config.h"):
+        pytest.skip("no configured nginx tree under build/: run make")
+    out = BUILD / "ngx_outbox_test_module.so"
+    flags = ""
+    if "-asan" in str(tree):
+        flags = "-fsanitize=address,undefined -fno-omit-frame-pointer"
+        out = BUILD / "ngx_outbox_test_module-asan.so"
+    with open(f"{out}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            ["make", "-C", ROOT / "t/tools/nginx_outbox_test",
+             f"TREE={tree}", f"OUT={out}", f"CFLAGS={flags}",
+             *(["CC=clang"] if flags else [])],
+            capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return str(out)
+
+
+@pytest.fixture
+def outbox(nginx, outbox_module):
+    """outbox(redis, workers=1, stream=…, spool=…, params=…) starts one."""
+
+    def make(redis=None, config=CONFIG, **variables):
+        if redis is not None:
+            variables["redis"] = getattr(redis, "url", redis)
+        one = nginx(config, module=outbox_module, **variables)
+        one.spool = one.folder / "spool"
+        return one
+
+    return make
+
+
+def append(nginx, id="r", n=1, size=100, more="", port=None):
+    """The ids of the records that were taken."""
+    with nginx.client(port) as c:
+        answer = c.request("GET", f"/append?id={id}&n={n}&size={size}{more}")
+    assert answer.status == 200
+    return [f"{id}-{i}" for i in range(int(answer.body))]
+
+
+def entries(redis, stream="lunary:runs"):
+    """The ids in the stream, as they lie; None where Redis does not answer."""
+    try:
+        return [fields["run_id"] for _, fields in redis.client.execute_command(
+            "XRANGE", stream, "-", "+")]
+    except (redis_py.exceptions.ConnectionError,
+            redis_py.exceptions.BusyLoadingError, OSError):
+        return None
+
+
+def once(redis, ids, timeout=10, stream="lunary:runs", maybe=()):
+    """Waits until every id is in the stream; then each must be there once,
+    and nothing else but, perhaps, ids of `maybe`."""
+    ids = set(ids)
+
+    def there():
+        found = entries(redis, stream)
+        return found is not None and ids <= set(found)
+
+    try:
+        wait_for(there, timeout, f"{len(ids)} entries")
+    except AssertionError:
+        found = entries(redis, stream) or []
+        missing = sorted(ids - set(found))
+        raise AssertionError(f"{len(missing)} of {len(ids)} are missing: "
+                             f"{missing[:10]}") from None
+    found = entries(redis, stream)
+    twice = [i for i, n in collections.Counter(found).items() if n > 1]
+    assert not twice, f"{len(twice)} are there more than once: {twice[:10]}"
+    strange = set(found) - ids - set(maybe)
+    assert not strange, f"nobody made {sorted(strange)[:10]}"
+
+
+def stats(nginx, port=None):
+    with nginx.client(port) as c:
+        return json.loads(c.request("GET", "/stats").body)
+
+
+def total(counter):
+    return sum(counter.values()) if isinstance(counter, dict) else counter
+
+
+def balance(s):
+    """The equation of the counters: both sides."""
+    return (total(s["runs_total"]) + s["runs_recovered_total"],
+            s["runs_sent_total"] + s["runs_spooled"]
+            + total(s["runs_dropped_total"]))
+
+
+def balanced(nginx, port=None):
+    """Waits until nothing is under way; the counters must add up then."""
+    wait_for(lambda: stats(nginx, port)["runs_spooled"] == 0, 10,
+             "an empty spool")
+    s = stats(nginx, port)
+    left, right = balance(s)
+    assert left == right, s
+    return s
+
+
+def spools(nginx):
+    return sorted(p.name for p in nginx.spool.glob("*.spool"))
+
+
+def watermarks(redis, pattern="lunary:outbox:*"):
+    return sorted(redis.client.keys(pattern))
+
+
+class Load:
+    """Appends all the time from some threads; remembers what was answered."""
+
+    def __init__(self, nginx, threads=2, n=5, size=200, name="l", pause=0):
+        self.nginx = nginx
+        self.n, self.size, self.name, self.pause = n, size, name, pause
+        self.answered = []
+        self.unanswered = []
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self.run, args=(i,))
+                        for i in range(threads)]
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        self.stopping.set()
+        for t in self.threads:
+            t.join()
+
+    def run(self, number):
+        i = 0
+        while not self.stopping.is_set():
+            i += 1
+            id = f"{self.name}{number}.{i}"
+            ids = [f"{id}-{k}" for k in range(self.n)]
+            try:
+                self.answered += append(self.nginx, id, self.n, self.size)
+            except (OSError, AssertionError, ValueError, EOFError):
+                self.unanswered += ids
+                self.stopping.wait(0.01)
+            if self.pause:
+                self.stopping.wait(self.pause)
