@@ -163,6 +163,11 @@ int lunary_input_tool_result(lunary_call_t *call, lunary_str_t id,
 int lunary_input_tool(lunary_call_t *call, lunary_str_t id,
     lunary_str_t name, lunary_str_t args, int first);
 
+/* parts: an image by its type and base64 (a reference of its size), or URL */
+int lunary_input_image(lunary_call_t *call, lunary_str_t type,
+    lunary_str_t base64);
+int lunary_input_image_url(lunary_call_t *call, lunary_str_t url);
+
 /* closes the array; gives it to lunary_call_input() */
 void lunary_input_done(lunary_call_t *call, lunary_str_t key);
 

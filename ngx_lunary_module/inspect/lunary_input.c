@@ -150,6 +150,67 @@ lunary_input_tool_result(lunary_call_t *call, lunary_str_t id,
 }
 
 
+int
+lunary_input_image(lunary_call_t *call, lunary_str_t type,
+    lunary_str_t base64)
+{
+    int            rc;
+    lunary_str_t   data;
+    lunary_buf_t  *b;
+
+    b = &lunary_priv(call)->input_buf;
+    data = lunary_json_inside(base64);
+
+    rc = lunary_input_lit(call, "{\"type\":\"image_url\",\"image_url\":"
+                          "{\"url\":\"data:");
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_raw(call, lunary_json_inside(type));
+    }
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_lit(call, ";base64,");
+    }
+
+    if (rc == LUNARY_OK && data.len != 0 && data.data[0] == '['
+        && data.len < 64)
+    {
+        /* the document has put the size in the bytes' place */
+
+        rc = lunary_input_raw(call, data);
+
+    } else if (rc == LUNARY_OK) {
+        rc = lunary_input_lit(call, "[");
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_buf_append_int(call->mem, b, (int64_t) data.len);
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, " bytes]");
+        }
+    }
+
+    return rc == LUNARY_OK ? lunary_input_lit(call, "\"}}") : rc;
+}
+
+
+int
+lunary_input_image_url(lunary_call_t *call, lunary_str_t url)
+{
+    int  rc;
+
+    rc = lunary_input_lit(call, "{\"type\":\"image_url\",\"image_url\":"
+                          "{\"url\":");
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_raw(call, url);
+    }
+
+    return rc == LUNARY_OK ? lunary_input_lit(call, "}}") : rc;
+}
+
+
 void
 lunary_input_done(lunary_call_t *call, lunary_str_t key)
 {

@@ -11,6 +11,8 @@
 #include "lunary_doc.h"
 
 
+static int lunary_output_escaped(lunary_output_t *o, lunary_tool_t *tool,
+    lunary_str_t text);
 static void lunary_output_free_tool(lunary_output_t *o, lunary_tool_t *t);
 static int lunary_output_message(lunary_output_t *o, lunary_choice_t *ch,
     lunary_buf_t *out, uint64_t *lost);
@@ -74,6 +76,7 @@ lunary_output_free_tool(lunary_output_t *o, lunary_tool_t *t)
     lunary_text_free(o->mem, &o->budget, &t->args);
     lunary_buf_free(o->mem, &t->id);
     lunary_buf_free(o->mem, &t->name);
+    lunary_buf_free(o->mem, &t->member);
     lunary_free(o->mem, t, sizeof(lunary_tool_t));
 }
 
@@ -211,22 +214,123 @@ void
 lunary_output_tool_value(lunary_output_t *o, lunary_tool_t *tool,
     lunary_str_t value)
 {
+    lunary_output_tool_reset(o, tool);
+    tool->object = 1;
+
+    if (lunary_output_escaped(o, tool, value) != LUNARY_OK) {
+        o->nomem = 1;
+    }
+}
+
+
+void
+lunary_output_tool_reset(lunary_output_t *o, lunary_tool_t *tool)
+{
+    lunary_text_free(o->mem, &o->budget, &tool->args);
+
+    tool->args.size = 0;
+    tool->object = 0;
+    tool->members = 0;
+    tool->in_string = 0;
+}
+
+
+void
+lunary_output_tool_member(lunary_output_t *o, lunary_tool_t *tool,
+    lunary_str_t name, lunary_str_t value)
+{
+    int           rc, same;
     lunary_buf_t  b;
 
-    lunary_text_free(o->mem, &o->budget, &tool->args);
-    tool->args.size = 0;
-    tool->object = 1;
+    if (!tool->members) {
+        lunary_output_tool_reset(o, tool);
+    }
 
     memset(&b, 0, sizeof(lunary_buf_t));
 
-    if (lunary_json_escape(o->mem, &b, value) != LUNARY_OK
-        || lunary_text_append(o->mem, &o->budget, &tool->args,
-                              lunary_buf_str(&b)) != LUNARY_OK)
-    {
+    if (name.len > LUNARY_OUTPUT_ID) {
+        name.len = lunary_inside_floor(name, LUNARY_OUTPUT_ID);
+    }
+
+    same = tool->members && tool->in_string && lunary_json_is_string(value)
+           && tool->member.len == name.len
+           && memcmp(tool->member.data, name.data, name.len) == 0;
+
+    rc = LUNARY_OK;
+
+    if (!same) {
+
+        /* what is escaped here is the arguments' own JSON */
+
+        if (tool->in_string) {
+            rc = lunary_buf_lit(o->mem, &b, "\"");
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = tool->members ? lunary_buf_lit(o->mem, &b, ",\"")
+                               : lunary_buf_lit(o->mem, &b, "{\"");
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_inside_copy(o->mem, &b, name);
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_json_is_string(value)
+                 ? lunary_buf_lit(o->mem, &b, "\":\"")
+                 : lunary_buf_lit(o->mem, &b, "\":");
+        }
+
+        tool->member.len = 0;
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_buf_append(o->mem, &tool->member, name.data,
+                                   name.len);
+        }
+    }
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_json_is_string(value)
+             ? lunary_inside_copy(o->mem, &b, lunary_json_inside(value))
+             : lunary_buf_append(o->mem, &b, value.data, value.len);
+    }
+
+    tool->members = 1;
+    tool->in_string = lunary_json_is_string(value);
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_output_escaped(o, tool, lunary_buf_str(&b));
+    }
+
+    if (rc != LUNARY_OK) {
         o->nomem = 1;
     }
 
     lunary_buf_free(o->mem, &b);
+}
+
+
+/* adds JSON text to a tool's arguments */
+
+static int
+lunary_output_escaped(lunary_output_t *o, lunary_tool_t *tool,
+    lunary_str_t text)
+{
+    int           rc;
+    lunary_buf_t  b;
+
+    memset(&b, 0, sizeof(lunary_buf_t));
+
+    rc = lunary_json_escape(o->mem, &b, text);
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_text_append(o->mem, &o->budget, &tool->args,
+                                lunary_buf_str(&b));
+    }
+
+    lunary_buf_free(o->mem, &b);
+
+    return rc;
 }
 
 
@@ -458,6 +562,8 @@ lunary_output_tools(lunary_output_t *o, lunary_choice_t *ch,
                != LUNARY_OK
             || lunary_output_lit(o, out, "\",\"arguments\":\"")
             || lunary_output_text(o, &t->args, out, lost) != LUNARY_OK
+            || (t->in_string && lunary_output_lit(o, out, "\\\""))
+            || (t->members && lunary_output_lit(o, out, "}"))
             || lunary_output_lit(o, out, "\"}}"))
         {
             return LUNARY_NOMEM;

@@ -32,6 +32,9 @@ typedef struct lunary_choice_s  lunary_choice_t;
 struct lunary_tool_s {
     int64_t               index;          /* the wire's number for it, or -1 */
     unsigned              object:1;       /* its arguments came as a value   */
+    unsigned              members:1;      /* ... come as members, one by one */
+    unsigned              in_string:1;    /* ... the last is an open string  */
+    lunary_buf_t          member;         /* the last one's name             */
     lunary_buf_t          id;             /* escaped insides                 */
     lunary_buf_t          name;
     lunary_text_t         args;
@@ -85,6 +88,16 @@ void lunary_output_small(lunary_output_t *o, lunary_buf_t *b,
 /* replaces a tool's arguments by a JSON value */
 void lunary_output_tool_value(lunary_output_t *o, lunary_tool_t *tool,
     lunary_str_t value);
+
+/* forgets a tool's arguments */
+void lunary_output_tool_reset(lunary_output_t *o, lunary_tool_t *tool);
+
+/*
+ * Adds a member to a tool's arguments, or to the string that is its value
+ * where the last one had the same name (an escaped inside).
+ */
+void lunary_output_tool_member(lunary_output_t *o, lunary_tool_t *tool,
+    lunary_str_t name, lunary_str_t value);
 
 /* adds a content part (an object's JSON) */
 void lunary_output_part(lunary_output_t *o, lunary_choice_t *ch,

@@ -13,15 +13,6 @@
         LUNARY_STYLE_OPENAI, 0, NULL, NULL, NULL                             \
     };
 
-LUNARY_PENDING(lunary_anthropic_messages, "anthropic.messages")
-LUNARY_PENDING(lunary_anthropic_complete, "anthropic.complete")
-LUNARY_PENDING(lunary_anthropic_count_tokens, "anthropic.count_tokens")
-LUNARY_PENDING(lunary_gemini_generate, "gemini.generateContent")
-LUNARY_PENDING(lunary_gemini_count_tokens, "gemini.countTokens")
-LUNARY_PENDING(lunary_gemini_embed, "gemini.embedContent")
-LUNARY_PENDING(lunary_gemini_batch_embed, "gemini.batchEmbedContents")
-LUNARY_PENDING(lunary_gemini_interactions, "gemini.interactions")
-LUNARY_PENDING(lunary_vertex_predict, "vertex.predict")
 LUNARY_PENDING(lunary_bedrock_converse, "bedrock.converse")
 LUNARY_PENDING(lunary_bedrock_invoke, "bedrock.invoke")
 LUNARY_PENDING(lunary_ollama_chat, "ollama.chat")
