@@ -96,6 +96,14 @@ static const uint8_t  lunary_scan_scalar[N_STATES][C_CLASSES] = {
 #undef LUNARY_END
 
 
+/* what may stand behind a backslash and is the whole escape then */
+
+static const uint8_t  lunary_scan_simple[256] = {
+    ['"'] = 1, ['\\'] = 1, ['/'] = 1, ['b'] = 1, ['f'] = 1, ['n'] = 1,
+    ['r'] = 1, ['t'] = 1
+};
+
+
 #define lunary_scan_is_space(c)                                              \
     ((c) == ' ' || (c) == '\n' || (c) == '\r' || (c) == '\t')
 
@@ -456,8 +464,15 @@ lunary_scan_string(lunary_scan_t *s, const unsigned char **pp,
         }
 
         if (c == '\\') {
-            s->sub = LUNARY_SUB_ESCAPE;
-            p++;
+
+            if (end - p > 1 && lunary_scan_simple[p[1]]) {
+                p += 2;
+
+            } else {
+                s->sub = LUNARY_SUB_ESCAPE;
+                p++;
+            }
+
             continue;
         }
 
@@ -519,26 +534,17 @@ lunary_scan_escape(lunary_scan_t *s, unsigned char c)
 {
     if (s->sub == LUNARY_SUB_ESCAPE) {
 
-        switch (c) {
-
-        case '"':
-        case '\\':
-        case '/':
-        case 'b':
-        case 'f':
-        case 'n':
-        case 'r':
-        case 't':
+        if (lunary_scan_simple[c]) {
             s->sub = LUNARY_SUB_PLAIN;
             return LUNARY_OK;
+        }
 
-        case 'u':
+        if (c == 'u') {
             s->sub = LUNARY_SUB_HEX4;
             return LUNARY_OK;
-
-        default:
-            return LUNARY_ERROR;
         }
+
+        return LUNARY_ERROR;
     }
 
     if (lunary_hex(c) < 0) {
