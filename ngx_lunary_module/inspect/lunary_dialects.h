@@ -126,7 +126,7 @@ void lunary_anthropic_value(lunary_call_t *call, lunary_str_t v);
 void lunary_anthropic_stream(lunary_call_t *call, lunary_str_t name,
     lunary_str_t v);
 
-/* bedrock_converse.c */
+/* bedrock.c */
 void lunary_converse_messages(lunary_call_t *call, lunary_str_t text);
 void lunary_converse_value(lunary_call_t *call, lunary_str_t v);
 void lunary_converse_event(lunary_call_t *call, lunary_str_t name,

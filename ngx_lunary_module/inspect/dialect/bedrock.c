@@ -1,0 +1,960 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * bedrock.converse and bedrock.invoke: Amazon Bedrock Runtime (API reference
+ * 2023-09-30: Converse, ConverseStream, InvokeModel,
+ * InvokeModelWithResponseStream; user guide, "Inference request parameters
+ * and response fields for foundation models").
+ *
+ * The model stands in the path.  ConverseStream ends with messageStop and
+ * then metadata, which has the usage: that is the terminal event.  InvokeModel
+ * carries each family's own shape: Anthropic's messages, Nova's (Converse's
+ * members), chat completions, Titan's, Llama's, Mistral's, Cohere's, AI21's;
+ * the last chunk of a stream has amazon-bedrock-invocationMetrics.  Cache
+ * reads and writes are not in inputTokens.
+ */
+
+#include "../lunary_dialects.h"
+
+
+static int lunary_converse_request(lunary_call_t *call, lunary_str_t text);
+static int lunary_converse_message(lunary_call_t *call, lunary_str_t m);
+static int lunary_converse_block(lunary_call_t *call, lunary_str_t block);
+static int lunary_converse_body(lunary_call_t *call, lunary_str_t text);
+static int lunary_converse_on_event(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data);
+static void lunary_converse_content(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t block);
+static void lunary_converse_usage(lunary_call_t *call, lunary_str_t usage);
+static int lunary_invoke_request(lunary_call_t *call, lunary_str_t text);
+static int lunary_invoke_body(lunary_call_t *call, lunary_str_t text);
+static int lunary_invoke_event(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data);
+static void lunary_invoke_value(lunary_call_t *call, lunary_str_t v,
+    int stream);
+static int lunary_invoke_nova(lunary_call_t *call, lunary_str_t v,
+    int stream);
+static void lunary_invoke_list(lunary_call_t *call, lunary_str_t list,
+    const char *text, const char *reason);
+static void lunary_invoke_ai21(lunary_call_t *call, lunary_str_t v,
+    lunary_str_t list);
+static void lunary_invoke_cohere(lunary_call_t *call, lunary_str_t v);
+static void lunary_invoke_text(lunary_call_t *call, lunary_str_t text,
+    lunary_str_t reason);
+static void lunary_bedrock_path(lunary_call_t *call);
+static int lunary_base64(lunary_mem_t *mem, lunary_buf_t *out,
+    lunary_str_t in);
+
+
+const lunary_dialect_t  lunary_bedrock_converse = {
+    lunary_string("bedrock.converse"),
+    lunary_string("llm"),
+    lunary_string("aws.bedrock"),
+    LUNARY_STYLE_BEDROCK,
+    LUNARY_STRIP_ALL,
+    lunary_converse_request,
+    lunary_converse_body,
+    lunary_converse_on_event
+};
+
+const lunary_dialect_t  lunary_bedrock_invoke = {
+    lunary_string("bedrock.invoke"),
+    lunary_string("llm"),
+    lunary_string("aws.bedrock"),
+    LUNARY_STYLE_BEDROCK,
+    LUNARY_STRIP_ANTHROPIC,
+    lunary_invoke_request,
+    lunary_invoke_body,
+    lunary_invoke_event
+};
+
+
+/* /model/ID/VERB; an id may be an ARN with slashes in it */
+
+static void
+lunary_bedrock_path(lunary_call_t *call)
+{
+    lunary_str_t  s;
+
+    s = lunary_call_path(call, "/model/", "");
+
+    while (s.len != 0 && s.data[s.len - 1] != '/') {
+        s.len--;
+    }
+
+    if (s.len != 0) {
+        s.len--;
+        lunary_call_model_bytes(call, s);
+    }
+
+    call->stream = lunary_call_path_ends(call, "-stream");
+
+    lunary_priv(call)->fold = LUNARY_TOKENS_CACHE_APART;
+}
+
+
+static int
+lunary_converse_request(lunary_call_t *call, lunary_str_t text)
+{
+    static const lunary_str_t  but[] = {
+        lunary_string("messages"),
+        lunary_string("system")
+    };
+
+    lunary_bedrock_path(call);
+    lunary_call_params(call, text, but, 2);
+    lunary_converse_messages(call, text);
+
+    return LUNARY_OK;
+}
+
+
+/* messages and system of Converse, and of Nova on InvokeModel */
+
+void
+lunary_converse_messages(lunary_call_t *call, lunary_str_t text)
+{
+    int                 rc, n;
+    lunary_str_t        v, system, messages;
+    lunary_json_iter_t  it;
+
+    static const lunary_str_t  key = lunary_string("messages");
+
+    system = lunary_json_get(text, "system");
+    messages = lunary_json_get(text, "messages");
+
+    if (lunary_json_is_array(system) && system.len > 2) {
+        rc = lunary_input_message(call, "system");
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, ",\"content\":[");
+        }
+
+        lunary_json_iter(&it, system);
+
+        for (n = 0; rc == LUNARY_OK && lunary_json_element(&it, &v); n++) {
+
+            if (n) {
+                rc = lunary_input_lit(call, ",");
+            }
+
+            if (rc == LUNARY_OK) {
+                rc = lunary_converse_block(call, v);
+            }
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, "]}");
+        }
+
+        if (rc != LUNARY_OK) {
+            return;
+        }
+    }
+
+    if (lunary_json_is_array(messages)) {
+
+        lunary_json_iter(&it, messages);
+
+        while (lunary_json_element(&it, &v)) {
+            if (lunary_converse_message(call, v) != LUNARY_OK) {
+                return;
+            }
+        }
+    }
+
+    lunary_input_done(call, key);
+}
+
+
+static int
+lunary_converse_message(lunary_call_t *call, lunary_str_t m)
+{
+    int                 rc, parts, tools;
+    lunary_str_t        v, t, content;
+    lunary_json_iter_t  it;
+
+    content = lunary_json_get(m, "content");
+
+    if (!lunary_json_is_array(content)) {
+        rc = lunary_input_open(call);
+
+        return rc == LUNARY_OK ? lunary_input_raw(call, m) : rc;
+    }
+
+    rc = LUNARY_OK;
+    parts = tools = 0;
+
+    lunary_json_iter(&it, content);
+
+    while (rc == LUNARY_OK && lunary_json_element(&it, &v)) {
+        t = lunary_json_get(v, "toolResult");
+
+        if (t.len != 0) {
+            rc = lunary_input_tool_result(call,
+                                          lunary_json_get(t, "toolUseId"),
+                                          lunary_json_get(t, "content"));
+
+        } else if (lunary_json_get(v, "toolUse").len != 0) {
+            tools++;
+
+        } else {
+            parts++;
+        }
+    }
+
+    if (rc != LUNARY_OK || parts + tools == 0) {
+        return rc;
+    }
+
+    rc = lunary_input_message(call, lunary_value_is(lunary_json_get(m,
+                                                        "role"), "assistant")
+                                    ? "assistant" : "user");
+
+    if (rc == LUNARY_OK) {
+        rc = parts ? lunary_input_lit(call, ",\"content\":[")
+                   : lunary_input_lit(call, ",\"content\":null");
+    }
+
+    if (parts) {
+        parts = 0;
+        lunary_json_iter(&it, content);
+
+        while (rc == LUNARY_OK && lunary_json_element(&it, &v)) {
+
+            if (lunary_json_get(v, "toolResult").len != 0
+                || lunary_json_get(v, "toolUse").len != 0)
+            {
+                continue;
+            }
+
+            if (parts++) {
+                rc = lunary_input_lit(call, ",");
+            }
+
+            if (rc == LUNARY_OK) {
+                rc = lunary_converse_block(call, v);
+            }
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, "]");
+        }
+    }
+
+    if (rc == LUNARY_OK && tools) {
+        rc = lunary_input_lit(call, ",\"tool_calls\":[");
+        tools = 0;
+
+        lunary_json_iter(&it, content);
+
+        while (rc == LUNARY_OK && lunary_json_element(&it, &v)) {
+            t = lunary_json_get(v, "toolUse");
+
+            if (t.len != 0) {
+                rc = lunary_input_tool(call, lunary_json_get(t, "toolUseId"),
+                                       lunary_json_get(t, "name"),
+                                       lunary_json_get(t, "input"),
+                                       tools++ == 0);
+            }
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, "]");
+        }
+    }
+
+    return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
+}
+
+
+static int
+lunary_converse_block(lunary_call_t *call, lunary_str_t block)
+{
+    int           rc;
+    lunary_str_t  v, format;
+
+    v = lunary_json_get(block, "text");
+
+    if (lunary_json_is_string(v)) {
+        rc = lunary_input_lit(call, "{\"type\":\"text\",\"text\":");
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_raw(call, v);
+        }
+
+        return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
+    }
+
+    v = lunary_json_get(block, "image");
+
+    if (lunary_json_is_object(v)) {
+        format = lunary_json_get(v, "format");
+        v = lunary_json_get(lunary_json_get(v, "source"), "bytes");
+
+        return lunary_input_image(call, format, v);
+    }
+
+    return lunary_input_raw(call, block);
+}
+
+
+static int
+lunary_converse_body(lunary_call_t *call, lunary_str_t text)
+{
+    lunary_converse_value(call, text);
+
+    return LUNARY_OK;
+}
+
+
+void
+lunary_converse_value(lunary_call_t *call, lunary_str_t v)
+{
+    lunary_str_t         m, content;
+    lunary_choice_t     *ch;
+    lunary_json_iter_t   it;
+
+    m = lunary_json_get(lunary_json_get(v, "output"), "message");
+
+    if (lunary_json_is_object(m)) {
+
+        ch = lunary_call_choice(call, 0);
+        content = lunary_json_get(m, "content");
+
+        if (lunary_json_is_array(content)) {
+            lunary_json_iter(&it, content);
+
+            while (lunary_json_element(&it, &m)) {
+                lunary_converse_content(call, ch, m);
+            }
+        }
+
+        lunary_call_finish_reason(call, ch, lunary_json_get(v, "stopReason"));
+    }
+
+    lunary_converse_usage(call, lunary_json_get(v, "usage"));
+}
+
+
+static void
+lunary_converse_content(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t block)
+{
+    lunary_str_t    v;
+    lunary_tool_t  *t;
+
+    v = lunary_json_get(block, "text");
+
+    lunary_call_text(call, ch, lunary_json_inside(v));
+
+    v = lunary_json_get(block, "toolUse");
+
+    if (lunary_json_is_object(v)
+        && !lunary_value_is(lunary_json_get(v, "type"), "server_tool_use"))
+    {
+        t = lunary_call_tool_new(call, ch, -1);
+
+        lunary_call_tool_id(call, t, lunary_json_get(v, "toolUseId"));
+        lunary_call_tool_name(call, t, lunary_json_get(v, "name"));
+        lunary_call_tool_value(call, t, lunary_json_get(v, "input"));
+    }
+
+    v = lunary_json_get(block, "reasoningContent");
+
+    if (v.len != 0) {
+        v = lunary_json_get(lunary_json_get(v, "reasoningText"), "text");
+        lunary_call_reasoning(call, ch, lunary_json_inside(v));
+    }
+}
+
+
+static int
+lunary_converse_on_event(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data)
+{
+    lunary_converse_event(call, name, data);
+
+    return LUNARY_OK;
+}
+
+
+void
+lunary_converse_event(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data)
+{
+    int64_t           index;
+    lunary_str_t      v, t, i;
+    lunary_tool_t    *tool;
+    lunary_choice_t  *ch;
+
+    ch = lunary_call_choice(call, 0);
+
+    lunary_priv(call)->fold = LUNARY_TOKENS_CACHE_APART;
+
+    i = lunary_json_get(data, "contentBlockIndex");
+
+    if (i.len == 0 || !lunary_json_int(i, &index)) {
+        index = -1;
+    }
+
+    if (lunary_eq(name, "contentBlockDelta")) {
+
+        v = lunary_json_get(data, "delta");
+
+        t = lunary_json_get(v, "text");
+        lunary_call_text(call, ch, lunary_json_inside(t));
+
+        t = lunary_json_get(lunary_json_get(v, "reasoningContent"), "text");
+        lunary_call_reasoning(call, ch, lunary_json_inside(t));
+
+        t = lunary_json_get(lunary_json_get(v, "toolUse"), "input");
+
+        if (lunary_json_is_string(t) && ch != NULL) {
+
+            /* only of tools that started as the caller's */
+
+            tool = lunary_output_tool(ch, index);
+
+            if (tool != NULL) {
+                lunary_call_tool_args(call, tool, t);
+            }
+        }
+
+    } else if (lunary_eq(name, "contentBlockStart")) {
+
+        v = lunary_json_get(lunary_json_get(data, "start"), "toolUse");
+
+        if (lunary_json_is_object(v)
+            && !lunary_value_is(lunary_json_get(v, "type"),
+                                "server_tool_use"))
+        {
+            tool = lunary_call_tool_new(call, ch, index);
+
+            lunary_call_tool_id(call, tool, lunary_json_get(v, "toolUseId"));
+            lunary_call_tool_name(call, tool, lunary_json_get(v, "name"));
+        }
+
+    } else if (lunary_eq(name, "messageStop")) {
+        lunary_call_finish_reason(call, ch,
+                                  lunary_json_get(data, "stopReason"));
+        call->terminal = 1;
+
+    } else if (lunary_eq(name, "metadata")) {
+        lunary_converse_usage(call, lunary_json_get(data, "usage"));
+        call->terminal = 1;
+
+    } else if (name.len > 9
+               && memcmp(name.data + name.len - 9, "Exception", 9) == 0)
+    {
+        (void) lunary_call_error_of(call, data, 1);
+    }
+}
+
+
+static void
+lunary_converse_usage(lunary_call_t *call, lunary_str_t usage)
+{
+    lunary_str_t      v[7];
+    lunary_tokens_t  *t;
+
+    static const lunary_str_t  keys[] = {
+        lunary_string("inputTokens"),
+        lunary_string("outputTokens"),
+        lunary_string("totalTokens"),
+        lunary_string("cacheReadInputTokens"),
+        lunary_string("cacheReadInputTokenCount"),
+        lunary_string("cacheWriteInputTokens"),
+        lunary_string("cacheWriteInputTokenCount")
+    };
+
+    if (!lunary_json_is_object(usage)) {
+        return;
+    }
+
+    lunary_call_usage(call, usage);
+
+    t = &call->tokens;
+
+    (void) lunary_json_pick(usage, keys, v, 7);
+
+    lunary_call_count(&t->prompt, v[0]);
+    lunary_call_count(&t->completion, v[1]);
+    lunary_call_count(&t->total, v[2]);
+    lunary_call_count(&t->cached, v[3].len ? v[3] : v[4]);
+    lunary_call_count(&t->cache_write, v[5].len ? v[5] : v[6]);
+}
+
+
+static int
+lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
+{
+    lunary_str_t  messages, first, content, v;
+
+    static const lunary_str_t  key = lunary_string("messages");
+    static const lunary_str_t  but[] = {
+        lunary_string("messages"),
+        lunary_string("system"),
+        lunary_string("prompt"),
+        lunary_string("inputText"),
+        lunary_string("message"),
+        lunary_string("anthropic_version")
+    };
+
+    lunary_bedrock_path(call);
+    lunary_call_params(call, text, but, 6);
+
+    messages = lunary_json_get(text, "messages");
+
+    if (lunary_json_is_array(messages)) {
+
+        first = lunary_json_at(messages, 0);
+        content = lunary_json_at(lunary_json_get(first, "content"), 0);
+
+        if (lunary_json_get(text, "anthropic_version").len != 0) {
+            lunary_anthropic_request_members(call, text);
+            lunary_call_params(call, text, but, 6);
+
+        } else if (lunary_json_is_object(content)
+                   && lunary_json_get(content, "type").len == 0)
+        {
+            lunary_converse_messages(call, text);
+
+        } else {
+            lunary_call_input(call, messages, key);
+        }
+
+        call->stream = lunary_call_path_ends(call, "-stream");
+
+        return LUNARY_OK;
+    }
+
+    v = lunary_json_get(text, "prompt");
+
+    if (v.len != 0) {
+        lunary_prompt_input(call, v, but[2]);
+        return LUNARY_OK;
+    }
+
+    v = lunary_json_get(text, "inputText");
+
+    if (v.len != 0) {
+        lunary_prompt_input(call, v, but[3]);
+        return LUNARY_OK;
+    }
+
+    lunary_prompt_input(call, lunary_json_get(text, "message"), but[4]);
+
+    return LUNARY_OK;
+}
+
+
+static int
+lunary_invoke_body(lunary_call_t *call, lunary_str_t text)
+{
+    lunary_invoke_value(call, text, 0);
+
+    return LUNARY_OK;
+}
+
+
+/* {"bytes":BASE64} of the model's own JSON (and "p", padding) */
+
+static int
+lunary_invoke_event(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data)
+{
+    int            rc;
+    lunary_buf_t   json;
+    lunary_str_t   bytes;
+
+    if (name.len > 9
+        && memcmp(name.data + name.len - 9, "Exception", 9) == 0)
+    {
+        (void) lunary_call_error_of(call, data, 1);
+        return LUNARY_OK;
+    }
+
+    bytes = lunary_json_inside(lunary_json_get(data, "bytes"));
+
+    if (bytes.len == 0) {
+        lunary_invoke_value(call, data, 1);
+        return LUNARY_OK;
+    }
+
+    memset(&json, 0, sizeof(lunary_buf_t));
+
+    rc = lunary_base64(call->mem, &json, bytes);
+
+    if (rc == LUNARY_OK) {
+        lunary_invoke_value(call, lunary_buf_str(&json), 1);
+    }
+
+    lunary_buf_free(call->mem, &json);
+
+    return rc;
+}
+
+
+static void
+lunary_invoke_value(lunary_call_t *call, lunary_str_t v, int stream)
+{
+    lunary_str_t      m[18], r;
+    lunary_tokens_t  *t;
+
+    enum {
+        TYPE = 0, METRICS, CONTENT, CHOICES, COMPLETION, STOP, RESULTS,
+        OUTPUT_TEXT, REASON, GENERATION, GENERATIONS, OUTPUTS, COMPLETIONS,
+        EVENT_TYPE, FINISHED, TEXT, FINISH, TITAN_IN, N
+    };
+
+    static const lunary_str_t  keys[] = {
+        lunary_string("type"),
+        lunary_string("amazon-bedrock-invocationMetrics"),
+        lunary_string("content"),
+        lunary_string("choices"),
+        lunary_string("completion"),
+        lunary_string("stop_reason"),
+        lunary_string("results"),
+        lunary_string("outputText"),
+        lunary_string("completionReason"),
+        lunary_string("generation"),
+        lunary_string("generations"),
+        lunary_string("outputs"),
+        lunary_string("completions"),
+        lunary_string("event_type"),
+        lunary_string("is_finished"),
+        lunary_string("text"),
+        lunary_string("finish_reason"),
+        lunary_string("inputTextTokenCount")
+    };
+
+    t = &call->tokens;
+
+    (void) lunary_json_pick(v, keys, m, N);
+
+    if (lunary_json_is_string(m[TYPE])) {
+
+        if (lunary_value_is(m[TYPE], "message")
+            && lunary_json_is_array(m[CONTENT]))
+        {
+            lunary_anthropic_value(call, v);
+
+        } else {
+            lunary_anthropic_stream(call, lunary_str(NULL, 0), v);
+        }
+
+    } else if (lunary_invoke_nova(call, v, stream)) {
+        /* void */
+
+    } else if (lunary_json_is_array(m[CHOICES])) {
+        lunary_openai_value(call, v, stream);
+        lunary_priv(call)->fold = LUNARY_TOKENS_INCLUSIVE;
+
+    } else if (lunary_json_is_string(m[COMPLETION])) {
+        lunary_invoke_text(call, m[COMPLETION], m[STOP]);
+
+    } else if (lunary_json_is_array(m[RESULTS])) {
+
+        /* Titan */
+
+        r = lunary_json_at(m[RESULTS], 0);
+
+        lunary_invoke_list(call, m[RESULTS], "outputText",
+                           "completionReason");
+        lunary_call_count(&t->prompt, m[TITAN_IN]);
+        lunary_call_count(&t->completion, lunary_json_get(r, "tokenCount"));
+
+    } else if (m[OUTPUT_TEXT].len != 0) {
+        lunary_invoke_text(call, m[OUTPUT_TEXT], m[REASON]);
+        lunary_call_count(&t->prompt, m[TITAN_IN]);
+        lunary_call_count(&t->completion, lunary_json_get(v,
+                                              "totalOutputTextTokenCount"));
+
+    } else if (m[GENERATION].len != 0) {
+
+        /* Llama */
+
+        lunary_invoke_text(call, m[GENERATION], m[STOP]);
+        lunary_call_count(&t->prompt, lunary_json_get(v,
+                                                      "prompt_token_count"));
+        lunary_call_count(&t->completion, lunary_json_get(v,
+                                              "generation_token_count"));
+
+    } else if (lunary_json_is_array(m[GENERATIONS])) {
+        lunary_invoke_list(call, m[GENERATIONS], "text", "finish_reason");
+
+    } else if (lunary_json_is_array(m[OUTPUTS])) {
+        lunary_invoke_list(call, m[OUTPUTS], "text", "stop_reason");
+
+    } else if (lunary_json_is_array(m[COMPLETIONS])) {
+        lunary_invoke_ai21(call, v, m[COMPLETIONS]);
+
+    } else if (lunary_json_is_string(m[EVENT_TYPE])) {
+        (void) lunary_cohere_v1_event(call, lunary_str(NULL, 0), v);
+
+    } else if (m[FINISHED].len != 0) {
+        lunary_invoke_cohere(call, v);
+
+    } else if (lunary_json_is_string(m[TEXT])) {
+        lunary_invoke_text(call, m[TEXT], m[FINISH]);
+        lunary_cohere_usage(call, lunary_json_get(v, "meta"));
+
+    } else if (m[TITAN_IN].len != 0) {
+        lunary_call_count(&t->prompt, m[TITAN_IN]);
+    }
+
+    if (lunary_json_is_object(m[METRICS])) {
+
+        /* in place of usage, where the model does not tell */
+
+        if (lunary_priv(call)->usage.len == 0) {
+            lunary_call_usage(call, m[METRICS]);
+        }
+
+        if (t->prompt == LUNARY_UNKNOWN) {
+            lunary_call_count(&t->prompt,
+                              lunary_json_get(m[METRICS],
+                                              "inputTokenCount"));
+        }
+
+        if (t->completion == LUNARY_UNKNOWN) {
+            lunary_call_count(&t->completion,
+                              lunary_json_get(m[METRICS],
+                                              "outputTokenCount"));
+        }
+
+        call->terminal = 1;
+    }
+}
+
+
+/* Nova: Converse's members; 1 where it is one of them */
+
+static int
+lunary_invoke_nova(lunary_call_t *call, lunary_str_t v, int stream)
+{
+    size_t        i;
+    lunary_str_t  m[7];
+
+    static const lunary_str_t  keys[] = {
+        lunary_string("messageStart"),
+        lunary_string("contentBlockStart"),
+        lunary_string("contentBlockDelta"),
+        lunary_string("contentBlockStop"),
+        lunary_string("messageStop"),
+        lunary_string("metadata"),
+        lunary_string("output")
+    };
+
+    if (lunary_json_pick(v, keys, m, 7) == 0) {
+        return 0;
+    }
+
+    if (lunary_json_is_object(lunary_json_get(m[6], "message"))) {
+        lunary_converse_value(call, v);
+        return 1;
+    }
+
+    for (i = 0; i < 5 && m[i].len == 0; i++) { /* void */ }
+
+    if (i == 5 && !(stream && lunary_json_is_object(m[5]))) {
+        return 0;
+    }
+
+    for (i = 0; i < 6; i++) {
+        if (lunary_json_is_object(m[i])) {
+            lunary_converse_event(call, keys[i], m[i]);
+        }
+    }
+
+    return 1;
+}
+
+
+/* an array of answers, each with its text and reason */
+
+static void
+lunary_invoke_list(lunary_call_t *call, lunary_str_t list, const char *text,
+    const char *reason)
+{
+    int64_t              i;
+    lunary_str_t         v, s;
+    lunary_choice_t     *ch;
+    lunary_json_iter_t   it;
+
+    lunary_json_iter(&it, list);
+
+    for (i = 0; lunary_json_element(&it, &v); i++) {
+        ch = lunary_call_choice(call, i);
+
+        s = lunary_json_get_n(v, text, strlen(text));
+        lunary_call_text(call, ch, lunary_json_inside(s));
+
+        s = lunary_json_get_n(v, reason, strlen(reason));
+
+        if (lunary_json_is_string(s)) {
+            lunary_call_finish_reason(call, ch, s);
+        }
+    }
+}
+
+
+/* Jurassic: texts under data, tokens in lists */
+
+static void
+lunary_invoke_ai21(lunary_call_t *call, lunary_str_t v, lunary_str_t list)
+{
+    int64_t              i, n;
+    lunary_str_t         c, tokens;
+    lunary_choice_t     *ch;
+    lunary_json_iter_t   it, count;
+
+    lunary_json_iter(&it, list);
+
+    for (i = 0; lunary_json_element(&it, &c); i++) {
+        ch = lunary_call_choice(call, i);
+
+        tokens = lunary_json_get(lunary_json_get(c, "data"), "text");
+        lunary_call_text(call, ch, lunary_json_inside(tokens));
+
+        tokens = lunary_json_get(lunary_json_get(c, "finishReason"),
+                                 "reason");
+        lunary_call_finish_reason(call, ch, tokens);
+
+        tokens = lunary_json_get(lunary_json_get(c, "data"), "tokens");
+
+        if (i == 0 && lunary_json_is_array(tokens)) {
+            lunary_json_iter(&count, tokens);
+
+            for (n = 0; lunary_json_element(&count, &c); n++) { /* void */ }
+
+            call->tokens.completion = n;
+        }
+    }
+
+    tokens = lunary_json_get(lunary_json_get(v, "prompt"), "tokens");
+
+    if (lunary_json_is_array(tokens)) {
+        lunary_json_iter(&count, tokens);
+
+        for (n = 0; lunary_json_element(&count, &c); n++) { /* void */ }
+
+        call->tokens.prompt = n;
+    }
+}
+
+
+/* Command's stream: {"text":…,"is_finished":false,"index":0} */
+
+static void
+lunary_invoke_cohere(lunary_call_t *call, lunary_str_t v)
+{
+    int64_t           index;
+    lunary_str_t      m[4];
+    lunary_choice_t  *ch;
+
+    static const lunary_str_t  keys[] = {
+        lunary_string("index"),
+        lunary_string("text"),
+        lunary_string("is_finished"),
+        lunary_string("finish_reason")
+    };
+
+    (void) lunary_json_pick(v, keys, m, 4);
+
+    if (m[0].len == 0 || !lunary_json_int(m[0], &index)) {
+        index = 0;
+    }
+
+    if (!lunary_json_is_string(m[1])
+        && lunary_priv(call)->out.choices != NULL
+        && lunary_json_is_true(m[2]) && index != 0)
+    {
+        return;
+    }
+
+    ch = lunary_call_choice(call, index);
+
+    if (lunary_json_is_true(m[2])) {
+        lunary_call_finish_reason(call, ch, m[3]);
+
+    } else {
+        lunary_call_text(call, ch, lunary_json_inside(m[1]));
+    }
+}
+
+
+static void
+lunary_invoke_text(lunary_call_t *call, lunary_str_t text,
+    lunary_str_t reason)
+{
+    lunary_choice_t  *ch;
+
+    ch = lunary_call_choice(call, 0);
+
+    lunary_call_text(call, ch, lunary_json_inside(text));
+
+    if (lunary_json_is_string(reason)) {
+        lunary_call_finish_reason(call, ch, reason);
+    }
+}
+
+
+static int
+lunary_base64(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t in)
+{
+    size_t         i;
+    uint32_t       bits;
+    unsigned       n;
+    unsigned char  c, v, *p;
+
+    if (lunary_buf_reserve(mem, out, in.len / 4 * 3 + 3) != LUNARY_OK) {
+        return LUNARY_NOMEM;
+    }
+
+    p = out->data;
+    bits = 0;
+    n = 0;
+
+    for (i = 0; i < in.len; i++) {
+        c = in.data[i];
+
+        if (c >= 'A' && c <= 'Z') {
+            v = c - 'A';
+
+        } else if (c >= 'a' && c <= 'z') {
+            v = c - 'a' + 26;
+
+        } else if (c >= '0' && c <= '9') {
+            v = c - '0' + 52;
+
+        } else if (c == '+' || c == '-') {
+            v = 62;
+
+        } else if (c == '/' || c == '_') {
+            v = 63;
+
+        } else if (c == '\\') {
+
+            /* "\/": an escaped slash */
+
+            continue;
+
+        } else {
+            break;
+        }
+
+        bits = bits << 6 | v;
+        n += 6;
+
+        if (n >= 8) {
+            n -= 8;
+            *p++ = (unsigned char) (bits >> n);
+        }
+    }
+
+    out->len = (size_t) (p - out->data);
+
+    return LUNARY_OK;
+}
