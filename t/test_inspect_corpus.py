@@ -41,7 +41,30 @@ def answered_by_a_stream(record, field, want, have):
             and have == "1" and record["wire"] == "sse")
 
 
-RULES = [cache_write_of_responses, answered_by_a_stream]
+def counted_in_headers(record, field, want, have):
+    """Bedrock's x-amzn-bedrock-*-token-count, where the body has no usage:
+    the expectation keeps them apart (header_usage)."""
+    head = {k.lower(): v for k, v in record["response"]["headers"].items()}
+    name = {"usage.prompt": "input", "usage.completion": "output"}.get(field)
+    return (want is None and name is not None
+            and head.get(f"x-amzn-bedrock-{name}-token-count") == str(have))
+
+
+def steps_of_interactions(record, field, want, have):
+    """A stream of the Interactions API names a function call in step.start
+    and sends its arguments as arguments_delta, a thought as thought_summary:
+    the expectation reads neither."""
+    if record["api"] != "gemini.interactions" or record["wire"] != "sse":
+        return False
+    if field == "tool_calls":
+        return (not want and len(have)
+                == squeezed(record).count('"type":"function_call"}'))
+    return (field == "reasoning" and want == ""
+            and '"type":"thought_summary"' in squeezed(record))
+
+
+RULES = [cache_write_of_responses, answered_by_a_stream, counted_in_headers,
+         steps_of_interactions]
 
 
 def squeezed(record):
@@ -62,7 +85,7 @@ UNKNOWN = {"openai.models", "openai.files", "openai.batches",
            "anthropic.models", "anthropic.batches", "ollama.models"}
 
 # read by its shape here, where the expectation reads nothing
-UNEXPECTED = {"sagemaker.invocations"}
+UNEXPECTED = {"sagemaker.invocations", "replicate.predictions"}
 
 
 def records():
