@@ -223,6 +223,7 @@ typedef struct {
     ngx_uint_t                    dropped;        /* since it was logged     */
     time_t                        drop_logged;
     time_t                        large_logged;
+    time_t                        policy_asked;
 
     ngx_uint_t                    reserved_kind;
     ngx_uint_t                    reserved_fields;

@@ -187,9 +187,13 @@ ngx_lunary_outbox_policy(ngx_lunary_outbox_t *ob)
 {
     ngx_str_t  argv[2];
 
-    if (ob->policy_warned) {
+    if (ob->policy_warned
+        || (ob->policy_asked && ngx_time() - ob->policy_asked < 60))
+    {
         return;
     }
+
+    ob->policy_asked = ngx_time();
 
     ngx_str_set(&argv[0], "INFO");
     ngx_str_set(&argv[1], "memory");

@@ -6,13 +6,19 @@ import collections
 import fcntl
 import json
 import os
+import random
+import select
+import socket
+import struct
 import subprocess
 import threading
+import time
 
 import pytest
 import redis as redis_py
 
 from . import BUILD, NGINX_BIN, ROOT
+from .client import Cut
 from .wait import wait_for
 
 CONFIG = """
@@ -180,8 +186,92 @@ class Load:
             ids = [f"{id}-{k}" for k in range(self.n)]
             try:
                 self.answered += append(self.nginx, id, self.n, self.size)
-            except (OSError, AssertionError, ValueError, EOFError):
+            except (OSError, AssertionError, ValueError, Cut):
                 self.unanswered += ids
                 self.stopping.wait(0.01)
             if self.pause:
                 self.stopping.wait(self.pause)
+
+
+class Proxy:
+    """A TCP proxy in front of a Redis.  cut=(a, b): it resets a connection
+    after a random number of bytes between a and b, counted both ways, at any
+    byte; hold=seconds: what a client sent just before it went is delivered
+    that much later."""
+
+    def __init__(self, port, cut=None, hold=0, seed=1):
+        self.target = port
+        self.cut = cut
+        self.hold = hold
+        self.cuts = 0
+        self.late = 0
+        self.random = random.Random(seed)
+        self.closing = False
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.threads = [threading.Thread(target=self.accept, daemon=True)]
+        self.threads[0].start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.closing = True
+        self.listener.close()
+
+    def accept(self):
+        while not self.closing:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(client,),
+                             daemon=True).start()
+
+    def serve(self, client):
+        try:
+            server = socket.create_connection(("127.0.0.1", self.target), 2)
+        except OSError:
+            client.close()
+            return
+        left = self.random.randint(*self.cut) if self.cut else None
+        try:
+            while True:
+                ready, _, _ = select.select([client, server], [], [], 30)
+                if not ready:
+                    return
+                for one in ready:
+                    data = one.recv(65536)
+                    if not data:
+                        return
+                    if left is not None:
+                        data = data[:left]
+                        left -= len(data)
+                    spent = left is not None and left <= 0
+                    if one is client and self.hold and spent:
+                        # the client goes, its words arrive later
+                        self.reset(client)
+                        time.sleep(self.hold)
+                        server.sendall(data)
+                        time.sleep(0.05)
+                        self.late += 1
+                        return
+                    (server if one is client else client).sendall(data)
+                    if spent:
+                        self.cuts += 1
+                        return
+        except OSError:
+            pass
+        finally:
+            self.reset(client)
+            server.close()
+
+    @staticmethod
+    def reset(one):
+        try:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                           struct.pack("ii", 1, 0))
+        except OSError:
+            pass
+        one.close()
