@@ -69,7 +69,8 @@ static const lunary_name_t  lunary_names[] = {
     { lunary_string("templateId"), LUNARY_M_TEMPLATEID, 0, 0 },
     { lunary_string("metadata"), LUNARY_M_METADATA, 0, 0 },
     { lunary_string("stream"), LUNARY_M_STREAM, 0, 0 },
-    { lunary_string("stream_options"), LUNARY_M_STREAM_OPTIONS, 0, 0 }
+    { lunary_string("stream_options"), LUNARY_M_STREAM_OPTIONS, 0, 0 },
+    { lunary_string("litellm_metadata"), LUNARY_M_LITELLM, 0, 0 }
 };
 
 #define LUNARY_NAMES      (sizeof(lunary_names) / sizeof(lunary_names[0]))
@@ -131,7 +132,8 @@ struct lunary_request_s {
 
     lunary_level_t       level[2];    /* the body, its metadata               */
 
-    uint8_t              object;      /* the body is an object                */
+    uint8_t              object;      /* the body is an object ...            */
+    uint64_t             root;        /* ... whose members start here         */
     uint8_t              inside;      /* in metadata, by any case             */
     uint8_t              exact;       /* ... written so                       */
     uint8_t              identity;    /* some metadata holds an identity      */
@@ -163,7 +165,7 @@ static int lunary_request_event(void *ctx, lunary_scan_event_e event,
 static int lunary_request_key(lunary_request_t *rq, const lunary_scan_t *s);
 static const lunary_name_t *lunary_request_name(lunary_str_t key, int *exact);
 static void lunary_request_mark(lunary_request_t *rq, lunary_level_t *level,
-    const lunary_scan_t *s);
+    const lunary_scan_t *s, int folded);
 static void lunary_request_next(lunary_request_t *rq, lunary_level_t *level,
     uint64_t next, int last);
 static void lunary_request_begin(lunary_request_t *rq, lunary_level_t *level,
@@ -180,9 +182,17 @@ static int lunary_request_props(lunary_request_t *rq, lunary_held_t *place);
 static int lunary_request_tags(lunary_request_t *rq, lunary_held_t *place);
 static unsigned lunary_request_inner(const lunary_request_t *rq, unsigned i);
 static int lunary_request_removed(const lunary_request_t *rq, unsigned i,
-    uint32_t strip);
+    const lunary_rewrite_t *rw);
+static int lunary_request_emptied(const lunary_request_t *rq, unsigned i,
+    unsigned end, const lunary_rewrite_t *rw);
+static size_t lunary_request_cuts(const lunary_request_t *rq,
+    const lunary_rewrite_t *rw, lunary_edit_t *edits, size_t max);
 static size_t lunary_request_runs(const lunary_request_t *rq, unsigned i,
-    unsigned end, uint32_t strip, lunary_edit_t *edits, size_t max);
+    unsigned end, const lunary_rewrite_t *rw, lunary_edit_t *edits,
+    size_t max);
+static int lunary_request_put(const lunary_request_t *rq,
+    const lunary_rewrite_t *rw, lunary_mem_t *mem, lunary_buf_t *scratch,
+    lunary_edit_t *edits, size_t max);
 static void lunary_request_sort(lunary_edit_t *edits, size_t n);
 
 
@@ -302,6 +312,7 @@ lunary_request_event(void *ctx, lunary_scan_event_e event,
 
         if (s->depth == 1) {
             rq->object = !lunary_scan_array(s, 1);
+            rq->root = s->token + 1;
             return 0;
         }
 
@@ -311,6 +322,11 @@ lunary_request_event(void *ctx, lunary_scan_event_e event,
             && !lunary_scan_array(s, 2))
         {
             rq->inside = 1;
+
+            if (level->mark >= 0) {
+                rq->marks[level->mark].object = 1;
+            }
+
             rq->level[1].any = 0;
             rq->level[1].seen = 0;
             rq->level[1].mark = -1;
@@ -329,6 +345,11 @@ lunary_request_event(void *ctx, lunary_scan_event_e event,
 
         if (s->depth == 1 && rq->inside) {
             rq->inside = 0;
+
+            if (level->mark >= 0) {
+                rq->marks[level->mark].any = rq->level[1].any;
+            }
+
             lunary_request_next(rq, &rq->level[1], s->token, 1);
             lunary_doc_watch_depth(rq->doc, 1);
         }
@@ -398,7 +419,6 @@ lunary_request_key(lunary_request_t *rq, const lunary_scan_t *s)
 
         /* looked into however it is written; the last one counts */
 
-        level->id = id;
         rq->exact = (uint8_t) exact;
 
         if (exact) {
@@ -408,18 +428,16 @@ lunary_request_key(lunary_request_t *rq, const lunary_scan_t *s)
         }
     }
 
-    if (!exact) {
-        level->any = 1;
-        return level->id != 0;
+    level->id = id;
+
+    if (exact) {
+        level->claim = name->claim;
+
+        rq->values[id].there = 0;
+        rq->values[id].lost = 0;
     }
 
-    level->id = id;
-    level->claim = name->claim;
-
-    rq->values[id].there = 0;
-    rq->values[id].lost = 0;
-
-    lunary_request_mark(rq, level, s);
+    lunary_request_mark(rq, level, s, !exact);
 
     level->any = 1;
 
@@ -513,7 +531,7 @@ lunary_request_name(lunary_str_t key, int *exact)
 
 static void
 lunary_request_mark(lunary_request_t *rq, lunary_level_t *level,
-    const lunary_scan_t *s)
+    const lunary_scan_t *s, int folded)
 {
     lunary_mark_t  *m;
 
@@ -529,6 +547,9 @@ lunary_request_mark(lunary_request_t *rq, lunary_level_t *level,
     m->id = level->id;
     m->first = !level->any;
     m->last = 0;
+    m->folded = (uint8_t) folded;
+    m->object = 0;
+    m->any = 0;
     m->start = s->token;
     m->value = s->token;
     m->end = s->token;
@@ -914,15 +935,29 @@ size_t
 lunary_request_strip(const lunary_request_t *rq, uint32_t strip,
     lunary_edit_t *edits, size_t max)
 {
-    size_t                n, k;
-    unsigned              i, end;
-    const lunary_mark_t  *m;
+    lunary_rewrite_t  rw;
 
     if (!rq->complete || rq->flooded || strip == 0) {
         return 0;
     }
 
-    n = lunary_request_runs(rq, 0, rq->nmarks, strip, edits, max);
+    memset(&rw, 0, sizeof(lunary_rewrite_t));
+
+    rw.strip = strip;
+
+    return lunary_request_cuts(rq, &rw, edits, max);
+}
+
+
+static size_t
+lunary_request_cuts(const lunary_request_t *rq, const lunary_rewrite_t *rw,
+    lunary_edit_t *edits, size_t max)
+{
+    size_t                n, k;
+    unsigned              i, end;
+    const lunary_mark_t  *m;
+
+    n = lunary_request_runs(rq, 0, rq->nmarks, rw, edits, max);
 
     /* inside of each metadata that stays; then all in order */
 
@@ -930,14 +965,14 @@ lunary_request_strip(const lunary_request_t *rq, uint32_t strip,
         m = &rq->marks[i];
 
         if (m->id != LUNARY_M_METADATA
-            || lunary_request_removed(rq, i, strip))
+            || lunary_request_removed(rq, i, rw))
         {
             continue;
         }
 
         end = lunary_request_inner(rq, i);
 
-        n += lunary_request_runs(rq, i + 1, end, strip, edits + n, max - n);
+        n += lunary_request_runs(rq, i + 1, end, rw, edits + n, max - n);
     }
 
     lunary_request_sort(edits, n);
@@ -971,37 +1006,57 @@ lunary_request_inner(const lunary_request_t *rq, unsigned i)
 /* 1 where the member goes: asked for, or metadata in which all goes */
 
 static int
-lunary_request_removed(const lunary_request_t *rq, unsigned i, uint32_t strip)
+lunary_request_removed(const lunary_request_t *rq, unsigned i,
+    const lunary_rewrite_t *rw)
 {
-    unsigned              k, end;
     const lunary_mark_t  *m;
 
-    m = rq->marks;
+    m = &rq->marks[i];
 
-    if (strip & lunary_member_bit(m[i].id)) {
+    if ((m->folded ? rw->folded : rw->strip) & lunary_member_bit(m->id)) {
         return 1;
     }
 
-    if (m[i].id != LUNARY_M_METADATA) {
+    if (m->id != LUNARY_M_METADATA) {
         return 0;
     }
 
-    end = lunary_request_inner(rq, i);
+    return lunary_request_emptied(rq, i + 1, lunary_request_inner(rq, i), rw);
+}
 
-    if (end == i + 1 || !m[i + 1].first || !m[end - 1].last) {
+
+/* 1 where the object whose marks are in [i, end) has members, and all go */
+
+static int
+lunary_request_emptied(const lunary_request_t *rq, unsigned i, unsigned end,
+    const lunary_rewrite_t *rw)
+{
+    uint64_t              next;
+    const lunary_mark_t  *m;
+
+    if (i == end || !rq->marks[i].first) {
         return 0;
     }
 
-    for (k = i + 1; k < end; k++) {
+    next = rq->marks[i].start;
 
-        if (!(strip & lunary_member_bit(m[k].id))
-            || (k + 1 < end && m[k].next != m[k + 1].start))
-        {
+    while (i < end) {
+
+        m = &rq->marks[i];
+
+        if (m->start != next || !lunary_request_removed(rq, i, rw)) {
             return 0;
         }
+
+        if (m->last) {
+            return 1;
+        }
+
+        next = m->next;
+        i = lunary_request_inner(rq, i);
     }
 
-    return 1;
+    return 0;
 }
 
 
@@ -1013,7 +1068,7 @@ lunary_request_removed(const lunary_request_t *rq, unsigned i, uint32_t strip)
 
 static size_t
 lunary_request_runs(const lunary_request_t *rq, unsigned i, unsigned end,
-    uint32_t strip, lunary_edit_t *edits, size_t max)
+    const lunary_rewrite_t *rw, lunary_edit_t *edits, size_t max)
 {
     size_t                n;
     unsigned              next;
@@ -1026,14 +1081,14 @@ lunary_request_runs(const lunary_request_t *rq, unsigned i, unsigned end,
         first = &rq->marks[i];
         next = lunary_request_inner(rq, i);
 
-        if (!lunary_request_removed(rq, i, strip)) {
+        if (!lunary_request_removed(rq, i, rw)) {
             continue;
         }
 
         last = first;
 
         while (next < end && rq->marks[next].start == last->next
-               && lunary_request_removed(rq, next, strip))
+               && lunary_request_removed(rq, next, rw))
         {
             last = &rq->marks[next];
             next = lunary_request_inner(rq, next);
@@ -1055,7 +1110,162 @@ lunary_request_runs(const lunary_request_t *rq, unsigned i, unsigned end,
 }
 
 
-/* few edits, nearly in order */
+int
+lunary_request_rewrite(const lunary_request_t *rq, const lunary_rewrite_t *rw,
+    lunary_mem_t *mem, lunary_buf_t *scratch, lunary_edit_t *edits, size_t max)
+{
+    int                    put;
+    size_t                 n;
+    unsigned               i;
+    lunary_rewrite_t       more;
+    const lunary_mark_t   *m;
+
+    if (!rq->complete || rq->flooded || !rq->object) {
+        return LUNARY_ERROR;
+    }
+
+    more = *rw;
+
+    if (rw->metadata.len) {
+
+        /* one that is no object could not take them: it goes */
+
+        for (i = 0; i < rq->nmarks; i++) {
+            m = &rq->marks[i];
+
+            if (m->id == LUNARY_M_METADATA && !m->folded && !m->object) {
+                more.strip |= lunary_member_bit(LUNARY_M_METADATA);
+            }
+        }
+    }
+
+    n = lunary_request_cuts(rq, &more, edits, max);
+
+    put = lunary_request_put(rq, &more, mem, scratch, edits + n, max - n);
+
+    if (put < 0) {
+        return put;
+    }
+
+    n += (size_t) put;
+
+    if (n >= max) {
+        return LUNARY_ERROR;
+    }
+
+    lunary_request_sort(edits, n);
+
+    return (int) n;
+}
+
+
+static int
+lunary_request_put(const lunary_request_t *rq, const lunary_rewrite_t *rw,
+    lunary_mem_t *mem, lunary_buf_t *scratch, lunary_edit_t *edits, size_t max)
+{
+    int                   rc, placed;
+    size_t                n, at;
+    unsigned              i, end;
+    const lunary_mark_t  *m;
+
+    if (rw->root.len == 0 && rw->metadata.len == 0) {
+        return 0;
+    }
+
+    /* all room at once: edits point into it */
+
+    if (lunary_buf_reserve(mem, scratch, rw->root.len
+                           + 2 * (rw->metadata.len + 1)
+                           + sizeof("\"metadata\":{},,") - 1)
+        != LUNARY_OK)
+    {
+        return LUNARY_NOMEM;
+    }
+
+    n = 0;
+    rc = 0;
+    placed = 0;
+
+    if (rw->metadata.len) {
+
+        /* with its comma; without, where nothing else is in there */
+
+        rc = lunary_buf_append(mem, scratch, rw->metadata.data,
+                               rw->metadata.len)
+           | lunary_buf_lit(mem, scratch, ",");
+
+        for (i = 0; i < rq->nmarks; i++) {
+            m = &rq->marks[i];
+
+            if (m->id != LUNARY_M_METADATA || m->folded || !m->object
+                || (rw->strip & lunary_member_bit(LUNARY_M_METADATA)))
+            {
+                continue;
+            }
+
+            end = lunary_request_inner(rq, i);
+
+            if (lunary_request_emptied(rq, i + 1, end, rw)) {
+                continue;
+            }
+
+            if (n == max) {
+                return LUNARY_ERROR;
+            }
+
+            edits[n].start = m->value + 1;
+            edits[n].end = m->value + 1;
+            edits[n].text = lunary_str(scratch->data,
+                                       rw->metadata.len + (m->any != 0));
+            n++;
+            placed = 1;
+        }
+    }
+
+    at = scratch->len;
+
+    if (rw->root.len) {
+        rc |= lunary_buf_append(mem, scratch, rw->root.data, rw->root.len)
+            | lunary_buf_lit(mem, scratch, ",");
+    }
+
+    if (rw->metadata.len && !placed) {
+        rc |= lunary_buf_lit(mem, scratch, "\"metadata\":{")
+            | lunary_buf_append(mem, scratch, rw->metadata.data,
+                                rw->metadata.len)
+            | lunary_buf_lit(mem, scratch, "},");
+    }
+
+    if (rc != LUNARY_OK) {
+        return LUNARY_NOMEM;
+    }
+
+    if (scratch->len > at) {
+
+        if (n == max) {
+            return LUNARY_ERROR;
+        }
+
+        edits[n].start = rq->root;
+        edits[n].end = rq->root;
+        edits[n].text = lunary_str(scratch->data + at, scratch->len - at);
+
+        /* nothing stands behind: neither does a comma */
+
+        if (!rq->level[0].any
+            || lunary_request_emptied(rq, 0, rq->nmarks, rw))
+        {
+            edits[n].text.len--;
+        }
+
+        n++;
+    }
+
+    return (int) n;
+}
+
+
+/* few edits, nearly in order; what is put in stands before what is cut */
 
 static void
 lunary_request_sort(lunary_edit_t *edits, size_t n)
@@ -1066,7 +1276,13 @@ lunary_request_sort(lunary_edit_t *edits, size_t n)
     for (i = 1; i < n; i++) {
         e = edits[i];
 
-        for (k = i; k > 0 && edits[k - 1].start > e.start; k--) {
+        for (k = i;
+             k > 0
+             && (edits[k - 1].start > e.start
+                 || (edits[k - 1].start == e.start
+                     && edits[k - 1].end > e.end));
+             k--)
+        {
             edits[k] = edits[k - 1];
         }
 

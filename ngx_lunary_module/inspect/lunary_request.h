@@ -57,6 +57,8 @@ typedef enum {
     /* top level, not identity: where they stand is wanted by rewrites */
     LUNARY_M_STREAM,              /* stream               */
     LUNARY_M_STREAM_OPTIONS,      /* stream_options       */
+    /* top level, identity as LiteLLM's clients spell it */
+    LUNARY_M_LITELLM,             /* litellm_metadata     */
     LUNARY_M_MAX
 } lunary_member_e;
 
@@ -69,6 +71,9 @@ typedef struct {
     uint8_t                id;           /* lunary_member_e                  */
     uint8_t                first;        /* no member before it in its object*/
     uint8_t                last;         /* none behind it                   */
+    uint8_t                folded;       /* its name is in another case      */
+    uint8_t                object;       /* metadata: the value is an object */
+    uint8_t                any;          /* ... with members                 */
     uint64_t               start;        /* of the key's opening quote       */
     uint64_t               value;        /* of the value's first byte        */
     uint64_t               end;          /* behind the value's last byte     */
@@ -143,6 +148,26 @@ typedef struct {
  * max (LUNARY_REQUEST_MARKS suffices), 0 where there is nothing to do.
  */
 size_t lunary_request_strip(const lunary_request_t *rq, uint32_t strip,
+    lunary_edit_t *edits, size_t max);
+
+/*
+ * The same, and members put in: `root` (`"name":value,...`, no comma at its
+ * ends) into the body, `metadata` into each metadata that stays an object,
+ * or into one of its own.  folded is like strip, for names that are those
+ * members' but for their case; to be put in, they should be in both.  The
+ * new bytes come from mem into scratch, which must be empty and outlive the
+ * edits.  Returns their number, or LUNARY_ERROR where the body cannot be
+ * rewritten (no object, flooded, more than max edits), or LUNARY_NOMEM.
+ */
+typedef struct {
+    uint32_t               strip;
+    uint32_t               folded;
+    lunary_str_t           root;
+    lunary_str_t           metadata;
+} lunary_rewrite_t;
+
+int lunary_request_rewrite(const lunary_request_t *rq,
+    const lunary_rewrite_t *rw, lunary_mem_t *mem, lunary_buf_t *scratch,
     lunary_edit_t *edits, size_t max);
 
 /* 1 where s can be a user id: non-empty, not all blank, valid UTF-8, at most
