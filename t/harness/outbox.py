@@ -246,8 +246,9 @@ class Proxy:
                     if not data:
                         return
                     if left is not None:
-                        data = data[:left]
                         left -= len(data)
+                        if left < 0 and not self.hold:
+                            data = data[:left]
                     spent = left is not None and left <= 0
                     if one is client and self.hold and spent:
                         # the client goes, its words arrive later
