@@ -61,6 +61,11 @@ lunary_str_eq(lunary_str_t a, const char *b, size_t len)
 #define lunary_eq(s, lit)  lunary_str_eq(s, lit, sizeof(lit) - 1)
 
 
+/* a bit for each ASCII letter of either case; others share them */
+
+#define lunary_letter(c)  ((uint32_t) 1 << ((c) & 31))
+
+
 /*
  * Where memory comes from.  fn() is realloc() that is told the old size:
  * (NULL, 0, n) allocates, (p, old, 0) frees and returns NULL, otherwise

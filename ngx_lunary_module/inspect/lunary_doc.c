@@ -25,6 +25,7 @@
 
 #define LUNARY_DOC_MIN    2048             /* bound of a text, at least       */
 #define LUNARY_DOC_SLACK  128              /* for markers and closing quotes  */
+#define LUNARY_DOC_NUMBERS 16              /* are a vector where room is short*/
 #define LUNARY_DOC_KEY    16384            /* a longer key loses its end      */
 
 
@@ -65,7 +66,6 @@ struct lunary_doc_s {
     size_t             open_at;          /* the open string's inside, or the
                                             open scalar                       */
     size_t             mark;             /* behind the array's bracket        */
-    size_t             numbers;          /* so many elements, all numbers     */
 
     uint64_t           offset;           /* bytes fed                         */
     uint64_t           from;             /* where what is dropped begins      */
@@ -110,7 +110,7 @@ static void lunary_doc_skip_end(lunary_doc_t *d, uint64_t end);
 static int lunary_doc_string(lunary_doc_t *d, const unsigned char *p,
     const unsigned char *end);
 static void lunary_doc_string_end(lunary_doc_t *d);
-static int lunary_doc_scalar(lunary_doc_t *d, size_t len);
+static void lunary_doc_vector(lunary_doc_t *d);
 static void lunary_doc_repair(lunary_doc_t *d);
 static void lunary_doc_media(lunary_doc_t *d, const unsigned char **p,
     const unsigned char *end);
@@ -210,12 +210,13 @@ lunary_doc_reset(lunary_doc_t *d)
     d->key_at = 0;
     d->open_at = 0;
     d->mark = 0;
-    d->numbers = 0;
     d->offset = 0;
     d->from = 0;
     d->classes[0] = 0;
 
     lunary_scan_init(&d->scan, d->flags & LUNARY_DOC_STRICT);
+
+    d->scan.numbers_max = LUNARY_MEDIA_NUMBERS;
 
     d->scan.key_limit = (d->r.cut < LUNARY_DOC_KEY) ? d->r.cut : LUNARY_DOC_KEY;
 
@@ -574,15 +575,18 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
 
             lunary_doc_tell(d, ev, s->depth);
 
-            if (d->vector && lunary_doc_scalar(d, d->r.len
-                                                  + (size_t) (p - from)))
-            {
-                lunary_doc_put(d, from, p);
-                d->r.len = d->mark;
-                d->mode = MODE_VECTOR;
-                lunary_doc_want(d, 0);
-                from = p;
-                back = 1;
+            if (d->vector && !s->bad) {
+
+                if (s->number) {
+                    lunary_doc_put(d, from, p);
+                    lunary_doc_vector(d);
+                    from = p;
+                    back = 1;
+
+                } else {
+                    d->vector = 0;
+                    lunary_doc_want(d, 0);
+                }
             }
 
             break;
@@ -710,8 +714,12 @@ lunary_doc_want(lunary_doc_t *d, int watched)
         want |= LUNARY_SCAN_WANT_STRING;
     }
 
-    if (d->vector || watched) {
+    if (watched) {
         want |= LUNARY_SCAN_WANT_STRING|LUNARY_SCAN_WANT_SCALAR;
+    }
+
+    if (d->vector) {
+        want |= LUNARY_SCAN_WANT_STRING|LUNARY_SCAN_WANT_COUNT;
     }
 
     if (d->mode == MODE_VECTOR) {
@@ -844,8 +852,8 @@ lunary_doc_open(lunary_doc_t *d, int array, size_t len, uint64_t offset)
             if (d->mode == MODE_TEXT) {
                 d->vector = 1;
                 d->mark = len;
-                d->numbers = 0;
                 d->from = offset;
+                d->scan.numbers = 0;
             }
         }
     }
@@ -928,25 +936,16 @@ lunary_doc_string_end(lunary_doc_t *d)
 }
 
 
-/* one more element of what may be a vector; 1: it is one */
+/* the array at `mark` is a long one of numbers, and they are dropped */
 
-static int
-lunary_doc_scalar(lunary_doc_t *d, size_t len)
+static void
+lunary_doc_vector(lunary_doc_t *d)
 {
-    if (!d->scan.number && !d->scan.bad) {
-        d->vector = 0;
-        lunary_doc_want(d, 0);
+    d->r.len = d->mark;
+    d->vector = 0;
+    d->mode = MODE_VECTOR;
 
-        return 0;
-    }
-
-    if (++d->numbers > LUNARY_MEDIA_NUMBERS || len - d->mark > d->max / 4) {
-        d->vector = 0;
-
-        return 1;
-    }
-
-    return 0;
+    lunary_doc_want(d, 0);
 }
 
 
@@ -1107,6 +1106,14 @@ lunary_doc_reduce(lunary_doc_t *d, uint64_t offset)
     enough = d->max + d->max / 16;
 
     if (d->vector && r->len - d->mark > d->max / 4) {
+
+        /* there is no room for as many numbers as it takes to be sure */
+
+        if (d->scan.numbers > LUNARY_DOC_NUMBERS) {
+            lunary_doc_vector(d);
+            return;
+        }
+
         d->vector = 0;
     }
 

@@ -456,6 +456,21 @@ lunary_request_name(lunary_str_t key, int *exact)
     const unsigned char  *p, *end;
     const lunary_name_t  *name, *last;
 
+    /* by length, the letters that names begin with: most keys end here */
+
+    static const uint32_t  letters[LUNARY_NAME_MAX + 1] = {
+        [4] = lunary_letter('u')|lunary_letter('t'),
+        [6] = lunary_letter('u')|lunary_letter('s'),
+        [7] = lunary_letter('u'),
+        [8] = lunary_letter('t')|lunary_letter('m'),
+        [9] = lunary_letter('u')|lunary_letter('t'),
+        [10] = lunary_letter('u')|lunary_letter('t'),
+        [11] = lunary_letter('p'),
+        [13] = lunary_letter('p'),
+        [14] = lunary_letter('s'),
+        [17] = lunary_letter('s')
+    };
+
     if (key.len < LUNARY_NAME_MIN) {
         return NULL;
     }
@@ -489,7 +504,9 @@ lunary_request_name(lunary_str_t key, int *exact)
         key = lunary_str(bytes, (size_t) (q - bytes));
     }
 
-    if (key.len > LUNARY_NAME_MAX) {
+    if (key.len > LUNARY_NAME_MAX
+        || !(letters[key.len] & lunary_letter(key.data[0])))
+    {
         return NULL;
     }
 

@@ -114,9 +114,13 @@ static lunary_scan_event_e lunary_scan_name(lunary_scan_t *s,
     const unsigned char **p, const unsigned char *end);
 static lunary_scan_event_e lunary_scan_word(lunary_scan_t *s,
     const unsigned char **p, const unsigned char *end);
+static const unsigned char *lunary_scan_plain(const unsigned char *p,
+    const unsigned char *end, unsigned *sub);
 static int lunary_scan_escape(lunary_scan_t *s, unsigned char c);
 static lunary_scan_event_e lunary_scan_utf8(lunary_scan_t *s,
     const unsigned char **p, const unsigned char *end);
+static int lunary_scan_space(lunary_scan_t *s, const unsigned char **p,
+    const unsigned char *end, lunary_scan_event_e *ev);
 static int lunary_scan_push(lunary_scan_t *s, int array);
 
 
@@ -130,6 +134,22 @@ lunary_scan_init(lunary_scan_t *s, int strict)
 }
 
 
+/*
+ * White space may stand here: state `st` is where to go on if the piece ends
+ * in it, or if it is to be told.
+ */
+
+#define lunary_scan_ahead(st)                                                \
+    if (p == end || *p <= ' ') {                                             \
+        s->state = st;                                                       \
+                                                                             \
+        if (!lunary_scan_space(s, &p, end, &ev)) {                           \
+            *pp = p;                                                         \
+            return ev;                                                       \
+        }                                                                    \
+    }
+
+
 lunary_scan_event_e
 lunary_scan_next(lunary_scan_t *s, const unsigned char **pp,
     const unsigned char *end)
@@ -141,217 +161,224 @@ lunary_scan_next(lunary_scan_t *s, const unsigned char **pp,
 
     p = *pp;
 
-    for ( ;; ) {
+    switch (s->state) {
 
-        if (s->state >= LUNARY_SCAN_S_STRING) {
+    case LUNARY_SCAN_S_ELEMENT:
+        goto element;
 
-            *pp = p;
+    case LUNARY_SCAN_S_KEY:
+        goto key;
 
-            if (s->state == LUNARY_SCAN_S_SCALAR) {
-                ev = lunary_scan_word(s, pp, end);
+    case LUNARY_SCAN_S_MEMBER:
+        goto member;
 
-            } else if (s->state == LUNARY_SCAN_S_NAME) {
-                return lunary_scan_name(s, pp, end);
+    case LUNARY_SCAN_S_COLON:
+        goto colon;
 
-            } else {
-                ev = lunary_scan_string(s, pp, end);
+    case LUNARY_SCAN_S_NEXT:
+        goto next;
 
-                if (ev == LUNARY_SCAN_STRING_END) {
-                    s->start = NULL;
-                    s->value_end = lunary_scan_offset(s, *pp);
+    case LUNARY_SCAN_S_STRING:
+        goto string;
 
-                    if (s->depth == 0) {
-                        s->state = LUNARY_SCAN_S_DONE;
-                        return ev;
-                    }
+    case LUNARY_SCAN_S_NAME:
+        return lunary_scan_name(s, pp, end);
 
-                    s->state = LUNARY_SCAN_S_NEXT;
+    case LUNARY_SCAN_S_SCALAR:
+        goto scalar;
 
-                    if (s->notify) {
-                        return ev;
-                    }
+    case LUNARY_SCAN_S_VALUE:
+        goto value;
 
-                    ev = LUNARY_SCAN_MORE;
-                }
-            }
-
-            p = *pp;
-
-            /* MORE before the end: a value that nobody asked for has ended */
-
-            if (ev != LUNARY_SCAN_MORE || p == end) {
-                return ev;
-            }
-
-            continue;
-        }
-
-        if (p == end) {
-            *pp = p;
-            return LUNARY_SCAN_MORE;
-        }
-
-        c = *p;
-
-        if (lunary_scan_is_space(c)) {
-
-            s->start = p;
-
-            do {
-                p++;
-            } while (p < end && lunary_scan_is_space(*p));
-
-            if (s->want & LUNARY_SCAN_WANT_SPACE) {
-                *pp = p;
-                return LUNARY_SCAN_SPACE;
-            }
-
-            s->start = NULL;
-
-            continue;
-        }
-
-        switch (s->state) {
-
-        case LUNARY_SCAN_S_ELEMENT:
-
-            if (c == ']') {
-                goto close;
-            }
-
-            /* fall through */
-
-        case LUNARY_SCAN_S_VALUE:
-
-            if (c == '"') {
-                s->token = lunary_scan_offset(s, p);
-                s->start = p;
-                s->state = LUNARY_SCAN_S_STRING;
-                s->sub = LUNARY_SUB_PLAIN;
-                p++;
-
-                s->notify = (s->want & LUNARY_SCAN_WANT_STRING) || p == end
-                            || *p == 'd';
-
-                if (s->notify) {
-                    *pp = p;
-                    return LUNARY_SCAN_STRING;
-                }
-
-                continue;
-            }
-
-            if (c == '{' || c == '[') {
-                array = (c == '[');
-
-                if (lunary_scan_push(s, array) != LUNARY_OK) {
-                    *pp = p;
-                    return LUNARY_SCAN_LIMIT;
-                }
-
-                s->token = lunary_scan_offset(s, p);
-                s->value_end = s->token + 1;
-                s->state = array ? LUNARY_SCAN_S_ELEMENT
-                                 : LUNARY_SCAN_S_MEMBER;
-                *pp = p + 1;
-
-                return LUNARY_SCAN_OPEN;
-            }
-
-            /* what may stand behind a value may not stand for one */
-
-            if (lunary_scan_class[c] == C_END
-                || (s->strict && lunary_scan_scalar[N_START]
-                                     [lunary_scan_class[c]] == N_BAD))
-            {
-                *pp = p;
-                return LUNARY_SCAN_ERROR;
-            }
-
-            s->token = lunary_scan_offset(s, p);
-            s->start = p;
-            s->state = LUNARY_SCAN_S_SCALAR;
-            s->sub = N_START;
-            s->len = 0;
-
-            continue;
-
-        case LUNARY_SCAN_S_MEMBER:
-
-            if (c == '}') {
-                goto close;
-            }
-
-            /* fall through */
-
-        case LUNARY_SCAN_S_KEY:
-
-            if (c != '"') {
-                *pp = p;
-                return LUNARY_SCAN_ERROR;
-            }
-
-            s->token = lunary_scan_offset(s, p);
-            s->start = p;
-
-            /* mostly a key is short, plain and all there */
-
-            q = lunary_simd_text(p + 1,
-                                 (end - p > LUNARY_SCAN_KEY_MAX)
-                                 ? p + LUNARY_SCAN_KEY_MAX : end);
-
-            if (q < end && *q == '"'
-                && (size_t) (q - p - 1) < s->key_limit)
-            {
-                s->key.data = p + 1;
-                s->key.len = (size_t) (q - p - 1);
-                s->state = LUNARY_SCAN_S_COLON;
-                *pp = q + 1;
-
-                return LUNARY_SCAN_KEY;
-            }
-
-            p++;
-            s->state = LUNARY_SCAN_S_NAME;
-            s->sub = LUNARY_SUB_PLAIN;
-            s->notify = 0;
-            s->len = 0;
-
-            continue;
-
-        case LUNARY_SCAN_S_COLON:
-
-            if (c != ':') {
-                *pp = p;
-                return LUNARY_SCAN_ERROR;
-            }
-
-            p++;
-            s->state = LUNARY_SCAN_S_VALUE;
-
-            continue;
-
-        case LUNARY_SCAN_S_NEXT:
-
-            array = lunary_scan_array(s, s->depth);
-
-            if (c == ',') {
-                p++;
-                s->state = array ? LUNARY_SCAN_S_VALUE : LUNARY_SCAN_S_KEY;
-                continue;
-            }
-
-            if (c == (array ? ']' : '}')) {
-                goto close;
-            }
-
-            /* fall through */
-
-        default: /* LUNARY_SCAN_S_DONE */
-            *pp = p;
-            return LUNARY_SCAN_ERROR;
-        }
+    default:
+        return (p == end) ? LUNARY_SCAN_MORE : LUNARY_SCAN_ERROR;
     }
+
+colon:
+
+    lunary_scan_ahead(LUNARY_SCAN_S_COLON);
+
+    if (*p != ':') {
+        goto bad;
+    }
+
+    p++;
+
+    goto value;
+
+element:
+
+    lunary_scan_ahead(LUNARY_SCAN_S_ELEMENT);
+
+    if (*p == ']') {
+        goto close;
+    }
+
+value:
+
+    lunary_scan_ahead(LUNARY_SCAN_S_VALUE);
+
+    c = *p;
+
+    if (c == '"') {
+        s->token = lunary_scan_offset(s, p);
+        s->start = p++;
+        s->state = LUNARY_SCAN_S_STRING;
+        s->sub = LUNARY_SUB_PLAIN;
+        s->notify = (s->want & LUNARY_SCAN_WANT_STRING) || p == end
+                    || *p == 'd';
+
+        if (s->notify) {
+            *pp = p;
+            return LUNARY_SCAN_STRING;
+        }
+
+        goto string;
+    }
+
+    if (c == '{' || c == '[') {
+        array = (c == '[');
+
+        if (lunary_scan_push(s, array) != LUNARY_OK) {
+            s->state = LUNARY_SCAN_S_VALUE;
+            *pp = p;
+            return LUNARY_SCAN_LIMIT;
+        }
+
+        s->token = lunary_scan_offset(s, p);
+        s->value_end = s->token + 1;
+        s->state = array ? LUNARY_SCAN_S_ELEMENT : LUNARY_SCAN_S_MEMBER;
+        *pp = p + 1;
+
+        return LUNARY_SCAN_OPEN;
+    }
+
+    /* what may stand behind a value may not stand for one */
+
+    if (lunary_scan_class[c] == C_END
+        || (s->strict
+            && lunary_scan_scalar[N_START][lunary_scan_class[c]] == N_BAD))
+    {
+        s->state = LUNARY_SCAN_S_VALUE;
+        goto bad;
+    }
+
+    s->token = lunary_scan_offset(s, p);
+    s->start = p;
+    s->state = LUNARY_SCAN_S_SCALAR;
+    s->sub = N_START;
+    s->len = 0;
+
+scalar:
+
+    *pp = p;
+    ev = lunary_scan_word(s, pp, end);
+    p = *pp;
+
+    /* MORE before the end: a value that nobody asked for has ended */
+
+    if (ev != LUNARY_SCAN_MORE || p == end) {
+        return ev;
+    }
+
+    goto next;
+
+string:
+
+    *pp = p;
+    ev = lunary_scan_string(s, pp, end);
+
+    if (ev != LUNARY_SCAN_STRING_END) {
+        return ev;
+    }
+
+    p = *pp;
+    s->start = NULL;
+    s->value_end = lunary_scan_offset(s, p);
+
+    if (s->depth == 0) {
+        s->state = LUNARY_SCAN_S_DONE;
+        return ev;
+    }
+
+    if (s->notify) {
+        s->state = LUNARY_SCAN_S_NEXT;
+        return ev;
+    }
+
+next:
+
+    lunary_scan_ahead(LUNARY_SCAN_S_NEXT);
+
+    array = lunary_scan_array(s, s->depth);
+    c = *p;
+
+    if (c != ',') {
+
+        if (c == (array ? ']' : '}')) {
+            goto close;
+        }
+
+        s->state = LUNARY_SCAN_S_NEXT;
+        goto bad;
+    }
+
+    p++;
+
+    if (array) {
+        goto value;
+    }
+
+key:
+
+    lunary_scan_ahead(LUNARY_SCAN_S_KEY);
+
+    if (*p != '"') {
+        s->state = LUNARY_SCAN_S_KEY;
+        goto bad;
+    }
+
+    goto name;
+
+member:
+
+    lunary_scan_ahead(LUNARY_SCAN_S_MEMBER);
+
+    if (*p == '}') {
+        goto close;
+    }
+
+    if (*p != '"') {
+        goto bad;
+    }
+
+name:
+
+    s->token = lunary_scan_offset(s, p);
+    s->start = p;
+
+    /* mostly a key is short, plain and all there, with its colon */
+
+    q = lunary_simd_text(p + 1,
+                         (end - p > LUNARY_SCAN_KEY_MAX)
+                         ? p + LUNARY_SCAN_KEY_MAX : end);
+
+    if (q < end && *q == '"' && (size_t) (q - p - 1) < s->key_limit) {
+        s->key.data = p + 1;
+        s->key.len = (size_t) (q - p - 1);
+        s->state = LUNARY_SCAN_S_COLON;
+        *pp = q + 1;
+
+        return LUNARY_SCAN_KEY;
+    }
+
+    s->state = LUNARY_SCAN_S_NAME;
+    s->sub = LUNARY_SUB_PLAIN;
+    s->notify = 0;
+    s->len = 0;
+    *pp = p + 1;
+
+    return lunary_scan_name(s, pp, end);
 
 close:
 
@@ -359,10 +386,47 @@ close:
     s->value_end = s->token + 1;
     s->depth--;
     s->state = s->depth ? LUNARY_SCAN_S_NEXT : LUNARY_SCAN_S_DONE;
-
     *pp = p + 1;
 
     return LUNARY_SCAN_CLOSE;
+
+bad:
+
+    *pp = p;
+
+    return LUNARY_SCAN_ERROR;
+}
+
+#undef lunary_scan_ahead
+
+
+/* passes over white space; 1 where something follows, else *ev is what to
+ * return */
+
+static int
+lunary_scan_space(lunary_scan_t *s, const unsigned char **pp,
+    const unsigned char *end, lunary_scan_event_e *ev)
+{
+    const unsigned char  *p;
+
+    p = *pp;
+
+    while (p < end && lunary_scan_is_space(*p)) {
+        p++;
+    }
+
+    if (p != *pp && (s->want & LUNARY_SCAN_WANT_SPACE)) {
+        s->start = *pp;
+        *pp = p;
+        *ev = LUNARY_SCAN_SPACE;
+
+        return 0;
+    }
+
+    *pp = p;
+    *ev = LUNARY_SCAN_MORE;
+
+    return p != end;
 }
 
 
@@ -418,7 +482,6 @@ lunary_scan_string(lunary_scan_t *s, const unsigned char **pp,
     const unsigned char *end)
 {
     int                   n;
-    uint32_t              cp;
     unsigned char         c;
     const unsigned char  *p;
     lunary_scan_event_e   ev;
@@ -491,16 +554,7 @@ lunary_scan_string(lunary_scan_t *s, const unsigned char **pp,
             return LUNARY_SCAN_REPAIR;
         }
 
-        do {
-            n = lunary_utf8_char(p, end, &cp);
-
-            if (n <= 0) {
-                break;
-            }
-
-            p += n;
-
-        } while (p < end && *p >= 0x80);
+        p = lunary_utf8_run(p, end, &n);
 
         if (n > 0) {
             continue;
@@ -662,8 +716,10 @@ lunary_scan_name(lunary_scan_t *s, const unsigned char **pp,
 }
 
 
-/* a number or a literal: SCALAR, MORE, ERROR or LIMIT; MORE before the end
- * where it has ended and nobody wants to know */
+/*
+ * A number or a literal: SCALAR, MORE, ERROR or LIMIT; MORE before the end
+ * where it has ended and nobody wants to know.
+ */
 
 static lunary_scan_event_e
 lunary_scan_word(lunary_scan_t *s, const unsigned char **pp,
@@ -672,10 +728,15 @@ lunary_scan_word(lunary_scan_t *s, const unsigned char **pp,
     unsigned              sub, next;
     const unsigned char  *p;
 
+    p = *pp;
     sub = s->sub;
     next = sub;
 
-    for (p = *pp; p < end; p++) {
+    if (sub == N_START) {
+        p = lunary_scan_plain(p, end, &sub);
+    }
+
+    for ( /* void */ ; p < end; p++) {
         next = lunary_scan_scalar[sub][lunary_scan_class[*p]];
 
         if (next == N_END || (next == N_BAD && s->strict)) {
@@ -712,7 +773,57 @@ lunary_scan_word(lunary_scan_t *s, const unsigned char **pp,
         return LUNARY_SCAN_SCALAR;
     }
 
+    if ((s->want & LUNARY_SCAN_WANT_COUNT)
+        && (!s->number || s->numbers++ == s->numbers_max))
+    {
+        return LUNARY_SCAN_SCALAR;
+    }
+
     s->start = NULL;
 
     return LUNARY_SCAN_MORE;
+}
+
+
+/* the part before the exponent of a number that is all there: a short cut
+ * through the table, which is slow on long rows of digits */
+
+static const unsigned char *
+lunary_scan_plain(const unsigned char *p, const unsigned char *end,
+    unsigned *sub)
+{
+    const unsigned char  *start, *q;
+
+    start = p;
+    p += (*p == '-');
+    q = p;
+
+    if (p < end && *p == '0') {
+        p++;
+        *sub = N_ZERO;
+
+    } else {
+
+        while (p < end && *p >= '0' && *p <= '9') {
+            p++;
+        }
+
+        if (p == q) {
+            *sub = N_START;
+            return start;
+        }
+
+        *sub = N_INT;
+    }
+
+    if (end - p > 1 && *p == '.' && p[1] >= '0' && p[1] <= '9') {
+
+        for (p += 2; p < end && *p >= '0' && *p <= '9'; p++) {
+            /* void */
+        }
+
+        *sub = N_FRAC;
+    }
+
+    return p;
 }

@@ -52,6 +52,8 @@ typedef enum {
 #define LUNARY_SCAN_WANT_SPACE   0x01
 #define LUNARY_SCAN_WANT_STRING  0x02
 #define LUNARY_SCAN_WANT_SCALAR  0x04
+#define LUNARY_SCAN_WANT_COUNT   0x08   /* SCALAR: literals, and the number
+                                           behind the first numbers_max       */
 
 
 /* the order matters: before LUNARY_SCAN_S_STRING white space may stand */
@@ -101,6 +103,8 @@ typedef struct {
 
     size_t                len;        /* of a scalar or key, pieces before    */
     size_t                key_limit;
+    size_t                numbers;    /* counted so far                       */
+    size_t                numbers_max;
     lunary_str_t          key;        /* as written, valid until the next call;
                                          empty where it is very long          */
 

@@ -72,11 +72,48 @@ lunary_utf8_char(const unsigned char *p, const unsigned char *end,
 }
 
 
+/* most are three bytes long, and most of those have no exception */
+
+const unsigned char *
+lunary_utf8_run(const unsigned char *p, const unsigned char *end, int *n)
+{
+    uint32_t  cp, w;
+
+    *n = 1;
+
+    while (p < end && *p >= 0x80) {
+
+        if (end - p >= 4) {
+            w = (uint32_t) p[0] << 16 | (uint32_t) p[1] << 8 | p[2];
+
+            if ((w & 0xf0c0c0) == 0xe08080 && p[0] != 0xe0 && p[0] != 0xed) {
+                p += 3;
+                continue;
+            }
+
+            if ((w & 0xe0c000) == 0xc08000 && p[0] >= 0xc2) {
+                p += 2;
+                continue;
+            }
+        }
+
+        *n = lunary_utf8_char(p, end, &cp);
+
+        if (*n <= 0) {
+            break;
+        }
+
+        p += *n;
+    }
+
+    return p;
+}
+
+
 size_t
 lunary_utf8_span(const unsigned char *p, const unsigned char *end)
 {
     int                   n;
-    uint32_t              cp;
     uint64_t              w;
     const unsigned char  *start;
 
@@ -103,13 +140,11 @@ lunary_utf8_span(const unsigned char *p, const unsigned char *end)
             continue;
         }
 
-        n = lunary_utf8_char(p, end, &cp);
+        p = lunary_utf8_run(p, end, &n);
 
         if (n <= 0) {
             break;
         }
-
-        p += n;
     }
 
     return (size_t) (p - start);

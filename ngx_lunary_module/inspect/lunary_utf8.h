@@ -26,6 +26,14 @@
 int lunary_utf8_char(const unsigned char *p, const unsigned char *end,
     uint32_t *cp);
 
+/*
+ * Passes over the characters above U+007F that follow each other from p on,
+ * p < end.  *n is above 0 where one of ASCII or the end comes next, else what
+ * lunary_utf8_char() says of the bytes returned.
+ */
+const unsigned char *lunary_utf8_run(const unsigned char *p,
+    const unsigned char *end, int *n);
+
 /* the length of the longest valid start of [p, end) */
 size_t lunary_utf8_span(const unsigned char *p, const unsigned char *end);
 
