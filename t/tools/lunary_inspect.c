@@ -19,6 +19,8 @@
  *                (the request never ended)
  *     repeat     feeds the response that many times one after the other,
  *                `response-head` before and `response-tail` behind it
+ *     usage      1: prints what lunary_stream_usage makes of the request and
+ *                passes on of the response instead
  *
  *     lunary_inspect           prints the fields
  *     lunary_inspect -b N      feeds each record N times, prints ns a call
@@ -32,6 +34,7 @@
 
 #include "inspect/lunary_call.h"
 #include "inspect/lunary_json.h"
+#include "inspect/lunary_usage_filter.h"
 
 
 #define MAX_HEADERS  64
@@ -59,6 +62,7 @@ typedef struct {
     lunary_str_t   api;
     lunary_str_t   end;
     lunary_str_t   repeat;
+    lunary_str_t   usage;
 
     header_t       headers[MAX_HEADERS];
     size_t         nheaders;
@@ -90,19 +94,32 @@ static const entry_t  entries[] = {
     { "api", offsetof(record_t, api) },
     { "end", offsetof(record_t, end) },
     { "repeat", offsetof(record_t, repeat) },
+    { "usage", offsetof(record_t, usage) },
     { NULL, 0 }
 };
 
 
-typedef void (*feed_pt)(lunary_call_t *call, const unsigned char *p,
-    size_t n);
+typedef void (*feed_pt)(void *to, const unsigned char *p, size_t n);
+
+typedef struct {
+    lunary_usage_filter_t   filter;
+    lunary_mem_t           *mem;
+    lunary_buf_t            passed;
+    size_t                  most;       /* bytes ever held back             */
+} usage_t;
 
 
 static int read_record(record_t *r);
 static void free_record(record_t *r);
 static void run_record(record_t *r, lunary_mem_t *mem, int print);
-static void feed(record_t *r, lunary_call_t *call, lunary_str_t body,
-    feed_pt fn, unsigned *seed);
+static void request_bytes(void *to, const unsigned char *p, size_t n);
+static void response_bytes(void *to, const unsigned char *p, size_t n);
+static void usage_bytes(void *to, const unsigned char *p, size_t n);
+static void usage_pass(void *to, const unsigned char *p, size_t n);
+static void print_usage(record_t *r, lunary_call_t *call, lunary_mem_t *mem,
+    unsigned *seed);
+static void feed(record_t *r, void *to, lunary_str_t body, feed_pt fn,
+    unsigned *seed);
 static lunary_str_t header(void *ctx, const char *name, size_t len);
 static void print_run(lunary_call_t *call, lunary_run_t *run,
     lunary_mem_t *mem);
@@ -279,10 +296,16 @@ run_record(record_t *r, lunary_mem_t *mem, int print)
     lunary_call_start(call, r->method, r->path, r->request_type,
                       r->request_encoding);
 
-    feed(r, call, r->request, lunary_call_request, &seed);
+    feed(r, call, r->request, request_bytes, &seed);
 
     if (!lunary_eq(r->end, "none")) {
         lunary_call_request_end(call);
+    }
+
+    if (r->usage.len != 0) {
+        print_usage(r, call, mem, &seed);
+        lunary_call_destroy(call);
+        return;
     }
 
     if (r->status.len != 0) {
@@ -290,15 +313,15 @@ run_record(record_t *r, lunary_mem_t *mem, int print)
                            header(r, "content-type", 12),
                            header(r, "content-encoding", 16), header, r);
 
-        feed(r, call, r->response_head, lunary_call_response, &seed);
+        feed(r, call, r->response_head, response_bytes, &seed);
 
         n = number(r->repeat, 1);
 
         for (i = 0; i < n; i++) {
-            feed(r, call, r->response, lunary_call_response, &seed);
+            feed(r, call, r->response, response_bytes, &seed);
         }
 
-        feed(r, call, r->response_tail, lunary_call_response, &seed);
+        feed(r, call, r->response_tail, response_bytes, &seed);
 
         if (lunary_eq(r->end, "broken")) {
             lunary_call_response_end(call, 0);
@@ -319,17 +342,92 @@ run_record(record_t *r, lunary_mem_t *mem, int print)
 }
 
 
+static void
+request_bytes(void *to, const unsigned char *p, size_t n)
+{
+    lunary_call_request(to, p, n);
+}
+
+
+static void
+response_bytes(void *to, const unsigned char *p, size_t n)
+{
+    lunary_call_response(to, p, n);
+}
+
+
+static void
+usage_bytes(void *to, const unsigned char *p, size_t n)
+{
+    usage_t  *u;
+
+    u = to;
+
+    (void) lunary_usage_filter_feed(&u->filter, p, n);
+
+    if (u->filter.held.len > u->most) {
+        u->most = u->filter.held.len;
+    }
+}
+
+
+static void
+usage_pass(void *to, const unsigned char *p, size_t n)
+{
+    usage_t  *u;
+
+    u = to;
+
+    if (lunary_buf_append(u->mem, &u->passed, p, n) != LUNARY_OK) {
+        exit(2);
+    }
+}
+
+
+static void
+print_usage(record_t *r, lunary_call_t *call, lunary_mem_t *mem,
+    unsigned *seed)
+{
+    usage_t          u;
+    lunary_edit_t    edit;
+    lunary_usage_e   what;
+
+    static const char  *const names[] = { "no", "asked", "added" };
+
+    memset(&edit, 0, sizeof(edit));
+    what = lunary_usage_edit(call, &edit);
+
+    memset(&u, 0, sizeof(u));
+    u.mem = mem;
+
+    lunary_usage_filter_init(&u.filter, mem, usage_pass, &u);
+    feed(r, &u, r->response, usage_bytes, seed);
+    lunary_usage_filter_end(&u.filter);
+
+    printf("{\"usage\":\"%s\",\"start\":%llu,\"end\":%llu,\"text\":",
+           names[what], (unsigned long long) edit.start,
+           (unsigned long long) edit.end);
+    print_string(edit.text);
+    printf(",\"passed\":");
+    print_string(lunary_buf_str(&u.passed));
+    printf(",\"dropped\":%llu,\"held\":%zu}\n",
+           (unsigned long long) u.filter.dropped, u.most);
+
+    lunary_usage_filter_free(&u.filter);
+    lunary_buf_free(mem, &u.passed);
+}
+
+
 /* each piece is a copy of its own, so that reading past it shows */
 
 static void
-feed(record_t *r, lunary_call_t *call, lunary_str_t body, feed_pt fn,
-    unsigned *seed)
+feed(record_t *r, void *to, lunary_str_t body, feed_pt fn, unsigned *seed)
 {
     size_t          n, off, size;
     unsigned char  *piece;
 
     if (r->split.len == 0 || lunary_eq(r->split, "whole")) {
-        fn(call, body.data, body.len);
+        fn(to, body.data, body.len);
         return;
     }
 
@@ -359,7 +457,7 @@ feed(record_t *r, lunary_call_t *call, lunary_str_t body, feed_pt fn,
         }
 
         memcpy(piece, body.data + off, n);
-        fn(call, piece, n);
+        fn(to, piece, n);
         free(piece);
     }
 }
