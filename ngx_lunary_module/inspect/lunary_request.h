@@ -144,8 +144,9 @@ typedef struct {
 
 /*
  * The edits that take out the members whose bits are in strip (and `metadata`
- * where nothing is left in it but was), commas included.  Returns their number, at most
- * max (LUNARY_REQUEST_MARKS suffices), 0 where there is nothing to do.
+ * where nothing is left in it but was), commas included.  Returns their
+ * number, at most max (LUNARY_REQUEST_MARKS suffices), 0 where there is
+ * nothing to do.
  */
 size_t lunary_request_strip(const lunary_request_t *rq, uint32_t strip,
     lunary_edit_t *edits, size_t max);
