@@ -309,7 +309,10 @@ ngx_http_lunary_scan_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
                        "lunary: body of %O bytes was replaced by %O bytes",
                        ctx->request_bytes, left);
 
-        lunary_call_request_reset(ctx->call);
+        if (ngx_http_lunary_open_call(r, ctx) != NGX_OK) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
         ctx->request_bytes = 0;
     }
 
