@@ -13,89 +13,24 @@
  * length reaches the limit, the end of a media string's start, a cut.
  */
 
-#include "lunary_cut.h"
-#include "lunary_doc.h"
-#include "lunary_json.h"
-#include "lunary_media.h"
-#include "lunary_reduce.h"
-#include "lunary_simd.h"
+#include "lunary_doc_internal.h"
 #include "lunary_utf8.h"
-#include "lunary_watch.h"
 
 
 #define LUNARY_DOC_MIN    2048             /* bound of a text, at least       */
-#define LUNARY_DOC_SLACK  128              /* for markers and closing quotes  */
-#define LUNARY_DOC_NUMBERS 16              /* are a vector where room is short*/
 #define LUNARY_DOC_KEY    16384            /* a longer key loses its end      */
 
 
-/* what is being done with the bytes; up to MODE_CUT they go into the text */
-
-enum {
-    MODE_TEXT = 0,           /* kept                                          */
-    MODE_PROBE,              /* kept: the start of a string, may be media     */
-    MODE_CUT,                /* kept: a string, cut once it is too long       */
-    MODE_KEY,                /* dropped: the end of a very long key           */
-    MODE_MEDIA,              /* dropped: base64 inside a string               */
-    MODE_VECTOR,             /* dropped: the numbers of a long array          */
-    MODE_SKIP,               /* dropped: up to the end of an object or array  */
-    MODE_FULL                /* dropped: all the rest                         */
-};
-
-
-struct lunary_doc_s {
-    lunary_mem_t      *mem;
-
-    size_t             max;
-    size_t             limit;            /* the text is reduced when it is
-                                            that long                         */
-    size_t             cap;              /* of r.data                         */
-
-    int                rc;
-    uint8_t            flags;
-    uint8_t            mode;
-    uint8_t            cutting;          /* the first reduction has been      */
-    uint8_t            bom;              /* bytes of one that have come       */
-    uint8_t            class;            /* of the last key's value           */
-    uint8_t            vector;           /* an array at `mark` may be one     */
-
-    unsigned           skip;             /* MODE_SKIP: brackets open around   */
-    unsigned           watch_depth;
-
-    size_t             key_at;           /* in the text: the last key's quote */
-    size_t             open_at;          /* the open string's inside, or the
-                                            open scalar                       */
-    size_t             mark;             /* behind the array's bracket        */
-
-    uint64_t           offset;           /* bytes fed                         */
-    uint64_t           from;             /* where what is dropped begins      */
-
-    lunary_watch_pt    watch;
-    void              *watch_ctx;
-
-    lunary_probe_t     probe;
-    lunary_cut_t       cut;
-    lunary_scan_t      scan;
-    lunary_reduce_t    r;
-
-    /* by depth: LUNARY_MEDIA_* of an array's elements, 0 for objects */
-    uint8_t            classes[LUNARY_SCAN_DEPTH + 1];
-};
-
-
-static int lunary_doc_start(lunary_doc_t *d, const unsigned char **p,
+static int lunary_doc_start(lunary_doc_t *d, const unsigned char **pp,
     const unsigned char *end);
 static int lunary_doc_behind(const lunary_doc_t *d, const unsigned char *p,
     const unsigned char *end);
-static int lunary_doc_reserve(lunary_doc_t *d, size_t n);
 static size_t lunary_doc_room(const lunary_doc_t *d, size_t n);
-static int lunary_doc_step(lunary_doc_t *d, const unsigned char **p,
+static int lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
     const unsigned char *end);
 static void lunary_doc_put(lunary_doc_t *d, const unsigned char *from,
     const unsigned char *to);
-static void lunary_doc_add(lunary_doc_t *d, const void *p, size_t n);
 static void lunary_doc_settle(lunary_doc_t *d, uint64_t offset);
-static void lunary_doc_want(lunary_doc_t *d, int watched);
 static void lunary_doc_tell(lunary_doc_t *d, lunary_scan_event_e event,
     unsigned depth);
 static const unsigned char *lunary_doc_space(lunary_doc_t *d,
@@ -106,29 +41,9 @@ static void lunary_doc_key_end(lunary_doc_t *d, uint64_t end);
 static void lunary_doc_open(lunary_doc_t *d, int array, size_t len,
     uint64_t offset);
 static void lunary_doc_closed(lunary_doc_t *d);
-static void lunary_doc_skip_end(lunary_doc_t *d, uint64_t end);
 static int lunary_doc_string(lunary_doc_t *d, const unsigned char *p,
     const unsigned char *end);
-static void lunary_doc_string_end(lunary_doc_t *d);
-static void lunary_doc_vector(lunary_doc_t *d);
 static void lunary_doc_repair(lunary_doc_t *d);
-static void lunary_doc_media(lunary_doc_t *d, const unsigned char **p,
-    const unsigned char *end);
-static void lunary_doc_media_end(lunary_doc_t *d, uint64_t end);
-static void lunary_doc_numbers(lunary_doc_t *d, const unsigned char **p,
-    const unsigned char *end);
-static void lunary_doc_vector_end(lunary_doc_t *d, uint64_t end, int more);
-static void lunary_doc_reduce(lunary_doc_t *d, uint64_t offset);
-static void lunary_doc_fixed(lunary_doc_t *d);
-static void lunary_doc_moved(lunary_doc_t *d, size_t fixed);
-static void lunary_doc_trim(lunary_doc_t *d);
-static void lunary_doc_break_string(lunary_doc_t *d);
-static int lunary_doc_drop_last(lunary_doc_t *d);
-static void lunary_doc_fit(lunary_reduce_t *r, size_t max, int cutting);
-
-
-#define lunary_doc_kept(d)     ((d)->mode <= MODE_CUT)
-#define lunary_doc_at(d, p)    lunary_scan_offset(&(d)->scan, p)
 
 
 lunary_doc_t *
@@ -351,7 +266,7 @@ lunary_doc_behind(const lunary_doc_t *d, const unsigned char *p,
 
 /* room for n bytes of the wire and what may be written beside them */
 
-static int
+int
 lunary_doc_reserve(lunary_doc_t *d, size_t n)
 {
     void    *p;
@@ -656,14 +571,6 @@ lunary_doc_put(lunary_doc_t *d, const unsigned char *from,
 }
 
 
-static void
-lunary_doc_add(lunary_doc_t *d, const void *p, size_t n)
-{
-    memcpy(d->r.data + d->r.len, p, n);
-    d->r.len += n;
-}
-
-
 /* after a run: is the string media, has it grown too long */
 
 static void
@@ -699,7 +606,7 @@ lunary_doc_settle(lunary_doc_t *d, uint64_t offset)
 
 /* sets what the scanner tells from here on */
 
-static void
+void
 lunary_doc_want(lunary_doc_t *d, int watched)
 {
     unsigned  want;
@@ -878,7 +785,7 @@ lunary_doc_closed(lunary_doc_t *d)
 
 /* bytes are kept again behind what was made null */
 
-static void
+void
 lunary_doc_skip_end(lunary_doc_t *d, uint64_t end)
 {
     lunary_reduce_note(&d->r, lunary_str(d->r.last.key, d->r.last.len),
@@ -918,7 +825,7 @@ lunary_doc_string(lunary_doc_t *d, const unsigned char *p,
 
 /* the text holds the string's inside, whole or what is kept of it so far */
 
-static void
+void
 lunary_doc_string_end(lunary_doc_t *d)
 {
     size_t  removed;
@@ -933,19 +840,6 @@ lunary_doc_string_end(lunary_doc_t *d)
     }
 
     d->mode = MODE_TEXT;
-}
-
-
-/* the array at `mark` is a long one of numbers, and they are dropped */
-
-static void
-lunary_doc_vector(lunary_doc_t *d)
-{
-    d->r.len = d->mark;
-    d->vector = 0;
-    d->mode = MODE_VECTOR;
-
-    lunary_doc_want(d, 0);
 }
 
 
@@ -977,558 +871,4 @@ lunary_doc_repair(lunary_doc_t *d)
     c[5] = (unsigned char) hex[s->control & 0x0f];
 
     lunary_doc_add(d, c, sizeof(c));
-}
-
-
-static void
-lunary_doc_media(lunary_doc_t *d, const unsigned char **pp,
-    const unsigned char *end)
-{
-    const unsigned char  *p;
-
-    p = *pp;
-
-    while (p < end) {
-
-        if (d->probe.escape) {
-            d->probe.escape = 0;
-
-            if (!lunary_media_escape(*p)) {
-
-                /* the backslash was none of it: scan on behind it */
-
-                lunary_doc_media_end(d, lunary_doc_at(d, p) - 1);
-                lunary_doc_add(d, "\\", 1);
-                lunary_scan_backslash(&d->scan);
-                break;
-            }
-
-            p++;
-            continue;
-        }
-
-        p = lunary_simd_base64(p, end);
-
-        if (p == end) {
-            break;
-        }
-
-        if (*p != '\\') {
-            lunary_doc_media_end(d, lunary_doc_at(d, p));
-            break;
-        }
-
-        d->probe.escape = 1;
-        p++;
-    }
-
-    *pp = p;
-}
-
-
-static void
-lunary_doc_media_end(lunary_doc_t *d, uint64_t end)
-{
-    d->r.len += lunary_cut_count(d->r.data + d->r.len,
-                                 (size_t) (end - d->from));
-    d->mode = d->cutting ? MODE_CUT : MODE_TEXT;
-}
-
-
-/*
- * Passes over the numbers of a vector.  Where we are not strict they are
- * believed: only what ends them goes through the scanner.
- */
-
-static void
-lunary_doc_numbers(lunary_doc_t *d, const unsigned char **pp,
-    const unsigned char *end)
-{
-    const unsigned char  *p, *q;
-
-    if (d->scan.strict || d->scan.state == LUNARY_SCAN_S_SCALAR) {
-        return;
-    }
-
-    q = lunary_simd_number(*pp, end);
-
-    /* the last byte but for white space tells what the scanner is to expect */
-
-    for (p = q; p > *pp; p--) {
-
-        if (p[-1] != ' ' && p[-1] != '\n' && p[-1] != '\r' && p[-1] != '\t') {
-            d->scan.state = (p[-1] == ',') ? LUNARY_SCAN_S_VALUE
-                                           : LUNARY_SCAN_S_NEXT;
-            break;
-        }
-    }
-
-    *pp = q;
-}
-
-
-/* more: another element follows, and the comma before it was dropped */
-
-static void
-lunary_doc_vector_end(lunary_doc_t *d, uint64_t end, int more)
-{
-    lunary_doc_add(d, "\"", 1);
-
-    d->r.len += lunary_cut_count(d->r.data + d->r.len,
-                                 (size_t) (end - d->from));
-
-    lunary_doc_add(d, "\",", more ? 2 : 1);
-
-    d->mode = MODE_TEXT;
-
-    lunary_doc_want(d, 0);
-}
-
-
-/*
- * The text has reached its limit.  The first time its strings are cut, and
- * from then on those that follow, as they come; if that is not enough, or
- * later, whole elements and values go.
- */
-
-static void
-lunary_doc_reduce(lunary_doc_t *d, uint64_t offset)
-{
-    int               depth;
-    size_t            fixed, enough;
-    lunary_reduce_t  *r;
-
-    r = &d->r;
-
-    /* more than the bound, so that an open string's end, which is held twice
-     * as long as it will be, costs nobody's place */
-
-    enough = d->max + d->max / 16;
-
-    if (d->vector && r->len - d->mark > d->max / 4) {
-
-        /* there is no room for as many numbers as it takes to be sure */
-
-        if (d->scan.numbers > LUNARY_DOC_NUMBERS) {
-            lunary_doc_vector(d);
-            return;
-        }
-
-        d->vector = 0;
-    }
-
-    if (!d->cutting) {
-        d->cutting = 1;
-
-        lunary_doc_fixed(d);
-        fixed = r->fixed;
-        lunary_reduce_strings(r);
-        lunary_doc_moved(d, fixed);
-
-        if (d->scan.state == LUNARY_SCAN_S_STRING && d->mode == MODE_TEXT) {
-            d->mode = MODE_CUT;
-            d->scan.notify = 1;
-            lunary_cut_start(&d->cut, d->open_at);
-        }
-
-        lunary_doc_want(d, 0);
-    }
-
-    lunary_doc_trim(d);
-
-    if (r->len <= enough) {
-        return;
-    }
-
-    lunary_doc_fixed(d);
-    fixed = r->fixed;
-    lunary_reduce_elements(r, d->max);
-    lunary_doc_moved(d, fixed);
-
-    if (r->len <= enough) {
-        return;
-    }
-
-    d->vector = 0;
-
-    lunary_doc_fixed(d);
-    fixed = r->fixed;
-    depth = lunary_reduce_values(r, d->max);
-
-    if (depth >= 0) {
-        d->mode = MODE_SKIP;
-        d->skip = (unsigned) depth;
-        d->from = offset;
-
-    } else {
-        lunary_doc_moved(d, fixed);
-    }
-
-    if (r->len <= enough) {
-        return;
-    }
-
-    lunary_doc_fixed(d);
-    (void) lunary_reduce_members(r, d->max);
-
-    if (d->mode != MODE_SKIP) {
-        d->from = offset;
-    }
-
-    d->mode = MODE_FULL;
-}
-
-
-/* where in the text begins what is not complete yet */
-
-static void
-lunary_doc_fixed(lunary_doc_t *d)
-{
-    size_t          fixed;
-    lunary_scan_t  *s;
-
-    s = &d->scan;
-    fixed = d->r.len;
-
-    if (d->mode == MODE_SKIP) {
-        d->r.fixed = fixed;
-        return;
-    }
-
-    switch (s->state) {
-
-    case LUNARY_SCAN_S_NAME:
-    case LUNARY_SCAN_S_COLON:
-        fixed = d->key_at;
-        break;
-
-    case LUNARY_SCAN_S_STRING:
-        fixed = d->open_at - 1;
-        break;
-
-    case LUNARY_SCAN_S_SCALAR:
-        fixed = d->open_at;
-
-        /* fall through */
-
-    case LUNARY_SCAN_S_VALUE:
-
-        if (s->depth && !lunary_scan_array(s, s->depth)) {
-            fixed = d->key_at;
-        }
-
-        break;
-
-    default:
-        break;
-    }
-
-    if (d->vector && fixed > d->mark) {
-        fixed = d->mark;
-    }
-
-    d->r.fixed = fixed;
-}
-
-
-/* what was at `fixed` and behind it is now at r.fixed and behind it */
-
-static void
-lunary_doc_moved(lunary_doc_t *d, size_t fixed)
-{
-    size_t     n;
-    unsigned   i;
-    size_t    *at[5];
-
-    n = fixed - d->r.fixed;
-
-    at[0] = &d->key_at;
-    at[1] = &d->open_at;
-    at[2] = &d->mark;
-    at[3] = &d->cut.at;
-    at[4] = &d->cut.head;
-
-    for (i = 0; i < 5; i++) {
-        *at[i] -= (*at[i] >= fixed) ? n : 0;
-    }
-}
-
-
-/* shortens an open string as far as it can be without being wrong later */
-
-static void
-lunary_doc_trim(lunary_doc_t *d)
-{
-    if (d->mode == MODE_CUT) {
-        d->r.len = lunary_cut_trim(&d->cut, d->r.data, d->r.len, d->r.cut);
-    }
-}
-
-
-int
-lunary_doc_finish(lunary_doc_t *d)
-{
-    if (d->rc < 0) {
-        return d->rc;
-    }
-
-    if (!lunary_scan_finish(&d->scan)) {
-        d->rc = LUNARY_ERROR;
-        return d->rc;
-    }
-
-    d->rc = LUNARY_DONE;
-
-    if (d->mode == MODE_FULL) {
-        d->r.removed += (size_t) (d->scan.value_end - d->from);
-        d->mode = MODE_TEXT;
-        lunary_doc_add(d, d->r.data[0] == '{' ? "}" : "]", 1);
-    }
-
-    lunary_doc_fit(&d->r, d->max, d->cutting);
-
-    return LUNARY_OK;
-}
-
-
-int
-lunary_doc_close(lunary_doc_t *d)
-{
-    unsigned        depth;
-    lunary_scan_t  *s;
-
-    s = &d->scan;
-
-    if (s->state == LUNARY_SCAN_S_DONE) {
-
-        /* complete, perhaps with something behind it */
-
-        if (d->rc < 0) {
-            d->rc = LUNARY_DONE;
-        }
-
-        return lunary_doc_finish(d);
-    }
-
-    if (d->r.len == 0) {
-        return LUNARY_ERROR;
-    }
-
-    if (lunary_doc_reserve(d, LUNARY_SCAN_DEPTH) != LUNARY_OK) {
-        return LUNARY_NOMEM;
-    }
-
-    depth = s->depth;
-
-    switch (d->mode) {
-
-    case MODE_SKIP:
-        lunary_doc_skip_end(d, d->offset);
-        depth = d->skip;
-        break;
-
-    case MODE_FULL:
-        d->r.removed += (size_t) (d->offset - d->from);
-        depth = 1;
-        break;
-
-    case MODE_VECTOR:
-        lunary_doc_vector_end(d, d->offset, 0);
-        break;
-
-    case MODE_MEDIA:
-        lunary_doc_media_end(d, d->offset);
-        lunary_doc_string_end(d);
-        lunary_doc_add(d, "\"", 1);
-        break;
-
-    default:
-
-        if (s->state == LUNARY_SCAN_S_STRING) {
-            lunary_doc_break_string(d);
-
-        } else if (lunary_doc_drop_last(d) != LUNARY_OK) {
-            return LUNARY_ERROR;
-        }
-    }
-
-    for ( /* void */ ; depth > 0; depth--) {
-        lunary_doc_add(d, lunary_scan_array(s, depth) ? "]" : "}", 1);
-    }
-
-    d->mode = MODE_TEXT;
-    s->depth = 0;
-    s->state = LUNARY_SCAN_S_DONE;
-
-    lunary_doc_fit(&d->r, d->max, d->cutting);
-
-    return LUNARY_OK;
-}
-
-
-/* ends an open string: half of an escape or a character does not stay */
-
-static void
-lunary_doc_break_string(lunary_doc_t *d)
-{
-    size_t    start;
-    unsigned  state;
-
-    if (d->mode == MODE_CUT && d->cut.head != 0) {
-        start = d->cut.head;
-        state = d->cut.state;
-
-    } else {
-        start = d->open_at;
-        state = 0;
-    }
-
-    d->r.len -= d->scan.utf8_n;
-    d->r.len = start + lunary_cut_end(d->r.data + start, d->r.len - start,
-                                      state);
-
-    if (d->mode == MODE_PROBE || d->mode == MODE_CUT) {
-        lunary_doc_string_end(d);
-    }
-
-    lunary_doc_add(d, "\"", 1);
-}
-
-
-/* takes out a member or element whose value is not complete */
-
-static int
-lunary_doc_drop_last(lunary_doc_t *d)
-{
-    int             object;
-    size_t          len;
-    lunary_scan_t  *s;
-
-    s = &d->scan;
-
-    if (s->depth == 0) {
-        return LUNARY_ERROR;
-    }
-
-    object = !lunary_scan_array(s, s->depth);
-    len = d->r.len;
-
-    switch (s->state) {
-
-    case LUNARY_SCAN_S_NAME:
-    case LUNARY_SCAN_S_COLON:
-        len = d->key_at;
-        break;
-
-    case LUNARY_SCAN_S_SCALAR:
-    case LUNARY_SCAN_S_VALUE:
-
-        if (object) {
-            len = d->key_at;
-
-        } else if (s->state == LUNARY_SCAN_S_SCALAR) {
-            len = d->open_at;
-        }
-
-        break;
-
-    case LUNARY_SCAN_S_KEY:
-        break;
-
-    default:
-        return LUNARY_OK;
-    }
-
-    while (d->r.data[len - 1] == ' ' || d->r.data[len - 1] == '\n'
-           || d->r.data[len - 1] == '\r' || d->r.data[len - 1] == '\t')
-    {
-        len--;
-    }
-
-    d->r.len = len - (d->r.data[len - 1] == ',');
-
-    return LUNARY_OK;
-}
-
-
-lunary_str_t
-lunary_doc_text(const lunary_doc_t *d)
-{
-    return lunary_str(d->r.data, d->r.len);
-}
-
-
-size_t
-lunary_doc_removed(const lunary_doc_t *d)
-{
-    return d->r.removed;
-}
-
-
-size_t
-lunary_doc_removed_of(const lunary_doc_t *d, lunary_str_t key)
-{
-    return lunary_reduce_noted(&d->r, key);
-}
-
-
-/* a complete text: makes it as long as it may be */
-
-static void
-lunary_doc_fit(lunary_reduce_t *r, size_t max, int cutting)
-{
-    r->fixed = r->len;
-
-    if (r->len > max && !cutting) {
-        lunary_reduce_strings(r);
-    }
-
-    if (r->len > max) {
-        lunary_reduce_elements(r, max);
-    }
-
-    if (r->len > max) {
-        (void) lunary_reduce_values(r, max);
-    }
-
-    if (r->len > max && lunary_reduce_members(r, max)) {
-        r->data[r->len++] = (r->data[0] == '{') ? '}' : ']';
-    }
-}
-
-
-int
-lunary_doc_cap(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t v,
-    size_t max, size_t *removed)
-{
-    lunary_reduce_t  r;
-
-    *removed = 0;
-
-    if (v.len <= max) {
-        return lunary_buf_append(mem, out, v.data, v.len);
-    }
-
-    if (lunary_buf_reserve(mem, out, v.len) != LUNARY_OK) {
-        return LUNARY_NOMEM;
-    }
-
-    lunary_reduce_init(&r, max / 16);
-
-    r.data = out->data + out->len;
-    r.len = v.len;
-    memcpy(r.data, v.data, v.len);
-
-    lunary_doc_fit(&r, max, 0);
-
-    if (r.len > max) {
-        memcpy(r.data, "null", 4);
-        r.len = 4;
-        r.removed = v.len;
-    }
-
-    out->len += r.len;
-    *removed = r.removed;
-
-    return LUNARY_OK;
 }
