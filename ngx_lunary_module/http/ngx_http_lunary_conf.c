@@ -14,6 +14,8 @@ static size_t ngx_http_lunary_conf_literal(ngx_str_t *value);
 static char *ngx_http_lunary_conf_verified(ngx_conf_t *cf, ngx_str_t *value);
 static ngx_uint_t ngx_http_lunary_conf_duplicate(ngx_conf_t *cf,
     ngx_flag_t *set);
+static ngx_int_t ngx_http_lunary_conf_lookups(
+    ngx_http_lunary_main_conf_t *mcf, ngx_lunary_redis_conf_t *redis);
 static void *ngx_http_lunary_conf_field(ngx_conf_t *cf, const char *module,
     const char *directive);
 
@@ -263,6 +265,9 @@ ngx_http_lunary_conf_user(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         } else if (ngx_strcmp(value[i].data, "header") == 0) {
             src->kind = NGX_HTTP_LUNARY_SRC_HEADER;
 
+        } else if (ngx_strcmp(value[i].data, "parent") == 0) {
+            src->kind = NGX_HTTP_LUNARY_SRC_PARENT;
+
         } else {
             src->kind = NGX_HTTP_LUNARY_SRC_VALUE;
             text = value[i];
@@ -282,8 +287,9 @@ ngx_http_lunary_conf_user(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
             if (ngx_http_script_variables_count(&text) == 0) {
                 ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                    "unknown source \"%V\" in \"lunary_user\": "
-                                   "write session, body, header, $variable "
-                                   "or verified:$variable", &value[i]);
+                                   "write session, body, header, parent, "
+                                   "$variable or verified:$variable",
+                                   &value[i]);
                 return NGX_CONF_ERROR;
             }
 
@@ -707,7 +713,8 @@ ngx_http_lunary_conf_session_id(ngx_conf_t *cf, ngx_command_t *cmd,
         file.data = value[2].data + 12;
         file.len = value[2].len - 12;
 
-        ic->secrets = ngx_http_lunary_session_secrets(cf, &file);
+        ic->secrets = ngx_http_lunary_read_lines(cf, &file,
+                                                 "secret_file");
         if (ic->secrets == NULL) {
             return NGX_CONF_ERROR;
         }
@@ -891,15 +898,46 @@ ngx_http_lunary_conf_field(ngx_conf_t *cf, const char *module,
 }
 
 
+/* workers connect to the target for look-ups */
+
+static ngx_int_t
+ngx_http_lunary_conf_lookups(ngx_http_lunary_main_conf_t *mcf,
+    ngx_lunary_redis_conf_t *redis)
+{
+    ngx_uint_t                 i;
+    ngx_lunary_redis_conf_t  **p;
+
+    p = mcf->lookups.elts;
+
+    for (i = 0; i < mcf->lookups.nelts; i++) {
+        if (p[i] == redis) {
+            return NGX_OK;
+        }
+    }
+
+    p = ngx_array_push(&mcf->lookups);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    *p = redis;
+
+    return NGX_OK;
+}
+
+
 char *
 ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
     ngx_http_lunary_loc_conf_t *lcf)
 {
     ngx_str_t                  *body;
     ngx_flag_t                 *pass;
-    ngx_uint_t                  i, known;
-    ngx_lunary_redis_conf_t   **p;
+    ngx_uint_t                  i;
     ngx_http_lunary_source_t   *src;
+
+    if (ngx_http_lunary_accept_names(cf, lcf) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
 
     if (lcf->session.key && lcf->session.redis == NULL) {
 
@@ -913,20 +951,8 @@ ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
             return NGX_CONF_ERROR;
         }
 
-        p = mcf->lookups.elts;
-        known = 0;
-
-        for (i = 0; i < mcf->lookups.nelts; i++) {
-            known |= (p[i] == lcf->session.redis);
-        }
-
-        if (!known) {
-            p = ngx_array_push(&mcf->lookups);
-            if (p == NULL) {
-                return NGX_CONF_ERROR;
-            }
-
-            *p = lcf->session.redis;
+        if (ngx_http_lunary_conf_lookups(mcf, lcf->session.redis) != NGX_OK) {
+            return NGX_CONF_ERROR;
         }
     }
 
@@ -951,6 +977,24 @@ ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
                            "lunary: contents of LLM calls are captured "
                            "(lunary_capture), who reads the stream reads "
                            "them");
+    }
+
+    if (lcf->policy
+        && (lcf->require.cv
+            || lcf->require.value != NGX_HTTP_LUNARY_REQUIRE_OFF)
+        && ngx_http_lunary_conf_lookups(mcf, mcf->outbox.redis) != NGX_OK)
+    {
+        return NGX_CONF_ERROR;
+    }
+
+    if (lcf->sources
+        && ngx_http_lunary_has_source(lcf, NGX_HTTP_LUNARY_SRC_PARENT))
+    {
+        mcf->cascade = 1;
+
+        if (ngx_http_lunary_conf_lookups(mcf, mcf->outbox.redis) != NGX_OK) {
+            return NGX_CONF_ERROR;
+        }
     }
 
     src = lcf->sources ? lcf->sources->elts : NULL;
@@ -978,7 +1022,7 @@ ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
         }
     }
 
-    if (!lcf->strip && !lcf->stream_usage) {
+    if (!lcf->strip && !lcf->stream_usage && !lcf->inject.members) {
         return NGX_CONF_OK;
     }
 

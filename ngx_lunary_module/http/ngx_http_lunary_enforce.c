@@ -20,6 +20,8 @@ typedef enum {
     NGX_HTTP_LUNARY_R_USER,
     NGX_HTTP_LUNARY_R_VERIFIED,
     NGX_HTTP_LUNARY_R_MISMATCH,
+    NGX_HTTP_LUNARY_R_BLOCKED,
+    NGX_HTTP_LUNARY_R_BUDGET,
     NGX_HTTP_LUNARY_R_DUPLICATE,
     NGX_HTTP_LUNARY_R_JSON,
     NGX_HTTP_LUNARY_R_ENCODING,
@@ -52,8 +54,15 @@ static ngx_uint_t ngx_http_lunary_exempt(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf, ngx_uint_t mode);
 static ngx_uint_t ngx_http_lunary_is_public(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf);
+static ngx_uint_t ngx_http_lunary_needs_user(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_uint_t *mode);
 static ngx_http_lunary_refusal_e ngx_http_lunary_judge(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+static ngx_http_lunary_refusal_e ngx_http_lunary_judge_identity(
+    ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf);
+static ngx_http_lunary_refusal_e ngx_http_lunary_judge_policy(
+    ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx, ngx_uint_t mode);
 static ngx_int_t ngx_http_lunary_refuse(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_refusal_t *ref);
 static ngx_buf_t *ngx_http_lunary_refusal_body(ngx_http_request_t *r,
@@ -83,6 +92,14 @@ static ngx_http_lunary_refusal_t  ngx_http_lunary_refusals[] = {
       ngx_string("\"user\""), ngx_null_string,
       ngx_string("The user named in the call is not the user who is signed "
                  "in.") },
+
+    { ngx_string("user_blocked"), 403, NGX_LUNARY_C_REJECTED_BLOCKED,
+      ngx_string("\"user\""), ngx_null_string,
+      ngx_string("This user is blocked.") },
+
+    { ngx_string("budget_exceeded"), 429, NGX_LUNARY_C_REJECTED_BUDGET,
+      ngx_string("null"), ngx_null_string,
+      ngx_string("This user's budget is spent.") },
 
     { ngx_string("duplicate_identity"), 400, NGX_LUNARY_C_REJECTED_DUPLICATE,
       ngx_string("\"user\""), ngx_null_string,
@@ -384,27 +401,116 @@ ngx_http_lunary_is_public(ngx_http_request_t *r,
 }
 
 
+/* does this location ask this request for its user, and how strictly? */
+
+static ngx_uint_t
+ngx_http_lunary_needs_user(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_uint_t *mode)
+{
+    *mode = ngx_http_lunary_choice(r, &lcf->require,
+                                   ngx_http_lunary_require_words,
+                                   NGX_HTTP_LUNARY_REQUIRE_VERIFIED);
+
+    return *mode != NGX_HTTP_LUNARY_REQUIRE_OFF
+           && !ngx_http_lunary_is_public(r, lcf)
+           && !ngx_http_lunary_exempt(r, lcf, *mode);
+}
+
+
+ngx_uint_t
+ngx_http_lunary_would_pass(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_uint_t  mode;
+
+    return ngx_http_lunary_needs_user(r, lcf, &mode)
+           && ngx_http_lunary_judge_identity(r, ctx, lcf)
+              == NGX_HTTP_LUNARY_R_NONE;
+}
+
+
 static ngx_http_lunary_refusal_e
 ngx_http_lunary_judge(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_uint_t                 mode;
+    ngx_http_lunary_refusal_e  code;
+
+    code = ngx_http_lunary_judge_identity(r, ctx, lcf);
+
+    if (code != NGX_HTTP_LUNARY_R_NONE || !lcf->policy
+        || !ngx_http_lunary_needs_user(r, lcf, &mode))
+    {
+        return code;
+    }
+
+    return ngx_http_lunary_judge_policy(r, ctx, mode);
+}
+
+
+static ngx_http_lunary_refusal_e
+ngx_http_lunary_judge_policy(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_uint_t mode)
+{
+    if (ctx->policy.state != NGX_HTTP_LUNARY_LOOKUP_HIT) {
+
+        if (mode == NGX_HTTP_LUNARY_REQUIRE_VERIFIED) {
+            return NGX_HTTP_LUNARY_R_UNAVAILABLE;
+        }
+
+        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                      "lunary: passed without asking for the user's policy");
+
+        return NGX_HTTP_LUNARY_R_NONE;
+    }
+
+    if (ctx->policy.blocked) {
+        return NGX_HTTP_LUNARY_R_BLOCKED;
+    }
+
+    if (ctx->policy.spent) {
+        return NGX_HTTP_LUNARY_R_BUDGET;
+    }
+
+    return NGX_HTTP_LUNARY_R_NONE;
+}
+
+
+static ngx_http_lunary_refusal_e
+ngx_http_lunary_judge_identity(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
 {
     ngx_uint_t                    mode, body, twice;
     ngx_http_lunary_identity_t   *id;
 
     id = &ctx->identity;
 
-    mode = ngx_http_lunary_choice(r, &lcf->require,
-                                  ngx_http_lunary_require_words,
-                                  NGX_HTTP_LUNARY_REQUIRE_VERIFIED);
-
     if (id->verified && id->conflict && lcf->conflict) {
         return NGX_HTTP_LUNARY_R_MISMATCH;
     }
 
-    if (mode == NGX_HTTP_LUNARY_REQUIRE_OFF
-        || ngx_http_lunary_is_public(r, lcf)
-        || ngx_http_lunary_exempt(r, lcf, mode))
-    {
+    /* what the client wrote where we tell the upstream its user */
+
+    if (lcf->inject.members && ngx_http_lunary_inject_refused(r, ctx, lcf)) {
+
+        switch (ctx->call->request_state) {
+
+        case LUNARY_BODY_ENCODING:
+            return NGX_HTTP_LUNARY_R_ENCODING;
+
+        case LUNARY_BODY_FORM:
+            return NGX_HTTP_LUNARY_R_MISMATCH;
+
+        case LUNARY_BODY_JSON:
+            return lunary_call_body(ctx->call) ? NGX_HTTP_LUNARY_R_DUPLICATE
+                                               : NGX_HTTP_LUNARY_R_ENCODING;
+
+        default:
+            return NGX_HTTP_LUNARY_R_JSON;
+        }
+    }
+
+    if (!ngx_http_lunary_needs_user(r, lcf, &mode)) {
         return NGX_HTTP_LUNARY_R_NONE;
     }
 
@@ -453,7 +559,9 @@ ngx_http_lunary_judge(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         return NGX_HTTP_LUNARY_R_NONE;
     }
 
-    if (ctx->lookup.state == NGX_HTTP_LUNARY_LOOKUP_FAILED) {
+    if (ctx->lookup.state == NGX_HTTP_LUNARY_LOOKUP_FAILED
+        || ctx->cascade.state == NGX_HTTP_LUNARY_LOOKUP_FAILED)
+    {
         return NGX_HTTP_LUNARY_R_UNAVAILABLE;
     }
 
@@ -499,9 +607,21 @@ ngx_http_lunary_refuse(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (ref->retry_after.len
-        && ngx_http_lunary_add_header(r, "Retry-After", &ref->retry_after)
-           == NULL)
+    value = ref->retry_after;
+
+    if (ctx->refusal == NGX_HTTP_LUNARY_R_BUDGET) {
+
+        value.data = ngx_pnalloc(r->pool, NGX_TIME_T_LEN);
+        if (value.data == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        value.len = ngx_sprintf(value.data, "%T", ctx->policy.retry_after)
+                    - value.data;
+    }
+
+    if (value.len
+        && ngx_http_lunary_add_header(r, "Retry-After", &value) == NULL)
     {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }

@@ -32,8 +32,8 @@ typedef struct {
 
 
 static ngx_int_t ngx_http_lunary_candidate(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_source_t *src,
-    ngx_http_lunary_candidate_t *c);
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
+    ngx_http_lunary_source_t *src, ngx_http_lunary_candidate_t *c);
 static void ngx_http_lunary_read_header(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_array_t *names, ngx_uint_t kind);
 static ngx_table_elt_t *ngx_http_lunary_find_header(ngx_http_request_t *r,
@@ -64,37 +64,37 @@ static ngx_http_lunary_source_t  ngx_http_lunary_default_sources[] = {
 };
 
 
-static ngx_str_t  ngx_http_lunary_default_headers[] = {
-    ngx_string("X-Lunary-User-Id"),
-    ngx_string("X-Lunary-User-Props"),
-    ngx_string("X-Lunary-Thread-Id"),
-    ngx_string("X-Lunary-Parent-Run-Id"),
-    ngx_string("X-Lunary-Tags")
-};
-
-
 void
 ngx_http_lunary_read_headers(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
 {
-    ngx_uint_t   kind;
-    ngx_array_t  one;
+    ngx_str_t         name;
+    ngx_uint_t        kind, n;
+    ngx_table_elt_t  *h;
 
     ctx->headers.read = 1;
     ctx->headers.trusted = ngx_http_lunary_trusted_peer(r, lcf);
 
     for (kind = 0; kind < NGX_HTTP_LUNARY_H_MAX; kind++) {
+        ngx_http_lunary_read_header(r, ctx, lcf->names[kind], kind);
+    }
 
-        if (lcf->headers[kind]) {
-            ngx_http_lunary_read_header(r, ctx, lcf->headers[kind], kind);
-            continue;
+    if ((lcf->accept & NGX_HTTP_LUNARY_ACCEPT_PORTKEY)
+        && ctx->headers.user.len == 0)
+    {
+        ngx_str_set(&name, "x-portkey-metadata");
+
+        h = ngx_http_lunary_find_header(r, &name, &n);
+
+        if (h == NULL) {
+            return;
         }
 
-        ngx_memzero(&one, sizeof(ngx_array_t));
-        one.elts = &ngx_http_lunary_default_headers[kind];
-        one.nelts = 1;
+        if (n > 1) {
+            ctx->headers.duplicate = 1;
+        }
 
-        ngx_http_lunary_read_header(r, ctx, &one, kind);
+        (void) ngx_http_lunary_accept_metadata(r, ctx, &h->value);
     }
 }
 
@@ -449,53 +449,35 @@ ngx_uint_t
 ngx_http_lunary_identity_header(ngx_http_lunary_loc_conf_t *lcf,
     ngx_str_t *name)
 {
-    u_char       a, b;
-    size_t       n, len;
-    ngx_str_t   *names;
-    ngx_uint_t   kind, i, count;
+    ngx_str_t   *names, head, prefix;
+    ngx_uint_t   kind, i;
 
     for (kind = 0; kind < NGX_HTTP_LUNARY_H_MAX; kind++) {
 
-        if (lcf->headers[kind]) {
-            names = lcf->headers[kind]->elts;
-            count = lcf->headers[kind]->nelts;
+        names = lcf->names[kind]->elts;
 
-        } else {
-            names = &ngx_http_lunary_default_headers[kind];
-            count = 1;
-        }
+        for (i = 0; i < lcf->names[kind]->nelts; i++) {
 
-        for (i = 0; i < count; i++) {
+            head = *name;
+            prefix = names[i];
 
-            len = names[i].len;
+            if (prefix.data[prefix.len - 1] == '*') {
+                prefix.len--;
 
-            if (names[i].data[len - 1] == '*') {
-                len--;
-
-                if (name->len <= len) {
+                if (head.len <= prefix.len) {
                     continue;
                 }
 
-            } else if (name->len != len) {
-                continue;
+                head.len = prefix.len;
             }
 
-            for (n = 0; n < len; n++) {
-                a = ngx_tolower(name->data[n]);
-                b = ngx_tolower(names[i].data[n]);
-
-                if ((a == '_' ? '-' : a) != (b == '_' ? '-' : b)) {
-                    break;
-                }
-            }
-
-            if (n == len) {
+            if (ngx_http_lunary_same_name(&head, &prefix)) {
                 return 1;
             }
         }
     }
 
-    return 0;
+    return ngx_http_lunary_accept_header(lcf, name);
 }
 
 
@@ -525,15 +507,12 @@ ngx_http_lunary_has_source(ngx_http_lunary_loc_conf_t *lcf,
 
 
 ngx_int_t
-ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+ngx_http_lunary_call_names(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
 {
-    ngx_str_t                     app;
-    ngx_uint_t                    i, n, count, pick;
-    const lunary_claims_t        *claims;
-    ngx_http_lunary_source_t     *src;
-    ngx_http_lunary_identity_t   *id;
-    ngx_http_lunary_candidate_t   c[NGX_HTTP_LUNARY_CANDIDATES];
+    ngx_str_t                    app;
+    const lunary_claims_t       *claims;
+    ngx_http_lunary_identity_t  *id;
 
     id = &ctx->identity;
     ngx_memzero(id, sizeof(ngx_http_lunary_identity_t));
@@ -561,6 +540,25 @@ ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     id->tags = claims->tags.len ? ngx_http_lunary_str(claims->tags)
                                 : ctx->headers.tags;
 
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_uint_t                    i, n, count, pick;
+    ngx_http_lunary_source_t     *src;
+    ngx_http_lunary_identity_t   *id;
+    ngx_http_lunary_candidate_t   c[NGX_HTTP_LUNARY_CANDIDATES];
+
+    if (ngx_http_lunary_call_names(r, ctx, lcf) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    id = &ctx->identity;
+
     /* what each source says */
 
     if (lcf->sources) {
@@ -577,7 +575,9 @@ ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 
     for (i = 0; i < count && n < NGX_HTTP_LUNARY_CANDIDATES; i++) {
 
-        if (ngx_http_lunary_candidate(r, ctx, &src[i], &c[n]) != NGX_OK) {
+        if (ngx_http_lunary_candidate(r, ctx, lcf, &src[i], &c[n])
+            != NGX_OK)
+        {
             return NGX_ERROR;
         }
 
@@ -647,7 +647,8 @@ ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 
 static ngx_int_t
 ngx_http_lunary_candidate(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
-    ngx_http_lunary_source_t *src, ngx_http_lunary_candidate_t *c)
+    ngx_http_lunary_loc_conf_t *lcf, ngx_http_lunary_source_t *src,
+    ngx_http_lunary_candidate_t *c)
 {
     const lunary_claims_t  *claims;
 
@@ -669,6 +670,13 @@ ngx_http_lunary_candidate(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         c->user = ngx_http_lunary_str(claims->user);
         c->props = ngx_http_lunary_str(claims->props);
         c->counter = NGX_LUNARY_C_IDENTITY_BODY;
+
+        if (c->user.len == 0 && lcf->accept
+            && ngx_http_lunary_accept_body(r, ctx, lcf, &c->user) == NGX_ERROR)
+        {
+            return NGX_ERROR;
+        }
+
         break;
 
     case NGX_HTTP_LUNARY_SRC_HEADER:
@@ -676,6 +684,12 @@ ngx_http_lunary_candidate(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         c->props = ctx->headers.props;
         c->verified = ctx->headers.trusted;
         c->counter = NGX_LUNARY_C_IDENTITY_HEADER;
+        break;
+
+    case NGX_HTTP_LUNARY_SRC_PARENT:
+        c->user = ctx->cascade.user;
+        c->props = ctx->cascade.props;
+        c->counter = NGX_LUNARY_C_IDENTITY_PARENT;
         break;
 
     default: /* NGX_HTTP_LUNARY_SRC_VALUE */

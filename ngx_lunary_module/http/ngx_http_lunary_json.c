@@ -6,6 +6,8 @@
  */
 
 #include "ngx_http_lunary_json.h"
+#include "inspect/lunary_json.h"
+#include "inspect/lunary_request.h"
 
 #include <yajl/yajl_parse.h>
 
@@ -99,4 +101,57 @@ ngx_http_lunary_json_close(void *ctx)
     --*depth;
 
     return 1;
+}
+
+
+ngx_int_t
+ngx_http_lunary_json_user(ngx_pool_t *pool, lunary_mem_t *mem,
+    lunary_str_t value, ngx_uint_t integers, ngx_str_t *user)
+{
+    int64_t        n;
+    ngx_int_t      rc;
+    lunary_buf_t   out;
+
+    ngx_str_null(user);
+    ngx_memzero(&out, sizeof(lunary_buf_t));
+    rc = NGX_DECLINED;
+
+    if (lunary_json_is_string(value)) {
+
+        if (value.len > 6 * 256 + 2
+            || lunary_json_unescape(mem, &out,
+                                    lunary_json_inside(value))
+               != LUNARY_OK)
+        {
+            goto done;
+        }
+
+    } else if (integers && lunary_json_type(value) == LUNARY_JSON_NUMBER
+               && lunary_json_int(value, &n))
+    {
+        if (lunary_buf_append_int(mem, &out, n) != LUNARY_OK) {
+            goto done;
+        }
+    }
+
+    if (!lunary_user_id_valid(lunary_buf_str(&out))) {
+        goto done;
+    }
+
+    user->data = ngx_pnalloc(pool, out.len);
+    if (user->data == NULL) {
+        rc = NGX_ERROR;
+        goto done;
+    }
+
+    ngx_memcpy(user->data, out.data, out.len);
+    user->len = out.len;
+
+    rc = NGX_OK;
+
+done:
+
+    lunary_buf_free(mem, &out);
+
+    return rc;
 }

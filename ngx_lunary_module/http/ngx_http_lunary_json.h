@@ -11,6 +11,8 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
+#include "inspect/lunary_base.h"
+
 
 #define NGX_HTTP_LUNARY_JSON_DEPTH  64
 
@@ -22,6 +24,14 @@
  * memory is out.
  */
 ngx_int_t ngx_http_lunary_json_object(ngx_str_t *text);
+
+/*
+ * The user id that a JSON value is: a string, and where `integers` is 1 an
+ * integer as its decimal text; copied to the pool.  NGX_DECLINED and empty
+ * where it is none, NGX_ERROR where memory is out.
+ */
+ngx_int_t ngx_http_lunary_json_user(ngx_pool_t *pool, lunary_mem_t *mem,
+    lunary_str_t value, ngx_uint_t integers, ngx_str_t *user);
 
 
 #endif /* NGX_HTTP_LUNARY_JSON_H */

@@ -94,6 +94,11 @@ ngx_http_lunary_log_handler(ngx_http_request_t *r)
 
     ctx->logged = 1;
 
+    if (ctx->policy.budget.len) {
+        ngx_http_lunary_finalize(r, ctx);
+        ngx_http_lunary_policy_settle(r, ctx);
+    }
+
     if (!(r->method & NGX_HTTP_POST)
         && !ctx->call->recognised
         && ctx->verdict != NGX_HTTP_LUNARY_REJECTED)
@@ -371,6 +376,10 @@ ngx_http_lunary_fill(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_fill_upstream(r, run);
 
     lunary_run_set(run, LUNARY_F_OUTCOME, lunary_ngx_str(ctx->outcome));
+
+    if (ctx->policy.estimated) {
+        lunary_run_set_lit(run, LUNARY_F_USAGE_ESTIMATED, "1");
+    }
 
     if (ctx->would_reject.len) {
         lunary_run_set(run, LUNARY_F_WOULD_REJECT,

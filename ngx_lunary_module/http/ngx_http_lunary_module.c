@@ -133,6 +133,13 @@ static ngx_command_t  ngx_http_lunary_commands[] = {
       0,
       NULL },
 
+    { ngx_string("lunary_accept"),
+      NGX_HTTP_LUNARY_ANY|NGX_CONF_1MORE,
+      ngx_http_lunary_conf_accept,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("lunary_trusted_from"),
       NGX_HTTP_LUNARY_ANY|NGX_CONF_1MORE,
       ngx_http_lunary_conf_trusted,
@@ -154,6 +161,13 @@ static ngx_command_t  ngx_http_lunary_commands[] = {
       0,
       NULL },
 
+    { ngx_string("lunary_session_cache"),
+      NGX_HTTP_LUNARY_ANY|NGX_CONF_1MORE,
+      ngx_http_lunary_conf_cache,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("lunary_require_user"),
       NGX_HTTP_LUNARY_ANY|NGX_CONF_TAKE1,
       ngx_http_lunary_conf_choice,
@@ -166,6 +180,13 @@ static ngx_command_t  ngx_http_lunary_commands[] = {
       ngx_http_lunary_conf_public,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
+      NULL },
+
+    { ngx_string("lunary_policy"),
+      NGX_HTTP_LUNARY_ANY|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_lunary_loc_conf_t, policy),
       NULL },
 
     { ngx_string("lunary_dry_run"),
@@ -187,6 +208,13 @@ static ngx_command_t  ngx_http_lunary_commands[] = {
       ngx_conf_set_flag_slot,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_lunary_loc_conf_t, strip),
+      NULL },
+
+    { ngx_string("lunary_inject_user"),
+      NGX_HTTP_LUNARY_ANY|NGX_CONF_1MORE,
+      ngx_http_lunary_conf_inject,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
       NULL },
 
     { ngx_string("lunary_capture"),
@@ -379,6 +407,8 @@ ngx_http_lunary_create_loc_conf(ngx_conf_t *cf)
     lcf->trusted = NGX_CONF_UNSET_PTR;
     lcf->trusted_unix = NGX_CONF_UNSET;
     lcf->public = NGX_CONF_UNSET_PTR;
+    lcf->accept = NGX_CONF_UNSET_UINT;
+    lcf->policy = NGX_CONF_UNSET;
     lcf->dry_run = NGX_CONF_UNSET;
     lcf->conflict = NGX_CONF_UNSET_UINT;
     lcf->strip = NGX_CONF_UNSET;
@@ -424,6 +454,8 @@ ngx_http_lunary_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_ptr_value(conf->trusted, prev->trusted, NULL);
     ngx_conf_merge_value(conf->trusted_unix, prev->trusted_unix, 0);
     ngx_conf_merge_ptr_value(conf->public, prev->public, NULL);
+    ngx_conf_merge_uint_value(conf->accept, prev->accept, 0);
+    ngx_conf_merge_value(conf->policy, prev->policy, 1);
     ngx_conf_merge_value(conf->dry_run, prev->dry_run, 0);
     ngx_conf_merge_uint_value(conf->conflict, prev->conflict, 0);
     ngx_conf_merge_value(conf->strip, prev->strip, 1);
@@ -442,6 +474,16 @@ ngx_http_lunary_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     if (!conf->session_id_set) {
         conf->session_id = prev->session_id;
         conf->session_id_set = prev->session_id_set;
+    }
+
+    if (!conf->cache_set) {
+        conf->cache = prev->cache;
+        conf->cache_set = prev->cache_set;
+    }
+
+    if (!conf->inject_set) {
+        conf->inject = prev->inject;
+        conf->inject_set = prev->inject_set;
     }
 
     if (!conf->props_set) {
@@ -634,6 +676,24 @@ ngx_http_lunary_lookup_redis(ngx_lunary_redis_conf_t *conf)
     }
 
     return NULL;
+}
+
+
+ngx_str_t
+ngx_http_lunary_prefix(ngx_http_request_t *r)
+{
+    ngx_str_t                     prefix;
+    ngx_http_lunary_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_http_lunary_module);
+
+    prefix = mcf->outbox.stream;
+
+    while (prefix.len && prefix.data[prefix.len - 1] != ':') {
+        prefix.len--;
+    }
+
+    return prefix;
 }
 
 

@@ -8,9 +8,15 @@
  *     ngx_http_lunary_conf.c       the directives that need parsing
  *     ngx_http_lunary_request.c    phase handler: read, identify, judge
  *     ngx_http_lunary_identity.c   sources, precedence, claims
- *     ngx_http_lunary_session.c    session id, look-up, what a session holds
+ *     ngx_http_lunary_accept.c     names that other gateways give them
+ *     ngx_http_lunary_session.c    session id, look-up
+ *     ngx_http_lunary_session_value.c  what a session holds
+ *     ngx_http_lunary_cache.c      look-ups remembered in shared memory
+ *     ngx_http_lunary_cascade.c    users inherited from a parent or thread
+ *     ngx_http_lunary_policy.c     blocked users, budgets
  *     ngx_http_lunary_enforce.c    the verdict and the refusal
  *     ngx_http_lunary_rewrite.c    what the upstream gets
+ *     ngx_http_lunary_inject.c     the user that the upstream is told
  *     ngx_http_lunary_filter.c     header and body filters (second module)
  *     ngx_http_lunary_log.c        log phase: the run into the outbox
  *     ngx_http_lunary_provider.c   whose service was called
@@ -73,6 +79,7 @@ typedef enum {
     NGX_HTTP_LUNARY_SRC_SESSION = 0,
     NGX_HTTP_LUNARY_SRC_BODY,
     NGX_HTTP_LUNARY_SRC_HEADER,
+    NGX_HTTP_LUNARY_SRC_PARENT,
     NGX_HTTP_LUNARY_SRC_VALUE
 } ngx_http_lunary_source_e;
 
@@ -96,6 +103,13 @@ typedef enum {
 } ngx_http_lunary_header_e;
 
 
+/* systems of lunary_accept */
+
+#define NGX_HTTP_LUNARY_ACCEPT_LITELLM    0x01
+#define NGX_HTTP_LUNARY_ACCEPT_HELICONE   0x02
+#define NGX_HTTP_LUNARY_ACCEPT_PORTKEY    0x04
+
+
 typedef struct {
     ngx_http_complex_value_t  *key;            /* NULL: no session           */
     size_t                     literal;        /* bytes of it that are text  */
@@ -112,6 +126,24 @@ typedef struct {
     ngx_str_t                  name;           /* of the cookie or header    */
     ngx_array_t               *secrets;        /* of ngx_str_t; NULL: none   */
 } ngx_http_lunary_session_id_conf_t;
+
+
+typedef struct {
+    ngx_shm_zone_t            *zone;           /* NULL: off                  */
+    ngx_msec_t                 valid;
+    ngx_msec_t                 negative;
+} ngx_http_lunary_cache_conf_t;
+
+
+typedef struct {
+    ngx_uint_t                 members;        /* NGX_HTTP_LUNARY_INJECT_*   */
+    ngx_array_t               *headers;        /* of ngx_str_t, or NULL      */
+    ngx_str_t                  key;            /* of HMAC; empty: plain      */
+} ngx_http_lunary_inject_conf_t;
+
+#define NGX_HTTP_LUNARY_INJECT_USER      0x01
+#define NGX_HTTP_LUNARY_INJECT_SAFETY    0x02
+#define NGX_HTTP_LUNARY_INJECT_METADATA  0x04
 
 
 typedef struct ngx_http_lunary_ingest_conf_s  ngx_http_lunary_ingest_conf_t;
@@ -132,6 +164,8 @@ typedef struct {
     ngx_flag_t                 used;           /* some location has lunary   */
     ngx_flag_t                 status;         /* some has lunary_status     */
     ngx_flag_t                 notice;         /* capture notice was given   */
+    ngx_flag_t                 cascade;        /* some lunary_user lists
+                                                  parent                     */
     ngx_array_t                lookups;        /* targets of sessions,
                                                   ngx_lunary_redis_conf_t *  */
 } ngx_http_lunary_main_conf_t;
@@ -142,12 +176,20 @@ typedef struct {
     ngx_http_complex_value_t           *app;
     ngx_array_t                        *sources;   /* ..._source_t           */
     ngx_array_t                        *headers[NGX_HTTP_LUNARY_H_MAX];
+    ngx_uint_t                          accept;    /* ..._ACCEPT_*           */
+    ngx_array_t                        *names[NGX_HTTP_LUNARY_H_MAX];
+                                                   /* headers and accept     */
     ngx_array_t                        *trusted;   /* ngx_cidr_t             */
     ngx_flag_t                          trusted_unix;
     ngx_http_lunary_session_conf_t      session;
     ngx_flag_t                          session_set;
     ngx_http_lunary_session_id_conf_t   session_id;
     ngx_flag_t                          session_id_set;
+    ngx_http_lunary_cache_conf_t        cache;
+    ngx_flag_t                          cache_set;
+    ngx_flag_t                          policy;
+    ngx_http_lunary_inject_conf_t       inject;
+    ngx_flag_t                          inject_set;
     ngx_http_lunary_choice_t            require;
     ngx_array_t                        *public;    /* ..._public_t           */
     ngx_flag_t                          dry_run;
@@ -215,10 +257,50 @@ typedef struct {
     ngx_str_t                  key;
     ngx_str_t                  user;
     ngx_str_t                  props;
-    ngx_uint_t                 pending;        /* replies still to come      */
-    unsigned                   failed:1;
-    unsigned                   exists:1;
 } ngx_http_lunary_lookup_state_t;
+
+
+/* what was found under a session's key */
+
+typedef struct {
+    ngx_http_lunary_session_conf_t  *conf;
+    ngx_pool_t                *pool;           /* what is found lives there  */
+    ngx_log_t                 *log;
+    lunary_mem_t               mem;
+    ngx_str_t                  user;
+    ngx_str_t                  props;
+    unsigned                   exists:1;
+    unsigned                   failed:1;       /* not read: no memory, an
+                                                  error of Redis             */
+} ngx_http_lunary_found_t;
+
+
+/* what a parent run or a thread hands down */
+
+typedef struct {
+    ngx_http_lunary_lookup_e   state;
+    ngx_str_t                  app;            /* it was asked for           */
+    ngx_str_t                  user;
+    ngx_str_t                  props;
+    ngx_uint_t                 pending;
+    unsigned                   failed:1;
+} ngx_http_lunary_cascade_t;
+
+
+/* the user's policy, and what was reserved of the budget */
+
+typedef struct {
+    ngx_http_lunary_lookup_e   state;          /* HIT: judged                */
+    ngx_str_t                  app;            /* for whom                   */
+    ngx_str_t                  user;
+    ngx_str_t                  budget;         /* key; empty: no budget      */
+    int64_t                    reserved;       /* tokens                     */
+    time_t                     retry_after;
+    unsigned                   blocked:1;
+    unsigned                   spent:1;
+    unsigned                   retried:1;      /* the script was sent whole  */
+    unsigned                   estimated:1;    /* settled without usage      */
+} ngx_http_lunary_policy_t;
 
 
 typedef struct ngx_http_lunary_ctx_s  ngx_http_lunary_ctx_t;
@@ -241,6 +323,8 @@ struct ngx_http_lunary_ctx_s {
                                                         it came, where it was
                                                         swapped              */
     ngx_http_lunary_lookup_state_t     lookup;
+    ngx_http_lunary_cascade_t          cascade;
+    ngx_http_lunary_policy_t           policy;
     ngx_http_lunary_identity_t         identity;
 
     ngx_http_lunary_verdict_e          verdict;
@@ -299,6 +383,12 @@ ngx_http_lunary_ctx_t *ngx_http_lunary_get_ctx(ngx_http_request_t *r);
 ngx_http_lunary_ctx_t *ngx_http_lunary_make_ctx(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf);
 
+/*
+ * The prefix of the keys: the stream's name up to its last colon, "" where it
+ * has none
+ */
+ngx_str_t ngx_http_lunary_prefix(ngx_http_request_t *r);
+
 /* ctx->call anew, with the request's head; NGX_OK or NGX_ERROR (no memory) */
 ngx_int_t ngx_http_lunary_open_call(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
@@ -352,6 +442,13 @@ ngx_lunary_redis_conf_t *ngx_http_lunary_conf_target(
 
 /* ngx_http_lunary_request.c */
 
+/* the request waits for something else than its connection: NGX_AGAIN */
+ngx_int_t ngx_http_lunary_suspend(ngx_http_request_t *r);
+
+/* it is there: the phases go on, the handler is called again; r may be gone
+ * when this returns */
+void ngx_http_lunary_resume(ngx_http_request_t *r);
+
 ngx_int_t ngx_http_lunary_preaccess_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_lunary_precontent_handler(ngx_http_request_t *r);
 
@@ -365,6 +462,10 @@ extern ngx_http_request_body_filter_pt  ngx_http_lunary_next_request_body;
 
 /* reads the identity headers, once */
 void ngx_http_lunary_read_headers(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+/* app, thread, parent run and tags of the call, which need no Redis */
+ngx_int_t ngx_http_lunary_call_names(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 
 /* settles ctx->identity from all sources; NGX_OK or NGX_ERROR (no memory) */
@@ -393,8 +494,122 @@ ngx_int_t ngx_http_lunary_session_id(ngx_http_request_t *r,
 ngx_int_t ngx_http_lunary_session_lookup(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 
-/* secrets of secret_file=, one a line; NULL after logging */
-ngx_array_t *ngx_http_lunary_session_secrets(ngx_conf_t *cf, ngx_str_t *file);
+/* a file's lines that are not empty, at least one, as ngx_str_t; NULL after
+ * logging; what: the parameter that names the file */
+ngx_array_t *ngx_http_lunary_read_lines(ngx_conf_t *cf, ngx_str_t *file,
+    const char *what);
+
+
+/* ngx_http_lunary_session_value.c */
+
+/* reads one reply of a look-up (GET or HGETALL) into *found */
+void ngx_http_lunary_session_value(ngx_http_lunary_found_t *found,
+    redisReply *reply);
+
+
+/* ngx_http_lunary_accept.c */
+
+char *ngx_http_lunary_conf_accept(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* fills lcf->names from lcf->headers and lcf->accept, when merging */
+ngx_int_t ngx_http_lunary_accept_names(ngx_conf_t *cf,
+    ngx_http_lunary_loc_conf_t *lcf);
+
+/* 1 where the name is a header that holds a JSON object of identity */
+ngx_uint_t ngx_http_lunary_accept_header(ngx_http_lunary_loc_conf_t *lcf,
+    ngx_str_t *name);
+
+/* reads it into ctx->headers; NGX_DECLINED: it names no user */
+ngx_int_t ngx_http_lunary_accept_metadata(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_str_t *text);
+
+/* the user that a body names as such a system does, or empty */
+ngx_int_t ngx_http_lunary_accept_body(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
+    ngx_str_t *user);
+
+
+/* ngx_http_lunary_cache.c */
+
+#define NGX_HTTP_LUNARY_DIGEST  32
+
+char *ngx_http_lunary_conf_cache(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* a key of the cache: SHA-256 over all parts, each with its length */
+ngx_int_t ngx_http_lunary_cache_digest(ngx_str_t **parts, ngx_uint_t n,
+    u_char digest[NGX_HTTP_LUNARY_DIGEST]);
+
+/*
+ * NGX_OK: found, both values copied to the pool; NGX_DONE: found, as absent;
+ * NGX_DECLINED: not known; NGX_ERROR: no memory
+ */
+ngx_int_t ngx_http_lunary_cache_get(ngx_http_lunary_cache_conf_t *cache,
+    u_char *digest, ngx_pool_t *pool, ngx_str_t *user, ngx_str_t *props);
+
+/* keeps both values for ms, or absence where user is empty; what is too
+ * large for the zone is not kept */
+void ngx_http_lunary_cache_put(ngx_http_lunary_cache_conf_t *cache,
+    u_char *digest, ngx_str_t *user, ngx_str_t *props, ngx_msec_t ms);
+
+
+/* ngx_http_lunary_cascade.c */
+
+/* asks for parent run and thread: NGX_OK: nothing to wait for, NGX_AGAIN */
+ngx_int_t ngx_http_lunary_cascade_lookup(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+/* makes the run and the thread of this request known as its user's */
+void ngx_http_lunary_cascade_save(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+/* the same for an SDK event: ids and props may be empty.  Nothing happens
+ * where no lunary_user lists `parent`. */
+void ngx_http_lunary_cascade_known(ngx_http_request_t *r, ngx_str_t *app,
+    ngx_str_t *user, ngx_str_t *props, ngx_str_t *run, ngx_str_t *thread);
+
+
+/* ngx_http_lunary_policy.c */
+
+/* asks for the user's policy, reserves: NGX_OK (see state) or NGX_AGAIN */
+ngx_int_t ngx_http_lunary_policy_lookup(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+/* in the log phase: what was reserved becomes what was used */
+void ngx_http_lunary_policy_settle(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+
+
+/* ngx_http_lunary_inject.c */
+
+char *ngx_http_lunary_conf_inject(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* the members (of NGX_HTTP_LUNARY_INJECT_*) that go into this body */
+ngx_uint_t ngx_http_lunary_inject_members(ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf);
+
+/* what the upstream is told: the id or its HMAC; empty where nobody is known */
+ngx_int_t ngx_http_lunary_inject_value(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
+    ngx_str_t *value);
+
+/*
+ * Takes out what the client sent, beside the members of `strip`, and puts the
+ * value in.  edits has room for max; the number of edits, or NGX_ERROR
+ */
+ngx_int_t ngx_http_lunary_inject_edits(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
+    uint32_t strip, lunary_edit_t *edits, size_t max);
+
+/* 1 where the body may name another user there, and cannot be rewritten */
+ngx_uint_t ngx_http_lunary_inject_refused(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+/* 1 where the name is a header of lunary_inject_user ('_' is '-') */
+ngx_uint_t ngx_http_lunary_inject_header(ngx_http_lunary_loc_conf_t *lcf,
+    ngx_str_t *name);
 
 
 /* ngx_http_lunary_enforce.c */
@@ -404,6 +619,10 @@ ngx_array_t *ngx_http_lunary_session_secrets(ngx_conf_t *cf, ngx_str_t *file);
  * anything else: the phase handler's result, a refusal was sent.
  */
 ngx_int_t ngx_http_lunary_enforce(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+/* 1 where the verdict needs a user, and by identity alone it would pass */
+ngx_uint_t ngx_http_lunary_would_pass(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 
 /* the same for a subrequest, by the main request's verdict */
@@ -416,6 +635,9 @@ ngx_int_t ngx_http_lunary_refusal_error(ngx_http_lunary_ctx_t *ctx,
 
 
 /* ngx_http_lunary_rewrite.c */
+
+/* 1 where both are the same name: case is folded, '_' is '-' */
+ngx_uint_t ngx_http_lunary_same_name(ngx_str_t *a, ngx_str_t *b);
 
 /* what the upstream gets: NGX_OK or NGX_ERROR (no memory) */
 ngx_int_t ngx_http_lunary_rewrite(ngx_http_request_t *r,

@@ -88,6 +88,7 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
         ctx->conf = lcf;
         ctx->judged = 0;
         ctx->lookup.state = NGX_HTTP_LUNARY_LOOKUP_NONE;
+        ctx->cascade.state = NGX_HTTP_LUNARY_LOOKUP_NONE;
     }
 
     if (ctx->judged) {
@@ -106,12 +107,22 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
         }
     }
 
-    if (ngx_http_lunary_session_lookup(r, ctx, lcf) == NGX_AGAIN) {
+    /* both are asked at once; the phases go on when both have answered */
+
+    rc = ngx_http_lunary_session_lookup(r, ctx, lcf);
+
+    if (ngx_http_lunary_cascade_lookup(r, ctx, lcf) == NGX_AGAIN
+        || rc == NGX_AGAIN)
+    {
         return NGX_AGAIN;
     }
 
     if (ngx_http_lunary_identify(r, ctx, lcf) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (ngx_http_lunary_policy_lookup(r, ctx, lcf) == NGX_AGAIN) {
+        return NGX_AGAIN;
     }
 
     ctx->judged = 1;
@@ -121,6 +132,8 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     if (rc != NGX_DECLINED) {
         return rc;
     }
+
+    ngx_http_lunary_cascade_save(r, ctx, lcf);
 
     if (!ctx->rewritten) {
         ctx->rewritten = 1;
@@ -359,4 +372,31 @@ ngx_http_lunary_scan_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     lunary_call_request_end(ctx->call);
 
     return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_lunary_suspend(ngx_http_request_t *r)
+{
+    r->read_event_handler = ngx_http_test_reading;
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    return NGX_AGAIN;
+}
+
+
+void
+ngx_http_lunary_resume(ngx_http_request_t *r)
+{
+    ngx_connection_t  *c;
+
+    c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+
+    r->read_event_handler = ngx_http_block_reading;
+    r->write_event_handler = ngx_http_core_run_phases;
+
+    ngx_http_core_run_phases(r);
+    ngx_http_run_posted_requests(c);
 }

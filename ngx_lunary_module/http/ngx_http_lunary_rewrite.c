@@ -23,6 +23,8 @@ static ngx_int_t ngx_http_lunary_splice(ngx_http_request_t *r,
     lunary_edit_t *edits, size_t n);
 static ngx_int_t ngx_http_lunary_slice(ngx_http_request_t *r, ngx_buf_t *b,
     off_t from, off_t to, ngx_chain_t ***last);
+static ngx_int_t ngx_http_lunary_put(ngx_http_request_t *r,
+    lunary_str_t *text, ngx_chain_t ***last);
 static ngx_int_t ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 static ngx_int_t ngx_http_lunary_drop_cookie(ngx_http_request_t *r,
@@ -30,6 +32,33 @@ static ngx_int_t ngx_http_lunary_drop_cookie(ngx_http_request_t *r,
 static ngx_int_t ngx_http_lunary_narrow(ngx_http_request_t *r,
     ngx_str_t *value);
 
+
+ngx_uint_t
+ngx_http_lunary_same_name(ngx_str_t *a, ngx_str_t *b)
+{
+    u_char  c, d;
+    size_t  i;
+
+    if (a->len != b->len) {
+        return 0;
+    }
+
+    for (i = 0; i < a->len; i++) {
+        c = ngx_tolower(a->data[i]);
+        d = ngx_tolower(b->data[i]);
+
+        if ((c == '_' ? '-' : c) != (d == '_' ? '-' : d)) {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+/* each member that is marked, and what is put in beside */
+
+#define NGX_HTTP_LUNARY_EDITS  (2 * LUNARY_REQUEST_MARKS + 2)
 
 #define NGX_HTTP_LUNARY_IS(h, name)                                           \
     ((h)->key.len == sizeof(name) - 1                                         \
@@ -54,17 +83,44 @@ ngx_http_lunary_rewrite_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
 {
     size_t             n;
-    lunary_edit_t      edits[LUNARY_REQUEST_MARKS];
+    uint32_t           strip;
+    ngx_int_t          rc;
+    lunary_edit_t      edits[NGX_HTTP_LUNARY_EDITS];
     lunary_request_t  *rq;
 
-    if (!lcf->strip || ctx->call->dialect->strip == 0
-        || r->request_body == NULL || r->request_body->bufs == NULL)
-    {
+    strip = lcf->strip ? ctx->call->dialect->strip : 0;
+
+    if (strip && (lcf->accept & NGX_HTTP_LUNARY_ACCEPT_LITELLM)) {
+        strip |= lunary_member_bit(LUNARY_M_LITELLM);
+    }
+
+    if (r->request_body == NULL || r->request_body->bufs == NULL) {
         return NGX_OK;
     }
 
     rq = lunary_call_body(ctx->call);
     if (rq == NULL) {
+        return NGX_OK;
+    }
+
+    if (lcf->inject.members && ngx_http_lunary_inject_members(ctx, lcf)) {
+
+        rc = ngx_http_lunary_inject_edits(r, ctx, lcf, strip, edits,
+                                          NGX_HTTP_LUNARY_EDITS);
+        if (rc > 0) {
+            return ngx_http_lunary_splice(r, edits, (size_t) rc);
+        }
+
+        /* what cannot be rewritten was refused, unless in a dry run */
+
+        if (rc == 0 || lcf->dry_run) {
+            return NGX_OK;
+        }
+
+        return NGX_ERROR;
+    }
+
+    if (strip == 0) {
         return NGX_OK;
     }
 
@@ -76,8 +132,7 @@ ngx_http_lunary_rewrite_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         return NGX_OK;
     }
 
-    n = lunary_request_strip(rq, ctx->call->dialect->strip, edits,
-                             LUNARY_REQUEST_MARKS);
+    n = lunary_request_strip(rq, strip, edits, NGX_HTTP_LUNARY_EDITS);
     if (n == 0) {
         return NGX_OK;
     }
@@ -129,6 +184,16 @@ ngx_http_lunary_splice(ngx_http_request_t *r, lunary_edit_t *edits, size_t n)
             }
 
             /* at or inside an edit, which may go on in the next buf */
+
+            if (edits[i].text.len) {
+
+                if (ngx_http_lunary_put(r, &edits[i].text, &last) != NGX_OK) {
+                    return NGX_ERROR;
+                }
+
+                length += (off_t) edits[i].text.len;
+                edits[i].text.len = 0;
+            }
 
             from = ngx_min((off_t) edits[i].end, pos + size);
 
@@ -207,6 +272,38 @@ ngx_http_lunary_slice(ngx_http_request_t *r, ngx_buf_t *b, off_t from,
 }
 
 
+/* a buf of new bytes */
+
+static ngx_int_t
+ngx_http_lunary_put(ngx_http_request_t *r, lunary_str_t *text,
+    ngx_chain_t ***last)
+{
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
+
+    b = ngx_calloc_buf(r->pool);
+    cl = ngx_alloc_chain_link(r->pool);
+
+    if (b == NULL || cl == NULL) {
+        return NGX_ERROR;
+    }
+
+    b->start = (u_char *) text->data;
+    b->pos = b->start;
+    b->last = b->start + text->len;
+    b->end = b->last;
+    b->memory = 1;
+
+    cl->buf = b;
+    cl->next = NULL;
+
+    **last = cl;
+    *last = &cl->next;
+
+    return NGX_OK;
+}
+
+
 /*
  * Builds the list of headers anew where some must go or change: proxy copies
  * the list and asks for nothing else.
@@ -217,7 +314,7 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
 {
     ngx_int_t                           rc;
-    ngx_str_t                           value;
+    ngx_str_t                           value, user, *name;
     ngx_list_t                          list;
     ngx_uint_t                          i, pass, changes;
     ngx_list_part_t                    *part;
@@ -226,6 +323,18 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
 
     ic = &lcf->session_id;
     changes = 0;
+
+    ngx_str_null(&user);
+
+    if (lcf->inject.headers
+        && ngx_http_lunary_inject_value(r, ctx, lcf, &user) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (user.len) {
+        changes = 1;
+    }
 
     ngx_memzero(&list, sizeof(ngx_list_t));
 
@@ -258,7 +367,9 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
             rc = NGX_DECLINED;        /* DECLINED: stays, OK: goes,
                                          DONE: stays with this value */
 
-            if (lcf->strip && ngx_http_lunary_identity_header(lcf, &h[i].key))
+            if ((lcf->strip
+                 && ngx_http_lunary_identity_header(lcf, &h[i].key))
+                || ngx_http_lunary_inject_header(lcf, &h[i].key))
             {
                 rc = NGX_OK;
 
@@ -319,6 +430,32 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
 
         if (!changes) {
             return NGX_OK;
+        }
+    }
+
+    if (user.len) {
+
+        name = lcf->inject.headers->elts;
+
+        for (i = 0; i < lcf->inject.headers->nelts; i++) {
+
+            copy = ngx_list_push(&list);
+            if (copy == NULL) {
+                return NGX_ERROR;
+            }
+
+            ngx_memzero(copy, sizeof(ngx_table_elt_t));
+
+            copy->hash = 1;
+            copy->key = name[i];
+            copy->value = user;
+
+            copy->lowcase_key = ngx_pnalloc(r->pool, name[i].len);
+            if (copy->lowcase_key == NULL) {
+                return NGX_ERROR;
+            }
+
+            ngx_strlow(copy->lowcase_key, name[i].data, name[i].len);
         }
     }
 

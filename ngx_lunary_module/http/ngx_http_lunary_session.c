@@ -1,20 +1,23 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * The session: which one the request names (lunary_session_id), and what
- * Redis holds under its key (lunary_session): one round trip on nginx's event
- * loop, whatever the format.
+ * The session: which one the request names (lunary_session_id), and the
+ * look-up of its key (lunary_session): one round trip on nginx's event loop,
+ * whatever the format.  With lunary_session_cache requests for one key share
+ * what is remembered, and the look-up that is under way.
+ *
+ * A look-up in flight belongs to the worker, not to a request: requests queue
+ * up at it, and leave the queue when they end.
  *
  * Invariants
- *   - a request that waits is forgotten by the connection when it ends;
+ *   - a request that waits is forgotten by the look-up when it ends, a
+ *     look-up that nobody waits for any more by the connection;
  *   - "no session" and "could not be asked" are told apart: a failed look-up
- *     never looks like a missing one;
+ *     never looks like a missing one, and is never remembered;
  *   - neither keys nor values are logged above debug level.
  */
 
 #include "ngx_http_lunary_module.h"
-#include "ngx_http_lunary_json.h"
-#include "inspect/lunary_json.h"
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
@@ -22,15 +25,32 @@
 
 
 #define NGX_HTTP_LUNARY_SESSION_ID_MAX  512
-#define NGX_HTTP_LUNARY_SESSION_MAX     (1024 * 1024)
 #define NGX_HTTP_LUNARY_SECRET_FILE     4096
+#define NGX_HTTP_LUNARY_FLIGHTS         64
 
 
-/* a request that waits for its session */
+/* a look-up under way */
 
 typedef struct {
-    ngx_http_request_t        *request;        /* NULL: it is gone           */
+    ngx_queue_t                queue;          /* of its bucket, if shared   */
+    ngx_queue_t                waiters;
     ngx_lunary_redis_t        *redis;
+    ngx_http_lunary_cache_conf_t
+                              *cache;          /* NULL: not shared           */
+    u_char                     digest[NGX_HTTP_LUNARY_DIGEST];
+    ngx_http_lunary_found_t    found;
+    ngx_uint_t                 pending;        /* replies still to come      */
+    int64_t                    ttl;            /* ms, -1: none               */
+    unsigned                   lost:1;         /* a reply will not come      */
+} ngx_http_lunary_flight_t;
+
+
+/* a request that waits for it */
+
+typedef struct {
+    ngx_queue_t                queue;
+    ngx_http_request_t        *request;        /* NULL: not waiting          */
+    ngx_http_lunary_flight_t  *flight;
 } ngx_http_lunary_waiter_t;
 
 
@@ -40,44 +60,29 @@ static ngx_int_t ngx_http_lunary_unsign(ngx_http_request_t *r,
     ngx_http_lunary_session_id_conf_t *ic, ngx_str_t *id);
 static ngx_int_t ngx_http_lunary_cookie(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
+static ngx_http_lunary_flight_t *ngx_http_lunary_flight_start(
+    ngx_http_lunary_loc_conf_t *lcf, ngx_str_t *key, u_char *digest);
+static ngx_int_t ngx_http_lunary_flight_send(ngx_http_lunary_flight_t *flight,
+    const char *command, ngx_str_t *key);
+static ngx_http_lunary_flight_t *ngx_http_lunary_flight_find(u_char *digest);
+static void ngx_http_lunary_flight_free(ngx_http_lunary_flight_t *flight);
+static ngx_int_t ngx_http_lunary_session_wait(ngx_http_request_t *r,
+    ngx_http_lunary_flight_t *flight);
 static void ngx_http_lunary_session_reply(void *data, redisReply *reply);
+static void ngx_http_lunary_session_landed(ngx_http_lunary_flight_t *flight,
+    ngx_uint_t answered);
+static ngx_int_t ngx_http_lunary_session_copy(ngx_http_request_t *r,
+    ngx_str_t *from, ngx_str_t *to);
 static void ngx_http_lunary_session_forget(void *data);
-static void ngx_http_lunary_session_string(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx, ngx_str_t *value);
-static void ngx_http_lunary_session_json(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx, ngx_str_t *json);
-static void ngx_http_lunary_session_hash(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx, redisReply *reply);
-static lunary_str_t ngx_http_lunary_json_path(lunary_str_t json,
-    ngx_str_t *path, lunary_str_t *holder);
-static ngx_int_t ngx_http_lunary_session_user(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx, lunary_str_t value, ngx_str_t *user);
-static ngx_int_t ngx_http_lunary_root_props(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx, lunary_str_t object, ngx_str_t *props);
-static ngx_uint_t ngx_http_lunary_secret_name(lunary_str_t key);
 
 
-static ngx_str_t  ngx_http_lunary_user_paths[] = {
-    ngx_string("user_id"),
-    ngx_string("userId"),
-    ngx_string("user.id"),
-    ngx_string("passport.user.id"),
-    ngx_string("passport.user"),
-    ngx_string("user"),
-    ngx_string("sub"),
-    ngx_null_string
-};
+/* this worker's shared look-ups, by the first byte of their digest */
 
-
-static ngx_str_t  ngx_http_lunary_props_paths[] = {
-    ngx_string("user_props"),
-    ngx_string("userProps"),
-    ngx_null_string
-};
+static ngx_queue_t  ngx_http_lunary_flights[NGX_HTTP_LUNARY_FLIGHTS];
 
 
 ngx_array_t *
-ngx_http_lunary_session_secrets(ngx_conf_t *cf, ngx_str_t *file)
+ngx_http_lunary_read_lines(ngx_conf_t *cf, ngx_str_t *file, const char *what)
 {
     u_char       *p, *last, *start, *end;
     ssize_t       n;
@@ -94,7 +99,7 @@ ngx_http_lunary_session_secrets(ngx_conf_t *cf, ngx_str_t *file)
 
     if (fd == NGX_INVALID_FILE) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
-                           "cannot open secret_file \"%V\"", file);
+                           "cannot open %s \"%V\"", what, file);
         return NULL;
     }
 
@@ -107,8 +112,8 @@ ngx_http_lunary_session_secrets(ngx_conf_t *cf, ngx_str_t *file)
 
     if (n <= 0 || n == (ssize_t) sizeof(buf)) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, n < 0 ? ngx_errno : 0,
-                           "secret_file \"%V\" is empty, too large or cannot "
-                           "be read: write one secret a line", file);
+                           "%s \"%V\" is empty, too large or cannot be read: "
+                           "write one secret a line", what, file);
         ngx_explicit_memzero(buf, sizeof(buf));
         return NULL;
     }
@@ -157,8 +162,8 @@ ngx_http_lunary_session_secrets(ngx_conf_t *cf, ngx_str_t *file)
 
     if (secrets->nelts == 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "secret_file \"%V\" holds no secret: write one "
-                           "a line", file);
+                           "%s \"%V\" holds no secret: write one a line",
+                           what, file);
         return NULL;
     }
 
@@ -418,21 +423,21 @@ ngx_int_t
 ngx_http_lunary_session_lookup(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
 {
-    ngx_str_t                         argv[2], id;
-    ngx_uint_t                        format;
-    ngx_http_cleanup_t               *cln;
-    ngx_lunary_redis_t               *redis;
-    ngx_http_lunary_waiter_t         *w;
-    ngx_http_lunary_lookup_state_t   *lookup;
+    u_char                           digest[NGX_HTTP_LUNARY_DIGEST];
+    ngx_str_t                        id, format, *parts[6];
+    ngx_http_lunary_flight_t        *flight;
+    ngx_http_lunary_session_conf_t  *sc;
+    ngx_http_lunary_lookup_state_t  *lookup;
 
     lookup = &ctx->lookup;
+    sc = &lcf->session;
 
     if (lookup->state == NGX_HTTP_LUNARY_LOOKUP_WAIT) {
-        return NGX_AGAIN;
+        return ngx_http_lunary_suspend(r);
     }
 
     if (lookup->state != NGX_HTTP_LUNARY_LOOKUP_NONE
-        || lcf->session.key == NULL
+        || sc->key == NULL
         || !ngx_http_lunary_has_source(lcf, NGX_HTTP_LUNARY_SRC_SESSION))
     {
         return NGX_OK;
@@ -447,8 +452,7 @@ ngx_http_lunary_session_lookup(ngx_http_request_t *r,
         /* no id, no session: the key's other parts would name a wrong one */
 
         if (ngx_http_lunary_session_id(r, lcf, &id) != NGX_OK) {
-            lookup->state = NGX_HTTP_LUNARY_LOOKUP_FAILED;
-            return NGX_OK;
+            goto failed;
         }
 
         if (id.len == 0) {
@@ -457,76 +461,258 @@ ngx_http_lunary_session_lookup(ngx_http_request_t *r,
     }
 
     if (ngx_http_lunary_session_key(r, lcf, &lookup->key) != NGX_OK) {
-        lookup->state = NGX_HTTP_LUNARY_LOOKUP_FAILED;
-        return NGX_OK;
+        goto failed;
     }
 
     if (lookup->key.len == 0) {
         return NGX_OK;
     }
 
+    flight = NULL;
+
+    if (lcf->cache.zone) {
+
+        /* whose key it is, and how it is read, is part of what is cached */
+
+        format.data = (u_char *) &sc->format;
+        format.len = sizeof(ngx_uint_t);
+
+        parts[0] = &sc->redis->url;
+        parts[1] = &sc->redis->name;
+        parts[2] = &lookup->key;
+        parts[3] = &format;
+        parts[4] = &sc->user;
+        parts[5] = &sc->props;
+
+        if (ngx_http_lunary_cache_digest(parts, 6, digest) != NGX_OK) {
+            goto failed;
+        }
+
+        switch (ngx_http_lunary_cache_get(&lcf->cache, digest, r->pool,
+                                          &lookup->user, &lookup->props))
+        {
+
+        case NGX_OK:
+            lookup->state = NGX_HTTP_LUNARY_LOOKUP_HIT;
+            /* fall through */
+
+        case NGX_DONE:
+            ngx_lunary_stats_inc(NGX_LUNARY_C_LOOKUP_CACHED);
+            return NGX_OK;
+
+        case NGX_ERROR:
+            goto failed;
+
+        default: /* NGX_DECLINED */
+            break;
+        }
+
+        flight = ngx_http_lunary_flight_find(digest);
+    }
+
+    if (flight == NULL) {
+        flight = ngx_http_lunary_flight_start(lcf, &lookup->key,
+                                           lcf->cache.zone ? digest : NULL);
+        if (flight == NULL) {
+            goto failed;
+        }
+    }
+
+    if (ngx_http_lunary_session_wait(r, flight) != NGX_OK) {
+        goto failed;
+    }
+
+    lookup->state = NGX_HTTP_LUNARY_LOOKUP_WAIT;
+
+    return ngx_http_lunary_suspend(r);
+
+failed:
+
+    lookup->state = NGX_HTTP_LUNARY_LOOKUP_FAILED;
+    ngx_lunary_stats_inc(NGX_LUNARY_C_LOOKUP_ERROR);
+
+    return NGX_OK;
+}
+
+
+/* sends the commands; NULL where that cannot be done */
+
+static ngx_http_lunary_flight_t *
+ngx_http_lunary_flight_start(ngx_http_lunary_loc_conf_t *lcf, ngx_str_t *key,
+    u_char *digest)
+{
+    ngx_int_t                  rc;
+    ngx_pool_t                *pool;
+    ngx_uint_t                 format;
+    ngx_queue_t               *bucket;
+    ngx_lunary_redis_t        *redis;
+    ngx_http_lunary_flight_t  *flight;
+
     redis = ngx_http_lunary_lookup_redis(lcf->session.redis);
+    if (redis == NULL) {
+        return NULL;
+    }
+
+    pool = ngx_create_pool(1024, ngx_cycle->log);
+    if (pool == NULL) {
+        return NULL;
+    }
+
+    flight = ngx_pcalloc(pool, sizeof(ngx_http_lunary_flight_t));
+    if (flight == NULL) {
+        ngx_destroy_pool(pool);
+        return NULL;
+    }
+
+    ngx_queue_init(&flight->waiters);
+
+    flight->redis = redis;
+    flight->ttl = -1;
+
+    flight->found.conf = &lcf->session;
+    flight->found.pool = pool;
+    flight->found.log = ngx_cycle->log;
+
+    lunary_mem_init(&flight->found.mem);
+
+    format = lcf->session.format;
+    rc = NGX_OK;
+
+    if (format != NGX_HTTP_LUNARY_FORMAT_HASH) {
+        rc = ngx_http_lunary_flight_send(flight, "GET", key);
+    }
+
+    if (rc == NGX_OK
+        && (format == NGX_HTTP_LUNARY_FORMAT_HASH
+            || format == NGX_HTTP_LUNARY_FORMAT_AUTO))
+    {
+        rc = ngx_http_lunary_flight_send(flight, "HGETALL", key);
+    }
+
+    if (rc == NGX_OK && digest) {
+        rc = ngx_http_lunary_flight_send(flight, "PTTL", key);
+    }
+
+    if (rc != NGX_OK) {
+
+        if (flight->pending) {
+            ngx_lunary_redis_forget(redis, flight);
+        }
+
+        ngx_http_lunary_flight_free(flight);
+
+        return NULL;
+    }
+
+    if (digest) {
+        flight->cache = &lcf->cache;
+        ngx_memcpy(flight->digest, digest, NGX_HTTP_LUNARY_DIGEST);
+
+        bucket = &ngx_http_lunary_flights[digest[0] % NGX_HTTP_LUNARY_FLIGHTS];
+
+        if (bucket->next == NULL) {
+            ngx_queue_init(bucket);
+        }
+
+        ngx_queue_insert_head(bucket, &flight->queue);
+    }
+
+    return flight;
+}
+
+
+static ngx_int_t
+ngx_http_lunary_flight_send(ngx_http_lunary_flight_t *flight,
+    const char *command, ngx_str_t *key)
+{
+    ngx_str_t  argv[2];
+
+    argv[0].data = (u_char *) command;
+    argv[0].len = ngx_strlen(command);
+    argv[1] = *key;
+
+    if (ngx_lunary_redis_argv(flight->redis, 2, argv,
+                              ngx_http_lunary_session_reply, flight)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    flight->pending++;
+
+    return NGX_OK;
+}
+
+
+static ngx_http_lunary_flight_t *
+ngx_http_lunary_flight_find(u_char *digest)
+{
+    ngx_queue_t               *q, *bucket;
+    ngx_http_lunary_flight_t  *flight;
+
+    bucket = &ngx_http_lunary_flights[digest[0] % NGX_HTTP_LUNARY_FLIGHTS];
+
+    if (bucket->next == NULL) {
+        return NULL;
+    }
+
+    for (q = ngx_queue_head(bucket);
+         q != ngx_queue_sentinel(bucket);
+         q = ngx_queue_next(q))
+    {
+        flight = ngx_queue_data(q, ngx_http_lunary_flight_t, queue);
+
+        if (ngx_memcmp(flight->digest, digest, NGX_HTTP_LUNARY_DIGEST) == 0) {
+            return flight;
+        }
+    }
+
+    return NULL;
+}
+
+
+static void
+ngx_http_lunary_flight_free(ngx_http_lunary_flight_t *flight)
+{
+    if (flight->cache) {
+        ngx_queue_remove(&flight->queue);
+        flight->cache = NULL;
+    }
+
+    ngx_destroy_pool(flight->found.pool);
+}
+
+
+/* queues the request up at a look-up */
+
+static ngx_int_t
+ngx_http_lunary_session_wait(ngx_http_request_t *r,
+    ngx_http_lunary_flight_t *flight)
+{
+    ngx_http_cleanup_t        *cln;
+    ngx_http_lunary_waiter_t  *w;
 
     cln = ngx_http_cleanup_add(r, sizeof(ngx_http_lunary_waiter_t));
 
-    if (redis == NULL || cln == NULL) {
-        lookup->state = NGX_HTTP_LUNARY_LOOKUP_FAILED;
-        return NGX_OK;
+    if (cln == NULL) {
+
+        if (ngx_queue_empty(&flight->waiters)) {
+            ngx_lunary_redis_forget(flight->redis, flight);
+            ngx_http_lunary_flight_free(flight);
+        }
+
+        return NGX_ERROR;
     }
 
     w = cln->data;
     w->request = r;
-    w->redis = redis;
+    w->flight = flight;
 
-    format = lcf->session.format;
-    argv[1] = lookup->key;
-
-    if (format != NGX_HTTP_LUNARY_FORMAT_HASH) {
-        ngx_str_set(&argv[0], "GET");
-
-        if (ngx_lunary_redis_argv(redis, 2, argv,
-                                  ngx_http_lunary_session_reply, w)
-            == NGX_OK)
-        {
-            lookup->pending++;
-
-        } else {
-            lookup->failed = 1;
-        }
-    }
-
-    if (!lookup->failed
-        && (format == NGX_HTTP_LUNARY_FORMAT_HASH
-            || format == NGX_HTTP_LUNARY_FORMAT_AUTO))
-    {
-        ngx_str_set(&argv[0], "HGETALL");
-
-        if (ngx_lunary_redis_argv(redis, 2, argv,
-                                  ngx_http_lunary_session_reply, w)
-            == NGX_OK)
-        {
-            lookup->pending++;
-
-        } else {
-            lookup->failed = 1;
-        }
-    }
-
-    if (lookup->pending == 0) {
-        lookup->state = NGX_HTTP_LUNARY_LOOKUP_FAILED;
-        ngx_lunary_stats_inc(NGX_LUNARY_C_LOOKUP_ERROR);
-
-        return NGX_OK;
-    }
+    ngx_queue_insert_tail(&flight->waiters, &w->queue);
 
     cln->handler = ngx_http_lunary_session_forget;
 
-    lookup->state = NGX_HTTP_LUNARY_LOOKUP_WAIT;
-
-    r->read_event_handler = ngx_http_test_reading;
-    r->write_event_handler = ngx_http_request_empty_handler;
-
-    return NGX_AGAIN;
+    return NGX_OK;
 }
 
 
@@ -535,9 +721,22 @@ ngx_http_lunary_session_forget(void *data)
 {
     ngx_http_lunary_waiter_t *w = data;
 
-    if (w->request) {
-        w->request = NULL;
-        ngx_lunary_redis_forget(w->redis, w);
+    ngx_http_lunary_flight_t  *flight;
+
+    if (w->request == NULL) {
+        return;
+    }
+
+    w->request = NULL;
+    ngx_queue_remove(&w->queue);
+
+    flight = w->flight;
+
+    /* no reply is under way where those that wait are being woken */
+
+    if (ngx_queue_empty(&flight->waiters) && flight->pending) {
+        ngx_lunary_redis_forget(flight->redis, flight);
+        ngx_http_lunary_flight_free(flight);
     }
 }
 
@@ -545,482 +744,139 @@ ngx_http_lunary_session_forget(void *data)
 static void
 ngx_http_lunary_session_reply(void *data, redisReply *reply)
 {
-    ngx_http_lunary_waiter_t *w = data;
+    ngx_http_lunary_flight_t *flight = data;
 
-    ngx_str_t                        value;
-    ngx_connection_t                *c;
-    ngx_http_request_t              *r;
-    ngx_http_lunary_ctx_t           *ctx;
-    ngx_http_lunary_lookup_state_t  *lookup;
-
-    r = w->request;
-    c = r->connection;
-
-    ctx = ngx_http_lunary_get_ctx(r);
-    lookup = &ctx->lookup;
-
-    lookup->pending--;
+    flight->pending--;
 
     if (reply == NULL) {
-        lookup->failed = 1;
+        flight->lost = 1;
+        flight->found.failed = 1;
 
-    } else if (reply->type == REDIS_REPLY_ERROR) {
-
-        /* of the two commands of format=auto one has the wrong type */
-
-        if (reply->len < 9 || ngx_strncmp(reply->str, "WRONGTYPE", 9) != 0) {
-
-            lookup->failed = 1;
-
-            ngx_log_error(NGX_LOG_ERR, c->log, 0,
-                          "lunary: Redis refused the session look-up: %*s",
-                          (size_t) ngx_min(reply->len, 64), reply->str);
-
-        } else if (ctx->conf->session.format != NGX_HTTP_LUNARY_FORMAT_AUTO) {
-
-            ngx_log_error(NGX_LOG_WARN, c->log, 0,
-                          "lunary: the session key holds another type than "
-                          "lunary_session's format= says, "
-                          "it is taken as no session");
-        }
-
-    } else if (reply->type == REDIS_REPLY_STRING) {
-
-        lookup->exists = 1;
-
-        value.data = (u_char *) reply->str;
-        value.len = reply->len;
-
-        ngx_http_lunary_session_string(r, ctx, &value);
-
-    } else if (reply->type == REDIS_REPLY_ARRAY
-#ifdef REDIS_REPLY_MAP
-               || reply->type == REDIS_REPLY_MAP
-#endif
-              )
-    {
-        if (reply->elements) {
-            lookup->exists = 1;
-            ngx_http_lunary_session_hash(r, ctx, reply);
-        }
-    }
-
-    if (lookup->pending) {
-        return;
-    }
-
-    w->request = NULL;
-
-    if (lookup->user.len) {
-        lookup->state = NGX_HTTP_LUNARY_LOOKUP_HIT;
-        ngx_lunary_stats_inc(NGX_LUNARY_C_LOOKUP_HIT);
-
-    } else if (lookup->failed) {
-        lookup->state = NGX_HTTP_LUNARY_LOOKUP_FAILED;
-        ngx_lunary_stats_inc(reply ? NGX_LUNARY_C_LOOKUP_ERROR
-                                   : NGX_LUNARY_C_LOOKUP_TIMEOUT);
+    } else if (reply->type == REDIS_REPLY_INTEGER) {
+        flight->ttl = reply->integer;           /* PTTL */
 
     } else {
-        lookup->state = NGX_HTTP_LUNARY_LOOKUP_MISS;
-        ngx_lunary_stats_inc(lookup->exists ? NGX_LUNARY_C_LOOKUP_INVALID
-                                            : NGX_LUNARY_C_LOOKUP_MISS);
+        ngx_http_lunary_session_value(&flight->found, reply);
     }
 
-    ngx_http_set_log_request(c->log, r);
-
-    r->read_event_handler = ngx_http_block_reading;
-    r->write_event_handler = ngx_http_core_run_phases;
-
-    ngx_http_core_run_phases(r);
-    ngx_http_run_posted_requests(c);
-}
-
-
-static void
-ngx_http_lunary_session_string(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx, ngx_str_t *value)
-{
-    ngx_str_t   json;
-    ngx_uint_t  format;
-
-    format = ctx->conf->session.format;
-
-    if (value->len > NGX_HTTP_LUNARY_SESSION_MAX) {
-        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
-                      "lunary: a session of %uz bytes is not read",
-                      value->len);
-        return;
-    }
-
-    json = *value;
-
-    if (format != NGX_HTTP_LUNARY_FORMAT_STRING) {
-
-        if (ngx_http_lunary_json_object(&json) == NGX_OK) {
-            ngx_http_lunary_session_json(r, ctx, &json);
-            return;
-        }
-
-        if (format == NGX_HTTP_LUNARY_FORMAT_JSON
-            || (value->len && value->data[0] == '{'))
-        {
-            ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
-                          "lunary: a session is not a JSON object, "
-                          "it is taken as no session");
-            return;
-        }
-    }
-
-    if (!lunary_user_id_valid(lunary_ngx_str(*value))) {
-        return;
-    }
-
-    ctx->lookup.user.data = ngx_pstrdup(r->pool, value);
-    if (ctx->lookup.user.data) {
-        ctx->lookup.user.len = value->len;
+    if (flight->pending == 0) {
+        ngx_http_lunary_session_landed(flight, reply != NULL);
     }
 }
 
 
+/* all replies are there, or will never be: wakes those that wait */
+
 static void
-ngx_http_lunary_session_json(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
-    ngx_str_t *json)
+ngx_http_lunary_session_landed(ngx_http_lunary_flight_t *flight,
+    ngx_uint_t answered)
 {
-    ngx_str_t                       *path, one[2];
-    lunary_str_t                     text, value, holder, props;
-    ngx_http_lunary_session_conf_t  *sc;
+    ngx_msec_t                       ms;
+    ngx_queue_t                     *q;
+    ngx_http_request_t              *r;
+    ngx_http_lunary_ctx_t           *ctx;
+    ngx_http_lunary_found_t         *found;
+    ngx_http_lunary_lookup_e         state;
+    ngx_http_lunary_waiter_t        *w;
+    ngx_http_lunary_cache_conf_t    *cache;
 
-    sc = &ctx->conf->session;
+    found = &flight->found;
+    cache = flight->cache;
 
-    /* the reply is freed when we return: what is kept is copied */
+    if (found->user.len) {
+        state = NGX_HTTP_LUNARY_LOOKUP_HIT;
 
-    text.data = ngx_pstrdup(r->pool, json);
-    if (text.data == NULL) {
-        ctx->lookup.failed = 1;
-        return;
-    }
-
-    text.len = json->len;
-
-    path = ngx_http_lunary_user_paths;
-
-    if (sc->user.len) {
-        one[0] = sc->user;
-        ngx_str_null(&one[1]);
-        path = one;
-    }
-
-    holder = text;
-
-    for ( /* void */ ; path->len; path++) {
-
-        value = ngx_http_lunary_json_path(text, path, &holder);
-
-        if (value.len
-            && ngx_http_lunary_session_user(r, ctx, value, &ctx->lookup.user)
-               == NGX_OK)
-        {
-            break;
-        }
-    }
-
-    if (ctx->lookup.user.len == 0) {
-        return;
-    }
-
-    if (sc->props.len) {
-        one[0] = sc->props;
-        ngx_str_null(&one[1]);
-        path = one;
+    } else if (found->failed) {
+        state = NGX_HTTP_LUNARY_LOOKUP_FAILED;
 
     } else {
-        path = ngx_http_lunary_props_paths;
+        state = NGX_HTTP_LUNARY_LOOKUP_MISS;
     }
 
-    for ( /* void */ ; path->len; path++) {
+    if (cache) {
 
-        props = ngx_http_lunary_json_path(text, path, NULL);
+        /* who comes from now on asks anew, or finds it remembered */
 
-        if (lunary_json_is_object(props)) {
-            ctx->lookup.props = ngx_http_lunary_str(props);
-            return;
-        }
-    }
+        ngx_queue_remove(&flight->queue);
+        flight->cache = NULL;
 
-    if (sc->props.len) {
-        return;
-    }
+        if (!found->failed) {
+            ms = found->user.len ? cache->valid : cache->negative;
 
-    if (holder.data != text.data) {
-        ctx->lookup.props = ngx_http_lunary_str(holder);
-        return;
-    }
-
-    (void) ngx_http_lunary_root_props(r, ctx, text, &ctx->lookup.props);
-}
-
-
-/* a member named like the whole path, else step by step; array indexes too */
-
-static lunary_str_t
-ngx_http_lunary_json_path(lunary_str_t json, ngx_str_t *path,
-    lunary_str_t *holder)
-{
-    u_char        *p, *last, *start;
-    ngx_int_t      n;
-    lunary_str_t   value;
-
-    if (holder) {
-        *holder = json;
-    }
-
-    value = lunary_json_get_n(json, (const char *) path->data, path->len);
-
-    if (value.len) {
-        return value;
-    }
-
-    value = json;
-    p = path->data;
-    last = p + path->len;
-
-    for ( ;; ) {
-
-        start = p;
-
-        while (p < last && *p != '.') {
-            p++;
-        }
-
-        if (holder) {
-            *holder = value;
-        }
-
-        if (lunary_json_is_array(value)) {
-            n = ngx_atoi(start, p - start);
-
-            if (n == NGX_ERROR) {
-                return lunary_str(NULL, 0);
+            if (flight->ttl >= 0 && (ngx_msec_t) flight->ttl < ms) {
+                ms = (ngx_msec_t) flight->ttl;
             }
 
-            value = lunary_json_at(value, (size_t) n);
-
-        } else {
-            value = lunary_json_get_n(value, (const char *) start, p - start);
+            ngx_http_lunary_cache_put(cache, flight->digest, &found->user,
+                                      &found->props, ms);
         }
-
-        if (value.len == 0 || p == last) {
-            return value;
-        }
-
-        p++;
     }
-}
 
+    while (!ngx_queue_empty(&flight->waiters)) {
 
-/* a string, or an integer as its decimal text */
+        q = ngx_queue_head(&flight->waiters);
+        ngx_queue_remove(q);
 
-static ngx_int_t
-ngx_http_lunary_session_user(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
-    lunary_str_t value, ngx_str_t *user)
-{
-    int64_t        n;
-    ngx_int_t      rc;
-    lunary_buf_t   out;
+        w = ngx_queue_data(q, ngx_http_lunary_waiter_t, queue);
 
-    ngx_memzero(&out, sizeof(lunary_buf_t));
-    rc = NGX_DECLINED;
+        r = w->request;
+        w->request = NULL;
 
-    if (lunary_json_is_string(value)) {
+        ctx = ngx_http_lunary_get_ctx(r);
 
-        if (value.len > 6 * 256 + 2
-            || lunary_json_unescape(&ctx->mem, &out,
-                                    lunary_json_inside(value))
-               != LUNARY_OK)
+        ctx->lookup.state = state;
+
+        if (ngx_http_lunary_session_copy(r, &found->user, &ctx->lookup.user)
+            != NGX_OK
+            || ngx_http_lunary_session_copy(r, &found->props,
+                                            &ctx->lookup.props)
+               != NGX_OK)
         {
-            goto done;
+            ctx->lookup.state = NGX_HTTP_LUNARY_LOOKUP_FAILED;
+            ngx_str_null(&ctx->lookup.user);
         }
 
-    } else if (lunary_json_type(value) == LUNARY_JSON_NUMBER
-               && lunary_json_int(value, &n))
-    {
-        if (lunary_buf_append_int(&ctx->mem, &out, n) != LUNARY_OK) {
-            goto done;
-        }
-    }
+        switch (ctx->lookup.state) {
 
-    if (!lunary_user_id_valid(lunary_buf_str(&out))) {
-        goto done;
-    }
+        case NGX_HTTP_LUNARY_LOOKUP_HIT:
+            ngx_lunary_stats_inc(NGX_LUNARY_C_LOOKUP_HIT);
+            break;
 
-    user->data = ngx_pnalloc(r->pool, out.len);
-    if (user->data == NULL) {
-        goto done;
-    }
+        case NGX_HTTP_LUNARY_LOOKUP_FAILED:
+            ngx_lunary_stats_inc(flight->lost && !answered
+                                 ? NGX_LUNARY_C_LOOKUP_TIMEOUT
+                                 : NGX_LUNARY_C_LOOKUP_ERROR);
+            break;
 
-    ngx_memcpy(user->data, out.data, out.len);
-    user->len = out.len;
-
-    rc = NGX_OK;
-
-done:
-
-    lunary_buf_free(&ctx->mem, &out);
-
-    return rc;
-}
-
-
-/*
- * The id stands at the top of the session: its props are the plain values
- * beside it, but for those whose names say that they are secrets.
- */
-
-static ngx_int_t
-ngx_http_lunary_root_props(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
-    lunary_str_t object, ngx_str_t *props)
-{
-    int                  rc;
-    ngx_int_t            result;
-    lunary_buf_t         out;
-    lunary_str_t         key, value;
-    lunary_json_iter_t   it;
-    lunary_json_type_t   type;
-
-    ngx_memzero(&out, sizeof(lunary_buf_t));
-    rc = 0;
-
-    lunary_json_iter(&it, object);
-
-    while (rc == 0 && lunary_json_member(&it, &key, &value)) {
-
-        type = lunary_json_type(value);
-
-        if (type == LUNARY_JSON_OBJECT || type == LUNARY_JSON_ARRAY
-            || type == LUNARY_JSON_NULL || value.len > 1024
-            || ngx_http_lunary_secret_name(key))
-        {
-            continue;
-        }
-
-        rc = lunary_buf_append(&ctx->mem, &out, out.len ? ",\"" : "{\"", 2)
-          || lunary_buf_append(&ctx->mem, &out, key.data, key.len)
-          || lunary_buf_lit(&ctx->mem, &out, "\":")
-          || lunary_buf_append(&ctx->mem, &out, value.data, value.len);
-    }
-
-    result = NGX_DECLINED;
-
-    if (rc == 0 && out.len
-        && lunary_buf_lit(&ctx->mem, &out, "}") == LUNARY_OK)
-    {
-        props->data = ngx_pnalloc(r->pool, out.len);
-
-        if (props->data) {
-            ngx_memcpy(props->data, out.data, out.len);
-            props->len = out.len;
-            result = NGX_OK;
-        }
-    }
-
-    lunary_buf_free(&ctx->mem, &out);
-
-    return result;
-}
-
-
-static ngx_uint_t
-ngx_http_lunary_secret_name(lunary_str_t key)
-{
-    ngx_uint_t      i;
-    static u_char  *words[] = {
-        (u_char *) "pass", (u_char *) "secret", (u_char *) "token",
-        (u_char *) "csrf", (u_char *) "cookie", (u_char *) "hash",
-        (u_char *) "key", (u_char *) "auth", (u_char *) "_permanent",
-        (u_char *) "_fresh", NULL
-    };
-
-    for (i = 0; words[i]; i++) {
-        if (key.len >= ngx_strlen(words[i])
-            && ngx_strlcasestrn((u_char *) key.data,
-                                (u_char *) key.data + key.len, words[i],
-                                ngx_strlen(words[i]) - 1))
-        {
-            return 1;
-        }
-    }
-
-    return 0;
-}
-
-
-/*
- * A hash becomes a JSON object: what is JSON in a field is taken as that, so
- * that paths lead into it, all else is a string.
- */
-
-static void
-ngx_http_lunary_session_hash(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
-    redisReply *reply)
-{
-    int            rc;
-    size_t         i;
-    ngx_str_t      json;
-    redisReply    *field, *value;
-    lunary_buf_t   out;
-
-    ngx_memzero(&out, sizeof(lunary_buf_t));
-
-    rc = lunary_buf_lit(&ctx->mem, &out, "{");
-
-    for (i = 0; rc == 0 && i + 1 < reply->elements; i += 2) {
-
-        field = reply->element[i];
-        value = reply->element[i + 1];
-
-        if (field->type != REDIS_REPLY_STRING
-            || value->type != REDIS_REPLY_STRING
-            || out.len + field->len + value->len > NGX_HTTP_LUNARY_SESSION_MAX)
-        {
-            continue;
-        }
-
-        rc = lunary_buf_append(&ctx->mem, &out, out.len > 1 ? ",\"" : "\"",
-                               out.len > 1 ? 2 : 1)
-          || lunary_json_escape(&ctx->mem, &out,
-                                lunary_str(field->str, field->len))
-          || lunary_buf_lit(&ctx->mem, &out, "\":");
-
-        if (rc) {
+        default:
+            ngx_lunary_stats_inc(found->exists ? NGX_LUNARY_C_LOOKUP_INVALID
+                                               : NGX_LUNARY_C_LOOKUP_MISS);
             break;
         }
 
-        json.data = (u_char *) value->str;
-        json.len = value->len;
-
-        if (json.len && json.data[0] == '{'
-            && ngx_http_lunary_json_object(&json) == NGX_OK)
-        {
-            rc = lunary_buf_append(&ctx->mem, &out, json.data, json.len);
-            continue;
-        }
-
-        rc = lunary_buf_lit(&ctx->mem, &out, "\"")
-          || lunary_json_escape(&ctx->mem, &out,
-                                lunary_str(value->str, value->len))
-          || lunary_buf_lit(&ctx->mem, &out, "\"");
+        ngx_http_lunary_resume(r);
     }
 
-    if (rc == 0 && lunary_buf_lit(&ctx->mem, &out, "}") == LUNARY_OK) {
+    ngx_http_lunary_flight_free(flight);
+}
 
-        json.data = out.data;
-        json.len = out.len;
 
-        ngx_http_lunary_session_json(r, ctx, &json);
+static ngx_int_t
+ngx_http_lunary_session_copy(ngx_http_request_t *r, ngx_str_t *from,
+    ngx_str_t *to)
+{
+    ngx_str_null(to);
 
-    } else {
-        ctx->lookup.failed = 1;
+    if (from->len == 0) {
+        return NGX_OK;
     }
 
-    lunary_buf_free(&ctx->mem, &out);
+    to->data = ngx_pstrdup(r->pool, from);
+    if (to->data == NULL) {
+        return NGX_ERROR;
+    }
+
+    to->len = from->len;
+
+    return NGX_OK;
 }

@@ -89,6 +89,7 @@
     X(PARENT_SPAN_ID,     "parent_span_id",     META)                        \
     X(NODE,               "node",               META)                        \
     X(BODY_ERROR,         "body_error",         META)                        \
+    X(USAGE_ESTIMATED,    "usage_estimated",    META)                        \
     X(EVENT_NAME,         "event_name",         META)                        \
     X(EVENT,              "event",              META)
 
