@@ -143,7 +143,7 @@ def runs(redis):
 
 
 @pytest.fixture
-def nginx(request, folder, redis, upstream):
+def nginx(request, folder, redis, upstream, runs):
     """nginx(CONFIG, workers=1, **variables) starts one."""
     made = []
     problems = []
@@ -159,11 +159,10 @@ def nginx(request, folder, redis, upstream):
 
     for one in made:
         problems += one.finish()
-    if "runs" in request.fixturenames:
-        try:
-            request.getfixturevalue("runs").settled()
-        except AssertionError as e:
-            problems.append(str(e))
+    try:
+        runs.settled()
+    except AssertionError as e:
+        problems.append(str(e))
     if problems:
         request.node.failed = True
         pytest.fail("\n".join(problems), pytrace=False)

@@ -154,11 +154,12 @@ def test_durations_are_a_histogram_by_api(nginx):
     assert buckets[-1] == 3
 
 
-def test_the_time_to_the_first_token_is_counted_for_streams_only(nginx):
+def test_the_time_to_the_first_token_is_a_histogram_by_api(nginx, upstream):
     nginx = nginx(CONFIG)
 
-    nginx.post(json=CALL)
     nginx.post(json={**CALL, "stream": True})
+    upstream.once({"error": {"message": "no"}}, status=500)
+    nginx.post(json={**CALL, "stream": True})        # no token at all
 
     h = status(nginx)["ttft_seconds"]
     assert {api: h[api]["count"] for api in h} == {"openai.chat": 1}
