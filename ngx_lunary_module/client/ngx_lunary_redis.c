@@ -393,6 +393,69 @@ ngx_lunary_redis_read_handler(ngx_event_t *rev)
 }
 
 
+/*
+ * hiredis allocates an array when it has read its length, whatever that is,
+ * and frees it element by element: its function is wrapped to refuse what no
+ * reply to us can be.  The number's type differs between its versions.
+ */
+
+#if (HIREDIS_MAJOR >= 1)
+typedef size_t  ngx_lunary_redis_elements_t;
+#else
+typedef int     ngx_lunary_redis_elements_t;
+#endif
+
+static void *(*ngx_lunary_redis_create_array)(const redisReadTask *task,
+    ngx_lunary_redis_elements_t n);
+static redisReplyObjectFunctions  ngx_lunary_redis_functions;
+
+
+static void *
+ngx_lunary_redis_limited_array(const redisReadTask *task,
+    ngx_lunary_redis_elements_t n)
+{
+    ngx_uint_t            depth;
+    const redisReadTask  *parent;
+
+    depth = 0;
+
+    for (parent = task->parent; parent; parent = parent->parent) {
+        if (++depth > NGX_LUNARY_REDIS_MAX_DEPTH) {
+            return NULL;
+        }
+    }
+
+    if (n > NGX_LUNARY_REDIS_MAX_ELEMENTS) {
+        return NULL;
+    }
+
+    return ngx_lunary_redis_create_array(task, n);
+}
+
+
+redisReader *
+ngx_lunary_redis_reader(void)
+{
+    redisReader  *reader;
+
+    reader = redisReaderCreate();
+
+    if (reader) {
+
+        if (ngx_lunary_redis_create_array == NULL) {
+            ngx_lunary_redis_functions = *reader->fn;
+            ngx_lunary_redis_create_array = reader->fn->createArray;
+            ngx_lunary_redis_functions.createArray =
+                                              ngx_lunary_redis_limited_array;
+        }
+
+        reader->fn = &ngx_lunary_redis_functions;
+    }
+
+    return reader;
+}
+
+
 static void
 ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
 {

@@ -153,7 +153,7 @@ ngx_lunary_redis_open(ngx_lunary_redis_t *rc)
     rc->peer.name = &rc->addr.name;
     rc->peer.get = ngx_event_get_peer;
     rc->peer.log = &rc->peer_log;
-    rc->peer.log_error = NGX_ERROR_ERR;
+    rc->peer.log_error = NGX_ERROR_IGNORE_ECONNRESET;
     rc->peer.so_keepalive = (rc->conf->path.len == 0);
 
     /* the failure is logged once, by us */
@@ -197,7 +197,7 @@ ngx_lunary_redis_open(ngx_lunary_redis_t *rc)
         return;
     }
 
-    rc->reader = redisReaderCreate();
+    rc->reader = ngx_lunary_redis_reader();
     if (rc->reader == NULL) {
         ngx_lunary_redis_failed(rc, NGX_LOG_ERR, 0, NULL, "no memory");
         return;
@@ -499,9 +499,11 @@ ngx_lunary_redis_setname_reply(void *data, redisReply *reply)
 
     if (reply->type == REDIS_REPLY_ERROR
         && ngx_strncmp(reply->str, "NOPERM", 6) != 0
-        && ngx_strncmp(reply->str, "ERR", 3) != 0)
+        && ngx_strncmp(reply->str, "ERR unknown", 11) != 0
+        && ngx_lunary_redis_error(reply) != NGX_LUNARY_REDIS_OTHER)
     {
-        /* NOAUTH, LOADING; a name that may not be set is no harm */
+        /* NOAUTH, LOADING, too many clients; a name that may not be set is
+         * no harm */
         ngx_lunary_redis_hello_reply(data, reply);
         return;
     }

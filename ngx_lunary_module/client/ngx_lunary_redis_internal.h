@@ -26,6 +26,8 @@
 
 #define NGX_LUNARY_REDIS_MAX_COMMANDS  4096     /* under way, a connection   */
 #define NGX_LUNARY_REDIS_MAX_REPLY     (16 * 1024 * 1024)
+#define NGX_LUNARY_REDIS_MAX_ELEMENTS  (1024 * 1024)
+#define NGX_LUNARY_REDIS_MAX_DEPTH     7
 #define NGX_LUNARY_REDIS_BACKOFF_MIN   50       /* ms                        */
 #define NGX_LUNARY_REDIS_BACKOFF_MAX   1000
 #define NGX_LUNARY_REDIS_FATAL_DELAY   10000    /* an operator must act      */
@@ -103,6 +105,7 @@ ngx_lunary_redis_request_t *ngx_lunary_redis_build(ngx_lunary_redis_t *rc,
 void ngx_lunary_redis_queue(ngx_lunary_redis_t *rc,
     ngx_lunary_redis_request_t *req);
 void ngx_lunary_redis_start_waiting(ngx_lunary_redis_t *rc);
+redisReader *ngx_lunary_redis_reader(void);
 void ngx_lunary_redis_read_handler(ngx_event_t *rev);
 void ngx_lunary_redis_write_handler(ngx_event_t *wev);
 void ngx_lunary_redis_set_timer(ngx_lunary_redis_t *rc);

@@ -68,10 +68,10 @@ def outbox_module():
 def outbox(nginx, outbox_module):
     """outbox(redis, workers=1, stream=…, spool=…, params=…) starts one."""
 
-    def make(redis=None, config=CONFIG, **variables):
+    def make(redis=None, config=CONFIG, start=True, **variables):
         if redis is not None:
             variables["redis"] = getattr(redis, "url", redis)
-        one = nginx(config, module=outbox_module, **variables)
+        one = nginx(config, module=outbox_module, start=start, **variables)
         one.spool = one.folder / "spool"
         return one
 
