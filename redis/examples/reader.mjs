@@ -119,9 +119,9 @@ async function main() {
   while (!stopping) {
     await claim();
 
-    // claims are looked for again after at most 10 s of waiting
+    // claims are looked for again, and signals heard, after at most 2 s
     const got = await redis.xreadgroup('GROUP', group, consumer,
-      'COUNT', 100, ...(once ? [] : ['BLOCK', 10000]),
+      'COUNT', 100, ...(once ? [] : ['BLOCK', 2000]),
       'STREAMS', stream, '>');
 
     for (const [, entries] of got ?? []) {

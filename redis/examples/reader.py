@@ -133,9 +133,9 @@ def main():
     for s in signal.SIGTERM, signal.SIGINT:
         signal.signal(s, lambda *_: stopping.append(1))
 
-    # uri and host are as the client sent them, and need not be UTF-8
+    # longer than XREADGROUP blocks
     r = redis.Redis.from_url(args.redis, decode_responses=True,
-                             encoding_errors="replace")
+                             socket_timeout=30)
 
     db = sqlite3.connect(args.db, timeout=30)
     db.execute(TABLE)
@@ -147,10 +147,10 @@ def main():
         for stream in args.stream:
             claim(r, db, args, stream)
 
-        # claims are looked for again after at most 10 s of waiting
+        # claims are looked for again, and signals heard, after at most 2 s
         got = r.xreadgroup(args.group, args.consumer,
                            {s: ">" for s in args.stream}, count=100,
-                           block=None if args.once else 10000)
+                           block=None if args.once else 2000)
 
         for stream, entries in got:
             take(r, db, stream, args.group, entries)
