@@ -44,6 +44,7 @@ typedef struct {
     ngx_uint_t                 wait;           /* WAIT replicas, 0: none     */
     ngx_addr_t                *addrs;          /* resolved at configuration  */
     ngx_uint_t                 naddrs;
+    ngx_flag_t                 named;          /* host is no address         */
     ngx_resolver_t            *resolver;       /* NULL: addrs is all we have */
     ngx_msec_t                 resolver_timeout;
     void                      *ssl;            /* ngx_ssl_t; NULL: plain     */

@@ -223,6 +223,11 @@ ngx_lunary_redis_parse_url(ngx_conf_t *cf, ngx_lunary_redis_conf_t *conf,
     if (conf->host.len > 2 && conf->host.data[0] == '[') {
         conf->host.data++;
         conf->host.len -= 2;
+
+    } else if (ngx_inet_addr(conf->host.data, conf->host.len)
+               == INADDR_NONE)
+    {
+        conf->named = 1;
     }
 
     len = sizeof("rediss://[]:65535/") + NGX_INT_T_LEN + u.host.len;

@@ -51,7 +51,7 @@ ngx_lunary_redis_connect(ngx_lunary_redis_t *rc)
 
     /* the addresses of the configuration are as good as any at first */
 
-    if (rc->conf->resolver && rc->ever) {
+    if (rc->conf->resolver && rc->conf->named && rc->ever) {
         ngx_lunary_redis_resolve(rc);
         return;
     }

@@ -526,9 +526,12 @@ ngx_http_lunary_preconfiguration(ngx_conf_t *cf)
 static ngx_int_t
 ngx_http_lunary_postconfiguration(ngx_conf_t *cf)
 {
-    ngx_http_handler_pt          *h;
-    ngx_http_core_main_conf_t    *cmcf;
-    ngx_http_lunary_main_conf_t  *mcf;
+    ngx_uint_t                     i;
+    ngx_http_handler_pt           *h;
+    ngx_lunary_redis_conf_t      **redis;
+    ngx_http_core_loc_conf_t      *clcf;
+    ngx_http_core_main_conf_t     *cmcf;
+    ngx_http_lunary_main_conf_t   *mcf;
 
     mcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_lunary_module);
 
@@ -544,6 +547,18 @@ ngx_http_lunary_postconfiguration(ngx_conf_t *cf)
 
     if (ngx_lunary_outbox_conf_done(cf, &mcf->outbox) != NGX_CONF_OK) {
         return NGX_ERROR;
+    }
+
+    /* names are resolved again on reconnect, where http{} has a resolver */
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    redis = mcf->redis.elts;
+
+    for (i = 0; i < mcf->redis.nelts; i++) {
+        redis[i]->resolver = clcf->resolver;
+        redis[i]->resolver_timeout =
+                           (clcf->resolver_timeout == NGX_CONF_UNSET_MSEC)
+                           ? 30000 : clcf->resolver_timeout;
     }
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
