@@ -223,6 +223,10 @@ lunary_json_unescape(lunary_mem_t *mem, lunary_buf_t *out,
     unsigned char         c[4];
     const unsigned char  *p, *q, *end;
 
+    if (inside.len == 0) {
+        return LUNARY_OK;
+    }
+
     p = inside.data;
     end = p + inside.len;
 
@@ -281,6 +285,10 @@ lunary_json_escape(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t bytes)
     int                   rc;
     const unsigned char  *p, *q, *end;
 
+    if (bytes.len == 0) {
+        return LUNARY_OK;
+    }
+
     p = bytes.data;
     end = p + bytes.len;
 
@@ -323,6 +331,10 @@ lunary_json_copy(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t text)
 {
     int                   rc, inside, whole;
     const unsigned char  *p, *q, *end;
+
+    if (text.len == 0) {
+        return LUNARY_OK;
+    }
 
     p = text.data;
     end = p + text.len;

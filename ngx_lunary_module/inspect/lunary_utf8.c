@@ -184,5 +184,6 @@ lunary_utf8_put(unsigned char *p, uint32_t cp)
 int
 lunary_utf8_valid(lunary_str_t s)
 {
-    return lunary_utf8_span(s.data, s.data + s.len) == s.len;
+    return s.len == 0
+           || lunary_utf8_span(s.data, s.data + s.len) == s.len;
 }

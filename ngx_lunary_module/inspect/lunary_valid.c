@@ -39,6 +39,10 @@ lunary_json_valid(lunary_str_t text, unsigned depth)
         depth = LUNARY_VALID_DEPTH;
     }
 
+    if (text.len == 0) {
+        return 0;
+    }
+
     p = text.data;
     end = p + text.len;
     level = 0;
