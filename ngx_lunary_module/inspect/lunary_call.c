@@ -1223,7 +1223,9 @@ lunary_call_finish(lunary_call_t *call, lunary_run_t *run)
 
     /* usage */
 
-    if (lunary_json_valid(lunary_buf_str(&priv->usage), 32)) {
+    if (priv->usage.len != 0
+        && lunary_json_valid(lunary_buf_str(&priv->usage), 32))
+    {
         lunary_run_set(run, LUNARY_F_USAGE, lunary_buf_str(&priv->usage));
     }
 

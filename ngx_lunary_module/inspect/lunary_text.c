@@ -20,6 +20,8 @@ static int lunary_text_piece(lunary_mem_t *mem, lunary_budget_t *b,
 static void lunary_text_over(lunary_budget_t *b);
 static void lunary_text_cut(lunary_budget_t *b, lunary_text_t *t);
 static void lunary_text_trim(lunary_budget_t *b, lunary_text_t *t);
+static int lunary_inside_plain(lunary_mem_t *mem, lunary_buf_t *b,
+    const unsigned char *p, const unsigned char *end);
 static int lunary_inside_escape(const unsigned char *p,
     const unsigned char *end);
 static size_t lunary_inside_unit(const unsigned char *p, size_t n);
@@ -184,16 +186,18 @@ lunary_text_write(lunary_mem_t *mem, const lunary_text_t *t,
         return LUNARY_NOMEM;
     }
 
-    if (lost == 0) {
-        return lunary_buf_append(mem, out, t->buf.data + head,
-                                 t->buf.len - head);
+    if (lost != 0) {
+        len = snprintf(mark, sizeof(mark),
+                       "\xe2\x80\xa6[%llu bytes]\xe2\x80\xa6",
+                       (unsigned long long) lost);
+
+        if (lunary_buf_append(mem, out, mark, (size_t) len) != LUNARY_OK) {
+            return LUNARY_NOMEM;
+        }
     }
 
-    len = snprintf(mark, sizeof(mark), "\xe2\x80\xa6[%llu bytes]\xe2\x80\xa6",
-                   (unsigned long long) lost);
-
-    if (lunary_buf_append(mem, out, mark, (size_t) len) != LUNARY_OK) {
-        return LUNARY_NOMEM;
+    if (t->buf.len == head) {
+        return LUNARY_OK;
     }
 
     return lunary_buf_append(mem, out, t->buf.data + head, t->buf.len - head);
@@ -231,6 +235,10 @@ lunary_inside_copy(lunary_mem_t *mem, lunary_buf_t *b, lunary_str_t inside)
     size_t                len;
     const unsigned char  *p, *end, *start;
 
+    if (inside.len == 0) {
+        return LUNARY_OK;
+    }
+
     len = b->len;
     rc = LUNARY_OK;
 
@@ -247,7 +255,7 @@ lunary_inside_copy(lunary_mem_t *mem, lunary_buf_t *b, lunary_str_t inside)
 
         /* a backslash that escapes nothing stands for itself */
 
-        rc = lunary_json_copy(mem, b, lunary_str(start, (size_t) (p - start)));
+        rc = lunary_inside_plain(mem, b, start, p);
 
         if (rc == LUNARY_OK) {
             rc = lunary_buf_lit(mem, b, "\\\\");
@@ -261,8 +269,7 @@ lunary_inside_copy(lunary_mem_t *mem, lunary_buf_t *b, lunary_str_t inside)
     }
 
     if (rc == LUNARY_OK) {
-        rc = lunary_json_copy(mem, b,
-                              lunary_str(start, (size_t) (end - start)));
+        rc = lunary_inside_plain(mem, b, start, end);
     }
 
     if (rc != LUNARY_OK) {
@@ -270,6 +277,29 @@ lunary_inside_copy(lunary_mem_t *mem, lunary_buf_t *b, lunary_str_t inside)
     }
 
     return rc;
+}
+
+
+/*
+ * A piece without bad escapes.  lunary_json_copy() takes what starts with a
+ * bracket for a value; here it is text like any other.
+ */
+
+static int
+lunary_inside_plain(lunary_mem_t *mem, lunary_buf_t *b,
+    const unsigned char *p, const unsigned char *end)
+{
+    size_t  n;
+
+    for (n = 0; p + n < end && (p[n] == '{' || p[n] == '['); n++) {
+        /* void */
+    }
+
+    if (lunary_buf_append(mem, b, p, n) != LUNARY_OK) {
+        return LUNARY_NOMEM;
+    }
+
+    return lunary_json_copy(mem, b, lunary_str(p + n, (size_t) (end - p) - n));
 }
 
 

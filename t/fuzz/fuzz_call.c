@@ -1,0 +1,256 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Whole calls in every dialect: any request, any response.  What comes out
+ * must be the same in any split, be JSON where it says so, hold to the
+ * bounds, and leave no memory.
+ *
+ * An input: dialect, flags, content type, split, length of the request
+ * (little endian, 2 bytes), the request, the response.
+ */
+
+#include <stdlib.h>
+
+#include "inspect/lunary_call.h"
+#include "inspect/lunary_json.h"
+
+
+#define HEAD  6
+
+
+typedef struct {
+    const char  *path;
+    const char  *name;           /* of the dialect; NULL: by path and body   */
+} target_t;
+
+
+static const target_t  targets[] = {
+    { "/v1/chat/completions", NULL },
+    { "/v1/completions", NULL },
+    { "/v1/responses", NULL },
+    { "/v1/embeddings", NULL },
+    { "/v1/moderations", NULL },
+    { "/v1/images/generations", NULL },
+    { "/v1/audio/transcriptions", NULL },
+    { "/v1/audio/speech", NULL },
+    { "/v1/threads/t/runs", NULL },
+    { "/v1/responses/input_tokens", NULL },
+    { "/v1/messages", NULL },
+    { "/v1/messages/count_tokens", NULL },
+    { "/v1/complete", NULL },
+    { "/v1beta/models/gemini-2.5-flash:generateContent", NULL },
+    { "/v1beta/models/gemini-2.5-flash:streamGenerateContent", NULL },
+    { "/v1beta/models/m:countTokens", NULL },
+    { "/v1beta/models/m:batchEmbedContents", NULL },
+    { "/v1beta/interactions", NULL },
+    { "/v1/projects/p/publishers/google/models/m:predict", NULL },
+    { "/model/anthropic.claude-v2:1/converse", NULL },
+    { "/model/anthropic.claude-v2:1/converse-stream", NULL },
+    { "/model/meta.llama/x/invoke", NULL },
+    { "/model/meta.llama/x/invoke-with-response-stream", NULL },
+    { "/api/chat", NULL },
+    { "/api/generate", NULL },
+    { "/api/embed", NULL },
+    { "/v1/chat", "cohere.chat.v1" },
+    { "/v2/chat", NULL },
+    { "/v1/generate", NULL },
+    { "/v1/embed", NULL },
+    { "/v1/rerank", NULL },
+    { "/v1/conversations", NULL },
+    { "/ml/v1/text/generation_stream", NULL },
+    { "/", "huggingface.inference" },
+    { "/v1/predictions", NULL },
+    { "/complete", "alephalpha.complete" },
+    { "/anything", NULL }
+};
+
+static const char  *const types[] = {
+    "application/json", "text/event-stream", "application/x-ndjson",
+    "application/vnd.amazon.eventstream", "", "text/plain",
+    "multipart/form-data; boundary=b", "application/x-www-form-urlencoded"
+};
+
+static const char  *const encodings[] = { "", "", "", "gzip", "deflate",
+                                           "br", "zstd", "" };
+
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+static uint64_t replay(const uint8_t *data, size_t size, unsigned split);
+static void feed(lunary_call_t *call, const uint8_t *p, size_t n,
+    unsigned split, void (*fn)(lunary_call_t *call, const unsigned char *p,
+    size_t n));
+static lunary_str_t str(const char *s);
+static uint64_t add(uint64_t hash, const void *p, size_t n);
+
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    uint64_t  whole;
+
+    if (size < HEAD) {
+        return 0;
+    }
+
+    whole = replay(data, size, 0);
+
+    if (replay(data, size, 1) != whole
+        || replay(data, size, 2u + data[3]) != whole)
+    {
+        abort();
+    }
+
+    return 0;
+}
+
+
+static uint64_t
+replay(const uint8_t *data, size_t size, unsigned split)
+{
+    size_t               n, limit;
+    uint64_t             hash;
+    lunary_mem_t         mem;
+    lunary_run_t         run;
+    lunary_call_t       *call;
+    const target_t      *t;
+    lunary_field_e       f;
+    lunary_call_conf_t   conf;
+
+    static const lunary_field_e  json[] = {
+        LUNARY_F_INPUT, LUNARY_F_OUTPUT, LUNARY_F_PARAMS, LUNARY_F_METADATA,
+        LUNARY_F_USAGE, LUNARY_F_ERROR
+    };
+
+    t = &targets[data[0] % (sizeof(targets) / sizeof(targets[0]))];
+
+    memset(&conf, 0, sizeof(conf));
+
+    conf.capture = data[1] & 3;
+    conf.capture_max = (data[1] & 4) ? 1024 : (data[1] & 8) ? 4096 : 65536;
+
+    if (t->name != NULL) {
+        conf.forced = lunary_dialect_by_name(str(t->name));
+    }
+
+    n = (size_t) data[4] | (size_t) data[5] << 8;
+
+    if (n > size - HEAD) {
+        n = size - HEAD;
+    }
+
+    lunary_mem_init(&mem);
+
+    call = lunary_call_create(&mem, &conf);
+
+    if (call == NULL) {
+        abort();
+    }
+
+    lunary_call_start(call, str("POST"), str(t->path),
+                      str(types[(data[2] >> 3) & 7]),
+                      str(encodings[(data[1] >> 5) & 7]));
+    feed(call, data + HEAD, n, split, lunary_call_request);
+
+    if (!(data[2] & 0x40)) {
+        lunary_call_request_end(call);
+        (void) lunary_call_claims(call);
+        (void) lunary_call_body(call);
+    }
+
+    lunary_call_answer(call, (data[1] & 16) ? 400 : 200,
+                       str(types[data[2] & 7]),
+                       str(encodings[(data[1] >> 5) & 7]), NULL, NULL);
+    feed(call, data + HEAD + n, size - HEAD - n, split, lunary_call_response);
+
+    if (!(data[2] & 0x80)) {
+        lunary_call_response_end(call, 1);
+    }
+
+    lunary_run_init(&run);
+    lunary_call_finish(call, &run);
+
+    hash = 14695981039346656037u;
+
+    for (f = 0; f < LUNARY_F_MAX; f++) {
+        if (lunary_run_has(&run, f)) {
+            hash = add(hash, &f, sizeof(f));
+            hash = add(hash, run.value[f].data, run.value[f].len);
+        }
+    }
+
+    for (n = 0; n < sizeof(json) / sizeof(json[0]); n++) {
+
+        if (!lunary_run_has(&run, json[n])) {
+            continue;
+        }
+
+        if (!lunary_json_valid(run.value[json[n]], 2048)) {
+            abort();
+        }
+
+        limit = json[n] == LUNARY_F_USAGE || json[n] == LUNARY_F_ERROR
+                ? 65536 : conf.capture_max + 256;
+
+        if (run.value[json[n]].len > limit) {
+            abort();
+        }
+    }
+
+    lunary_call_destroy(call);
+
+    if (mem.used != 0) {
+        abort();
+    }
+
+    return hash;
+}
+
+
+static void
+feed(lunary_call_t *call, const uint8_t *p, size_t n, unsigned split,
+    void (*fn)(lunary_call_t *call, const unsigned char *p, size_t n))
+{
+    size_t    off, k;
+    uint8_t  *piece;
+
+    for (off = 0; off < n; off += k) {
+        k = split == 0 ? n : split == 1 ? 1 : 1 + (split * 7 + off) % split;
+
+        if (k > n - off) {
+            k = n - off;
+        }
+
+        piece = malloc(k);
+
+        if (piece == NULL) {
+            abort();
+        }
+
+        memcpy(piece, p + off, k);
+        fn(call, piece, k);
+        free(piece);
+    }
+}
+
+
+static lunary_str_t
+str(const char *s)
+{
+    return lunary_str(s, strlen(s));
+}
+
+
+static uint64_t
+add(uint64_t hash, const void *p, size_t n)
+{
+    size_t          i;
+    const uint8_t  *s;
+
+    s = p;
+
+    for (i = 0; i < n; i++) {
+        hash = (hash ^ s[i]) * 1099511628211u;
+    }
+
+    return hash;
+}
