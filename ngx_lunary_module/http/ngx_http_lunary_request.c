@@ -378,8 +378,18 @@ ngx_http_lunary_scan_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 ngx_int_t
 ngx_http_lunary_suspend(ngx_http_request_t *r)
 {
+    ngx_event_t  *rev;
+
     r->read_event_handler = ngx_http_test_reading;
     r->write_event_handler = ngx_http_request_empty_handler;
+
+    rev = r->connection->read;
+
+    /* that the client has left was told together with its last bytes */
+
+    if (rev->pending_eof && rev->ready) {
+        ngx_post_event(rev, &ngx_posted_events);
+    }
 
     return NGX_AGAIN;
 }
