@@ -359,8 +359,7 @@ def test_an_upstream_that_is_not_there(nginx, runs):
 
 
 def test_a_client_that_leaves_before_the_answer(nginx, upstream, runs):
-    gate = Gate()
-    upstream.once([gate, b"{}"], content_type="application/json")
+    upstream.once([STALL], head=b"")
     one = nginx(CONFIG)
 
     client = one.client()
@@ -371,7 +370,6 @@ def test_a_client_that_leaves_before_the_answer(nginx, upstream, runs):
     client.close()
 
     run = runs.one()
-    gate.open()
     assert (run["outcome"], run["user_id"], run["status"]) == (
         "aborted", "u1", "499")
 

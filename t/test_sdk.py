@@ -282,7 +282,7 @@ def test_anthropic(nginx, runs, stream):
     run = runs.one()
     assert (run["api"], run.text, run["user_id"], run["outcome"]) == (
         "anthropic.messages", "You said: hi there", "u1", "ok")
-    assert run["prompt_tokens"] == "4"
+    assert run["prompt_tokens"] == "5"
 
 
 def test_anthropic_raises_its_own_error(nginx, runs):
