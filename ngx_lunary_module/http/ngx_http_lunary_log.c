@@ -253,7 +253,12 @@ ngx_http_lunary_outcome(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 
     if (!ctx->last_seen) {
 
-        if (c->error || c->read->eof) {
+        /*
+         * not c->read->eof: after a lingering close it is there for clients
+         * too that left because the answer broke off
+         */
+
+        if (c->error) {
             return NGX_HTTP_LUNARY_ABORTED;
         }
 
