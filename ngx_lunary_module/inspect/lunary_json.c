@@ -372,6 +372,10 @@ lunary_json_int(lunary_str_t v, int64_t *n)
     uint64_t              m, limit;
     const unsigned char  *p, *end;
 
+    if (v.len == 0) {
+        return 0;
+    }
+
     p = v.data;
     end = p + v.len;
 
