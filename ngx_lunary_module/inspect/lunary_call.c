@@ -50,6 +50,7 @@ static void lunary_call_frame(lunary_call_t *call, lunary_frame_kind_e kind);
 static void lunary_call_event(void *ctx, lunary_str_t name,
     lunary_str_t data, unsigned flags);
 static void lunary_call_doc(lunary_call_t *call, int rc);
+static void lunary_call_response_last(lunary_call_t *call, int complete);
 static void lunary_call_close(lunary_call_t *call);
 static void lunary_call_fold(lunary_call_t *call);
 static void lunary_call_write_error(lunary_call_t *call);
@@ -248,7 +249,7 @@ lunary_call_request(lunary_call_t *call, const unsigned char *p, size_t n)
     rc = lunary_inflate_feed(priv->rq_inflate, p, n,
                              lunary_call_request_bytes, call);
 
-    if (rc < 0) {
+    if (rc < 0 && priv->rq_kind != LUNARY_KIND_SKIP) {
         call->request_state = rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM
                               : rc == LUNARY_LIMIT ? LUNARY_BODY_LIMIT
                               : LUNARY_BODY_ENCODING;
@@ -295,6 +296,7 @@ lunary_call_request_bytes(void *ctx, const unsigned char *p, size_t n)
             call->request_state = rc == LUNARY_LIMIT ? LUNARY_BODY_LIMIT
                                   : rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM
                                   : LUNARY_BODY_INVALID;
+            priv->rq_kind = LUNARY_KIND_SKIP;
         }
 
         return;
@@ -638,7 +640,12 @@ lunary_call_response(lunary_call_t *call, const unsigned char *p, size_t n)
     rc = lunary_inflate_feed(priv->rs_inflate, p, n,
                              lunary_call_response_bytes, call);
 
-    if (rc < 0) {
+    if (rc < 0 && priv->rs_kind != LUNARY_KIND_SKIP) {
+
+        /* what was inflated so far is read */
+
+        lunary_call_response_last(call, 0);
+
         call->response_state = rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM
                                : rc == LUNARY_LIMIT ? LUNARY_BODY_LIMIT
                                : LUNARY_BODY_ENCODING;
@@ -1013,7 +1020,6 @@ lunary_call_doc(lunary_call_t *call, int rc)
 void
 lunary_call_response_end(lunary_call_t *call, int complete)
 {
-    int             rc;
     lunary_priv_t  *priv;
 
     priv = lunary_priv(call);
@@ -1023,6 +1029,21 @@ lunary_call_response_end(lunary_call_t *call, int complete)
     }
 
     priv->ended = 1;
+
+    lunary_call_response_last(call, complete);
+    lunary_call_close(call);
+}
+
+
+/* the last byte of what can be read came: what is pending is read */
+
+static void
+lunary_call_response_last(lunary_call_t *call, int complete)
+{
+    int             rc;
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
 
     switch (priv->rs_kind) {
 
@@ -1044,7 +1065,7 @@ lunary_call_response_end(lunary_call_t *call, int complete)
         break;
     }
 
-    lunary_call_close(call);
+    priv->rs_kind = LUNARY_KIND_SKIP;
 }
 
 
