@@ -147,9 +147,6 @@ def nginx(request, folder, redis, upstream, runs):
     """nginx(CONFIG, workers=1, **variables) starts one."""
     made = []
     problems = []
-    # made before this fixture, so that it is still there at its end
-    runs = (request.getfixturevalue("runs")
-            if "runs" in request.fixturenames else None)
 
     def make(config, start=True, **variables):
         variables.setdefault("redis", redis.unix_url)
