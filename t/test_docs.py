@@ -162,7 +162,7 @@ def local(text, folder):
     """The same configuration with what a test cannot have taken out: files
     of /etc, names to look up, the module (it is loaded already)."""
     folder = pathlib.Path(folder)
-    for name in "session.secret", "htpasswd", "lunary.keys":
+    for name in "session.secret", "htpasswd", "lunary.keys", "user.hmac":
         (folder / name).write_text("secret\n")
     text = re.sub(r"^load_module .*$", "", text, flags=re.M)
     text = text.replace("/etc/nginx/", f"{folder}/")
