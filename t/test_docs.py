@@ -9,6 +9,7 @@ import certifi
 import pytest
 
 from harness import ROOT
+from harness.wait import wait_for
 
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.conf"))
@@ -162,7 +163,7 @@ def local(text, folder):
     """The same configuration with what a test cannot have taken out: files
     of /etc, names to look up, the module (it is loaded already)."""
     folder = pathlib.Path(folder)
-    for name in "session.secret", "htpasswd", "lunary.keys", "user.hmac":
+    for name in "session.secret", "htpasswd", "lunary.keys", "user.hmac", "redis.password":
         (folder / name).write_text("secret\n")
     text = re.sub(r"^load_module .*$", "", text, flags=re.M)
     text = text.replace("/etc/nginx/", f"{folder}/")
@@ -273,6 +274,55 @@ def test_the_vllm_example_knows_users_by_their_session(
     assert (ok["user_id"], ok["user_verified"], ok["provider"]) == (
         "ann", "1", "vllm")
     assert ok.json("user_props")["name"] == "Ann"
+
+
+ACL = """
+{{ globals }}
+http {
+    {{ http }}
+    lunary_redis {{ redis }};
+    lunary_spool {{ dir }}/spool;
+    server {
+        listen {{ listen }};
+        location / {
+            lunary              on;
+            lunary_user         session parent;
+            lunary_session      sess:$cookie_sid;
+            lunary_require_user on;
+            proxy_pass          {{ upstream }};
+        }
+    }
+}
+"""
+
+
+def test_the_documented_acl_suffices_for_all_that_nginx_does(
+        nginx, redis_server):
+    server = redis_server()
+    text = read("docs/redis.md")
+    command = re.search(r"^(ACL SETUSER nginx .+)$", text, re.M).group(1)
+    server.client.execute_command(*command.split())
+    server.client.hset("sess:abc", mapping={"user_id": "ann"})
+    server.client.hset("lunary:policy:default:ann", mapping={
+        "budget_tokens": 100000, "budget_usd": 5, "budget_period": "day"})
+    call = {"model": "gpt-4o", "messages": [{"role": "user", "content": "a"}]}
+
+    nginx = nginx(ACL, redis=server.url.replace(
+        "redis://", "redis://nginx:secret@"))
+    assert nginx.post(json={**call, "thread_id": "t1"}, headers={
+        "Cookie": "sid=abc"}).status == 200
+    # no session: the thread's owner
+    assert nginx.post(json={**call, "thread_id": "t1"}).status == 200
+    wait_for(lambda: server.client.xlen("lunary:runs") == 2)
+    wait_for(lambda: [k for k in server.client.keys("lunary:budget:*")
+                      if not k.endswith(":held")
+                      and server.client.hget(k, "spent")])
+    nginx.quit()
+
+    runs = [f for _, f in server.client.xrange("lunary:runs")]
+    assert [r["user_source"] for r in runs] == ["session", "parent"]
+    assert "NOPERM" not in nginx.log()
+    assert server.client.acl_log() == []
 
 
 def test_the_examples_are_the_three_that_are_tested_here():
