@@ -21,6 +21,9 @@ LONG = pytest.param(True, marks=[pytest.mark.soak, pytest.mark.timeout(300)],
 SHORT = pytest.param(False, id="short")
 both = pytest.mark.parametrize("long", [SHORT, LONG])
 
+# nothing is to be trimmed
+ALL = {"stream": "lunary:runs maxlen=0 maxbytes=0"}
+
 
 def settled(nginx, redis, load, killed=0, timeout=20):
     once(redis, load.answered, timeout, maybe=load.unanswered)
@@ -36,7 +39,7 @@ def one_spool_a_worker(nginx, workers):
 
 
 def test_a_killed_worker(outbox, redis):
-    nginx = outbox(redis, workers=2)
+    nginx = outbox(redis, workers=2, **ALL)
     nginx.allow("exited on signal")
     with Load(nginx) as load:
         for _ in range(8):
@@ -53,7 +56,7 @@ def test_a_killed_workers_spool_is_taken_over_within_a_second(outbox,
                                                               redis_server):
     redis = redis_server()
     redis.stop()
-    nginx = outbox(redis, workers=2)
+    nginx = outbox(redis, workers=2, **ALL)
     nginx.allow("exited on signal")
     ids = append(nginx, "a", 100)
     redis.start()
@@ -67,7 +70,7 @@ def test_a_killed_workers_spool_is_taken_over_within_a_second(outbox,
 
 
 def test_all_workers_killed(outbox, redis):
-    nginx = outbox(redis, workers=2)
+    nginx = outbox(redis, workers=2, **ALL)
     nginx.allow("exited on signal")
     with Load(nginx) as load:
         for _ in range(4):
@@ -83,7 +86,7 @@ def test_all_workers_killed(outbox, redis):
 def test_everything_killed_and_started_with_another_number_of_workers(
         outbox, redis_server):
     redis = redis_server()
-    nginx = outbox(redis, workers=3)
+    nginx = outbox(redis, workers=3, **ALL)
     with Load(nginx) as load:
         wait_for(lambda: len(load.answered) > 300, 20)
         redis.pause()                   # so that something is left to do
@@ -103,7 +106,7 @@ def test_everything_killed_and_started_with_another_number_of_workers(
 
 @both
 def test_reload_again_and_again(outbox, redis, long):
-    nginx = outbox(redis, workers=2)
+    nginx = outbox(redis, workers=2, **ALL)
     with Load(nginx) as load:
         end = time.monotonic() + (30 if long else 4)
         n = 0
@@ -121,7 +124,7 @@ def test_reload_again_and_again(outbox, redis, long):
 def test_binary_upgrade(outbox, redis):
     # with its own idea of a parent: nginx ignores SIGUSR2 while the process
     # that started it lives, as the tests' does
-    nginx = outbox(redis, workers=2, start=False)
+    nginx = outbox(redis, workers=2, start=False, **ALL)
     nginx.write()
     conf = nginx.folder / "nginx.conf"
     conf.write_text(conf.read_text().replace("daemon off;", "daemon on;"))
@@ -164,7 +167,7 @@ def alive(pid):
 
 def test_redis_killed_with_its_log_synced_always(outbox, redis_server):
     redis = redis_server(appendonly="yes", appendfsync="always")
-    nginx = outbox(redis, workers=2)
+    nginx = outbox(redis, workers=2, **ALL)
     with Load(nginx) as load:
         for _ in range(5):
             done = len(load.answered)
@@ -181,7 +184,7 @@ def test_redis_killed_with_its_log_synced_always(outbox, redis_server):
 @both
 def test_redis_stopped(outbox, redis_server, long):
     redis = redis_server()
-    nginx = outbox(redis, workers=2,
+    nginx = outbox(redis, workers=2, **ALL,
                    params="send_timeout=1s connect_timeout=500ms")
     with Load(nginx, pause=0.02) as load:
         for _ in range(1 if long else 2):
@@ -199,7 +202,7 @@ def test_redis_stopped(outbox, redis_server, long):
 def test_redis_away(outbox, redis_server, long):
     """At a rate the spool holds; and nobody waits for it."""
     redis = redis_server()
-    nginx = outbox(redis)
+    nginx = outbox(redis, **ALL)
     with Load(nginx, pause=0.02) as load:
         redis.kill()
         load.stopping.wait(60 if long else 2)
@@ -212,7 +215,7 @@ def test_redis_away(outbox, redis_server, long):
 @both
 def test_a_connection_cut_at_any_byte(outbox, redis, long):
     with Proxy(redis.port, cut=(1, 6000)) as proxy:
-        nginx = outbox(proxy, workers=2)
+        nginx = outbox(proxy, workers=2, **ALL)
         want = 2000 if long else 60
         with Load(nginx, pause=0.01) as load:
             wait_for(lambda: proxy.cuts >= want, 140 if long else 20,
@@ -225,7 +228,7 @@ def test_a_connection_cut_at_any_byte(outbox, redis, long):
 @both
 def test_words_that_arrive_after_their_connection(outbox, redis, long):
     with Proxy(redis.port, cut=(3000, 15000), hold=0.3) as proxy:
-        nginx = outbox(proxy, workers=2)
+        nginx = outbox(proxy, workers=2, **ALL)
         want = 300 if long else 25
         with Load(nginx, pause=0.01) as load:
             wait_for(lambda: proxy.late >= want, 140 if long else 20,
@@ -238,7 +241,7 @@ def test_words_that_arrive_after_their_worker(outbox, redis):
     """The first batch is held up; its worker sends it again, drains, and
     goes, and its watermark with it: the late one must find nothing."""
     with Proxy(redis.port, cut=(3000, 15000), hold=1.5) as proxy:
-        nginx = outbox(proxy)
+        nginx = outbox(proxy, **ALL)
         ids = []
         for i in range(6):
             ids += append(nginx, f"a{i}", 20, 300)

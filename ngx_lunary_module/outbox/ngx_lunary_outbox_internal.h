@@ -4,7 +4,8 @@
  * What the files of outbox/ share.
  *
  *     ngx_lunary_outbox.c          a worker's outbox: start, append, end
- *     ngx_lunary_outbox_send.c     flights: what is sent, and what came of it
+ *     ngx_lunary_outbox_send.c     flights: what is sent
+ *     ngx_lunary_outbox_land.c     their end: what came of it, errors, pauses
  *     ngx_lunary_outbox_source.c   a spool with its keys
  *     ngx_lunary_outbox_watermark.c  what Redis has: agreed, older, missing
  *     ngx_lunary_outbox_script.c   the script, its commands and replies
@@ -259,6 +260,12 @@ void ngx_lunary_outbox_synced(ngx_lunary_outbox_t *ob, uint64_t seq,
 void ngx_lunary_outbox_state(void *data, ngx_uint_t up);
 void ngx_lunary_outbox_kick(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_pause_handler(ngx_event_t *ev);
+
+/* ngx_lunary_outbox_land.c */
+
+void ngx_lunary_outbox_land(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_settle(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
 
 /* ngx_lunary_outbox_source.c */
 
