@@ -1,0 +1,507 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * The end of a flight: what Redis took, what its errors mean, how long to
+ * pause.
+ *
+ *     retry    Redis will be well again: backoff with jitter
+ *     fatal    an operator must act: told once, tried every 10 seconds
+ *     other    it may be a record: the same error twice halves the batch, and
+ *              a record that is known, or alone, is set aside in a file
+ *
+ * Invariants
+ *   - a lost connection says nothing about records: it never sets one aside;
+ *   - nor does an error that comes for one record after the other: after two
+ *     without a success in between it is taken as fatal;
+ *   - the log says what changed, not what goes on.
+ */
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "ngx_lunary_outbox_internal.h"
+#include "stats/ngx_lunary_stats.h"
+
+
+#define NGX_LUNARY_OUTBOX_REFUSED_ROW    2     /* set aside without a success */
+#define NGX_LUNARY_OUTBOX_REFUSED_FILES  100   /* kept in the directory       */
+
+
+static ngx_msec_t ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static ngx_msec_t ngx_lunary_outbox_error(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static ngx_msec_t ngx_lunary_outbox_refused(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static void ngx_lunary_outbox_set_aside(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static void ngx_lunary_outbox_sampled(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static void ngx_lunary_outbox_held(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static ngx_msec_t ngx_lunary_outbox_backoff(ngx_lunary_outbox_t *ob);
+
+
+/* the last reply is there */
+
+void
+ngx_lunary_outbox_land(ngx_lunary_outbox_t *ob)
+{
+    ngx_uint_t                   i;
+    ngx_msec_t                   pause, ms;
+    ngx_lunary_outbox_op_e       op;
+    ngx_lunary_outbox_source_t  *src;
+    ngx_lunary_outbox_flight_t  *f;
+
+    f = ob->flight;
+    src = f->source;
+    op = f->op;
+
+    f->op = NGX_LUNARY_OUTBOX_IDLE;
+    pause = 0;
+
+    switch (op) {
+
+    case NGX_LUNARY_OUTBOX_OPEN:
+        src->verify = 0;
+        /* fall through */
+
+    case NGX_LUNARY_OUTBOX_ADD:
+
+        for (i = 0; i < f->nbatches; i++) {
+            ms = ngx_lunary_outbox_judge(ob, src, &f->batches[i]);
+            pause = ngx_max(pause, ms);
+        }
+
+        break;
+
+    case NGX_LUNARY_OUTBOX_DELETE:
+
+        if (f->failed) {
+            pause = ngx_lunary_outbox_backoff(ob);
+            break;
+        }
+
+        src->life = NGX_LUNARY_OUTBOX_CLOSING;
+        ngx_lunary_outbox_thread_job(ob, src);
+        break;
+
+    default:
+        break;
+    }
+
+    if (op == NGX_LUNARY_OUTBOX_ADD) {
+        ob->last_count = f->count;
+        src->unwaited = (ob->conf->redis->wait && !f->waited);
+
+        if (src->unwaited) {
+            pause = ngx_max(pause, NGX_LUNARY_OUTBOX_RETRY_MIN);
+        }
+    }
+
+    if (src->life == NGX_LUNARY_OUTBOX_LIVE) {
+        ngx_lunary_outbox_settle(ob, src);
+    }
+
+    ngx_lunary_redis_idle(ob->redis, !ngx_lunary_outbox_pending(ob));
+
+    if (pause) {
+        ngx_add_timer(&ob->pause, pause);
+        return;
+    }
+
+    if (op != NGX_LUNARY_OUTBOX_ADD) {
+
+        /* what it was for comes next */
+
+        if (!ob->flush.posted) {
+            ngx_post_event(&ob->flush, &ngx_posted_events);
+        }
+
+        return;
+    }
+
+    ngx_lunary_outbox_schedule(ob);
+}
+
+
+/* moves `send` over what Redis has, and acknowledges what is safe there */
+
+void
+ngx_lunary_outbox_settle(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    lunary_spool_t         *sp;
+    lunary_spool_record_t   rec;
+
+    sp = &src->spool;
+
+    while (lunary_spool_read(sp, &sp->send, &rec)
+           && rec.seq <= src->shards[rec.hash % sp->shards].applied)
+    {
+        lunary_spool_next(sp, &sp->send);
+    }
+
+    if (sp->send.seq > sp->head.seq && !src->unwaited) {
+        ngx_lunary_outbox_acked(ob, src, sp->send.seq - 1);
+    }
+}
+
+
+/* what a batch's reply means; returns how long to pause, 0: not at all */
+
+static ngx_msec_t
+ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    ngx_uint_t                  open;
+    ngx_lunary_outbox_shard_t  *shard;
+
+    shard = &src->shards[b->shard];
+    open = !shard->known;
+
+    switch (b->result) {
+
+    case NGX_LUNARY_OUTBOX_OK:
+
+        if (open) {
+            ngx_lunary_outbox_watermark(ob, src, b);
+
+        } else {
+            ngx_lunary_outbox_progress(ob, src, b);
+            ngx_lunary_outbox_sampled(ob, src, b);
+
+            ob->refused = 0;
+        }
+
+        if (ob->in_error) {
+            ob->in_error = 0;
+
+            ngx_log_error(NGX_LOG_NOTICE, ob->log, 0,
+                          "lunary: redis %V takes runs again",
+                          &ob->conf->redis->url);
+        }
+
+        if (ob->held_len) {
+            ob->held_len = 0;
+
+            ngx_log_error(NGX_LOG_NOTICE, ob->log, 0,
+                          "lunary: the stream \"%V\" has room again",
+                          &shard->stream);
+        }
+
+        ob->errors = 0;
+        ob->alike = 0;
+        ob->use_eval = 0;
+        ob->max_count = ngx_min(ob->max_count * 2,
+                                NGX_LUNARY_OUTBOX_MAX_COUNT);
+        return 0;
+
+    case NGX_LUNARY_OUTBOX_LOST:
+
+        /* a batch that takes too long must become shorter, but one that was
+         * lost says nothing about its records */
+
+        shard->known = 0;
+        src->verify = 1;
+        ob->max_count = ngx_max(ob->max_count / 2, 1);
+        return 0;
+
+    case NGX_LUNARY_OUTBOX_STALE:
+        ngx_lunary_outbox_watermark(ob, src, b);
+        return 0;
+
+    case NGX_LUNARY_OUTBOX_FULL:
+        ngx_lunary_outbox_progress(ob, src, b);
+
+        if (b->text_len == 0) {
+            return 0;
+        }
+
+        ngx_lunary_outbox_held(ob, src, b);
+        return NGX_LUNARY_OUTBOX_FULL_DELAY;
+
+    case NGX_LUNARY_OUTBOX_NOSCRIPT:
+
+        if (open) {
+            src->verify = 1;
+        }
+
+        if (!ob->use_eval) {
+            ob->use_eval = 1;
+            return 0;
+        }
+
+        return ngx_lunary_outbox_error(ob, src, b);
+
+    default: /* NGX_LUNARY_OUTBOX_ERROR */
+
+        if (open) {
+            src->verify = 1;
+
+        } else if (b->watermark_len) {
+            ngx_lunary_outbox_progress(ob, src, b);
+        }
+
+        return ngx_lunary_outbox_error(ob, src, b);
+    }
+}
+
+
+/*
+ * The stream's memory was looked at: an average entry says how many fit.
+ * Entries that grow are noticed at the next look, a 64th of the limit later.
+ */
+
+static void
+ngx_lunary_outbox_sampled(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    double  entries;
+
+    if (b->memory <= 0 || b->length <= 0) {
+        return;
+    }
+
+    entries = (double) ob->conf->maxbytes * b->length / b->memory;
+
+    src->shards[b->shard].limit = (entries < 1) ? 1
+                                  : (entries > NGX_MAX_INT32_VALUE)
+                                    ? NGX_MAX_INT32_VALUE
+                                    : (ngx_uint_t) entries;
+}
+
+
+/* sorts an error reply: try again, tell the operator, or suspect a record */
+
+static ngx_msec_t
+ngx_lunary_outbox_error(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    ngx_str_t                 text;
+    ngx_uint_t                hash;
+    ngx_lunary_redis_error_e  kind;
+
+    kind = b->error;
+
+    if (kind == NGX_LUNARY_REDIS_OTHER) {
+
+        if (b->blame != NGX_LUNARY_OUTBOX_BLAME_NOBODY && b->count) {
+            return ngx_lunary_outbox_refused(ob, src, b);
+        }
+
+        kind = NGX_LUNARY_REDIS_FATAL;
+    }
+
+    ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_REPLY);
+
+    hash = ngx_hash_key(b->text, ngx_min(b->text_len, 16));
+
+    if (!ob->in_error || hash != ob->error_hash) {
+        ob->in_error = 1;
+        ob->error_hash = hash;
+
+        text.data = b->text;
+        text.len = b->text_len;
+
+        ngx_log_error(NGX_LOG_ERR, ob->log, 0,
+                      "lunary: redis %V does not take runs into \"%V\": "
+                      "\"%V\"; they wait in the spool%s",
+                      &ob->conf->redis->url, &src->shards[b->shard].stream,
+                      &text, kind == NGX_LUNARY_REDIS_FATAL
+                             ? ", tried again every 10 seconds" : "");
+    }
+
+    if (kind == NGX_LUNARY_REDIS_FATAL) {
+        return NGX_LUNARY_OUTBOX_FATAL_DELAY;
+    }
+
+    if (b->text_len > 8 && ngx_strncmp(b->text, "READONLY", 8) == 0) {
+
+        /* a master that became a replica: its name may be another's now */
+
+        ngx_lunary_redis_reset(ob->redis, "it is a replica now");
+    }
+
+    return ngx_lunary_outbox_backoff(ob);
+}
+
+
+/*
+ * An error that may be about a record.  Twice alike: the batch is halved, or
+ * where the record is known, or alone, it is set aside.
+ */
+
+static ngx_msec_t
+ngx_lunary_outbox_refused(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    ngx_str_t                   text;
+    ngx_uint_t                  hash;
+    ngx_lunary_outbox_shard_t  *shard;
+
+    shard = &src->shards[b->shard];
+    hash = ngx_hash_key(b->text, b->text_len);
+
+    if (ob->alike == 0
+        || ob->error_hash != hash
+        || ob->error_seq != shard->applied)
+    {
+        ob->alike = 1;
+        ob->error_hash = hash;
+        ob->error_seq = shard->applied;
+
+        return NGX_LUNARY_OUTBOX_RETRY_MIN;
+    }
+
+    ob->alike = 0;
+
+    if (b->blame == NGX_LUNARY_OUTBOX_BLAME_BATCH && b->count > 1) {
+        ob->max_count = ngx_max(b->count / 2, 1);
+        return NGX_LUNARY_OUTBOX_RETRY_MIN;
+    }
+
+    if (ob->refused >= NGX_LUNARY_OUTBOX_REFUSED_ROW) {
+
+        /* one after the other: it is not about them */
+
+        ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_REPLY);
+
+        if (!ob->in_error) {
+            ob->in_error = 1;
+
+            text.data = b->text;
+            text.len = b->text_len;
+
+            ngx_log_error(NGX_LOG_ERR, ob->log, 0,
+                          "lunary: redis %V refuses every run: \"%V\"; they "
+                          "wait in the spool, tried again every 10 seconds",
+                          &ob->conf->redis->url, &text);
+        }
+
+        return NGX_LUNARY_OUTBOX_FATAL_DELAY;
+    }
+
+    ngx_lunary_outbox_set_aside(ob, src, b);
+
+    return 1;
+}
+
+
+/* the first record above the watermark leaves the queue, for a file */
+
+static void
+ngx_lunary_outbox_set_aside(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    int                         fd;
+    char                        name[64];
+    ngx_str_t                   text;
+    lunary_spool_t             *sp;
+    lunary_spool_pos_t          pos;
+    lunary_spool_record_t       rec;
+    ngx_lunary_outbox_shard_t  *shard;
+
+    sp = &src->spool;
+    shard = &src->shards[b->shard];
+    pos = sp->send;
+
+    for ( ;; ) {
+        if (!lunary_spool_read(sp, &pos, &rec)) {
+            return;
+        }
+
+        if (rec.hash % sp->shards == b->shard && rec.seq > shard->applied) {
+            break;
+        }
+
+        lunary_spool_next(sp, &pos);
+    }
+
+    ob->refused++;
+
+    if (rec.kind == NGX_LUNARY_RECORD_RUN) {
+        ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_POISON);
+
+    } else {
+        ngx_lunary_stats_inc(NGX_LUNARY_C_EVENTS_DROPPED);
+    }
+
+    src->uncounted[rec.kind]++;
+
+    shard->applied = rec.seq;
+    shard->skipped = rec.seq;
+
+    text.data = b->text;
+    text.len = b->text_len;
+
+    name[0] = '\0';
+
+    if (ob->thread && ob->kept < NGX_LUNARY_OUTBOX_REFUSED_FILES) {
+
+        *ngx_sprintf((u_char *) name, "%*s.%uL.refused", (size_t) 32,
+                     sp->name, rec.seq) = '\0';
+
+        fd = openat(ob->thread->dirfd, name,
+                    O_WRONLY|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600);
+
+        if (fd == -1 || write(fd, rec.data, rec.len) != (ssize_t) rec.len) {
+            name[0] = '\0';
+
+        } else {
+            ob->kept++;
+        }
+
+        if (fd != -1) {
+            (void) close(fd);
+        }
+    }
+
+    ngx_log_error(NGX_LOG_ERR, ob->log, 0,
+                  "lunary: redis %V refused a record of %uz bytes: \"%V\"; "
+                  "it is set aside%s%s", &ob->conf->redis->url, rec.len, &text,
+                  name[0] ? " in the spool's directory as " : "", name);
+}
+
+
+/* a full stream: the group that holds it up is named once */
+
+static void
+ngx_lunary_outbox_held(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
+{
+    ngx_str_t  group;
+
+    if (b->text_len == ob->held_len
+        && ngx_memcmp(b->text, ob->held, b->text_len) == 0)
+    {
+        return;
+    }
+
+    ob->held_len = ngx_min(b->text_len, sizeof(ob->held));
+    ngx_memcpy(ob->held, b->text, ob->held_len);
+
+    group.data = ob->held;
+    group.len = ob->held_len;
+
+    ngx_log_error(NGX_LOG_WARN, ob->log, 0,
+                  "lunary: the stream \"%V\" is full and its consumer group "
+                  "\"%V\" has not acknowledged its oldest entries: runs wait "
+                  "in the spool until it does",
+                  &src->shards[b->shard].stream, &group);
+}
+
+
+static ngx_msec_t
+ngx_lunary_outbox_backoff(ngx_lunary_outbox_t *ob)
+{
+    ngx_msec_t  ms;
+
+    ms = NGX_LUNARY_OUTBOX_RETRY_MIN << ngx_min(ob->errors, 6);
+    ms = ngx_min(ms, NGX_LUNARY_OUTBOX_RETRY_MAX);
+
+    ob->errors++;
+
+    return ms - ms / 4 + (ngx_msec_t) ngx_random() % (ms / 2 + 1);
+}
