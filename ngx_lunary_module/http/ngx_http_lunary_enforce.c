@@ -481,6 +481,7 @@ ngx_http_lunary_judge_identity(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
 {
     ngx_uint_t                    mode, body, twice;
+    lunary_request_t             *rq;
     ngx_http_lunary_identity_t   *id;
 
     id = &ctx->identity;
@@ -502,8 +503,11 @@ ngx_http_lunary_judge_identity(ngx_http_request_t *r,
             return NGX_HTTP_LUNARY_R_MISMATCH;
 
         case LUNARY_BODY_JSON:
-            return lunary_call_body(ctx->call) ? NGX_HTTP_LUNARY_R_DUPLICATE
-                                               : NGX_HTTP_LUNARY_R_ENCODING;
+            rq = lunary_call_body(ctx->call);
+
+            return rq == NULL ? NGX_HTTP_LUNARY_R_ENCODING
+                   : lunary_request_flooded(rq) ? NGX_HTTP_LUNARY_R_DUPLICATE
+                   : NGX_HTTP_LUNARY_R_JSON;
 
         default:
             return NGX_HTTP_LUNARY_R_JSON;
