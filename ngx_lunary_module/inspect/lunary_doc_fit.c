@@ -203,7 +203,7 @@ lunary_doc_finish(lunary_doc_t *d)
     d->rc = LUNARY_DONE;
 
     if (d->mode == MODE_FULL) {
-        d->r.removed += (size_t) (d->scan.value_end - d->from);
+        d->r.removed += (size_t) (d->scan.value_end - d->from) - 1;
         d->mode = MODE_TEXT;
         lunary_doc_add(d, d->r.data[0] == '{' ? "}" : "]", 1);
     }
@@ -362,13 +362,13 @@ lunary_doc_drop_last(lunary_doc_t *d)
         return LUNARY_OK;
     }
 
-    while (d->r.data[len - 1] == ' ' || d->r.data[len - 1] == '\n'
-           || d->r.data[len - 1] == '\r' || d->r.data[len - 1] == '\t')
-    {
+    /* and the comma before it, and white space around that */
+
+    while (strchr(" \n\r\t,", d->r.data[len - 1]) != NULL) {
         len--;
     }
 
-    d->r.len = len - (d->r.data[len - 1] == ',');
+    d->r.len = len;
 
     return LUNARY_OK;
 }
@@ -416,6 +416,7 @@ lunary_doc_fit(lunary_reduce_t *r, size_t max, int cutting)
 
     if (r->len > max && lunary_reduce_members(r, max)) {
         r->data[r->len++] = (r->data[0] == '{') ? '}' : ']';
+        r->removed--;
     }
 }
 

@@ -425,7 +425,9 @@ lunary_reduce_drop(lunary_reduce_t *r, const lunary_node_t *node, size_t need)
         p++;                                      /* the comma behind it */
     }
 
-    bytes += (size_t) (p - start) - 1;
+    /* without the last comma; the one behind the old marker was one too */
+
+    bytes += (size_t) (p - start) - 1 + (size_t) ours;
 
     n = 0;
 

@@ -1,0 +1,217 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Every implementation of the vector code that this processor can run gives
+ * the answers of a loop over bytes, at every length and place.
+ */
+
+#include "unit.h"
+
+#include "lunary_simd.h"
+
+
+#define SIZE  200
+
+
+typedef int (*stops_pt)(unsigned char c);
+
+
+static int
+stops_text(unsigned char c)
+{
+    return c == '"' || c == '\\' || c < 0x20 || c >= 0x80;
+}
+
+
+static int
+stops_quote(unsigned char c)
+{
+    return c == '"' || c == '\\';
+}
+
+
+static int
+stops_bracket(unsigned char c)
+{
+    return c != '\0' && strchr("\"[]{}", c) != NULL;
+}
+
+
+static int
+stops_number(unsigned char c)
+{
+    return c == '\0' || strchr("0123456789+-.eE, \t\r\n", c) == NULL;
+}
+
+
+static int
+stops_base64(unsigned char c)
+{
+    return !((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z')
+             || (c >= '0' && c <= '9')
+             || (c != '\0' && strchr("+/-_=", c) != NULL));
+}
+
+
+static void
+compare(lunary_simd_pt find, stops_pt stops, unsigned char pass)
+{
+    int             c;
+    size_t          from, to, at, i;
+    unsigned char  *p;
+
+    /* every byte value is seen for what it is, wherever it stands */
+
+    for (c = 0; c < 256; c++) {
+        for (at = 0; at < SIZE; at += (at < 70) ? 1 : 13) {
+            p = unit_copy("", 0);
+            p = realloc(p, SIZE);
+            memset(p, pass, SIZE);
+            p[at] = (unsigned char) c;
+
+            assert_ptr_equal(find(p, p + SIZE),
+                             p + (stops((unsigned char) c) ? at : SIZE));
+            free(p);
+        }
+    }
+
+    /* no byte outside of the slice is looked at: ASan sees it, and those
+     * around it would stop the search */
+
+    for (from = 0; from < 70; from++) {
+        for (to = from; to <= from + 130; to++) {
+            p = malloc(to + 1);
+            assert_non_null(p);
+            memset(p, '"', to + 1);
+            memset(p + from, pass, to - from);
+
+            assert_ptr_equal(find(p + from, p + to), p + to);
+            free(p);
+        }
+    }
+
+    /* noise */
+
+    srand(1);
+
+    for (i = 0; i < 20000; i++) {
+        p = malloc(SIZE);
+        assert_non_null(p);
+
+        for (at = 0; at < SIZE; at++) {
+            p[at] = (rand() % 50 == 0) ? (unsigned char) rand() : pass;
+        }
+
+        from = (size_t) rand() % SIZE;
+
+        for (at = from; at < SIZE && !stops(p[at]); at++) { /* void */ }
+
+        assert_ptr_equal(find(p + from, p + SIZE), p + at);
+        free(p);
+    }
+}
+
+
+static void
+every_implementation_finds_what_a_loop_finds(void **state)
+{
+    const lunary_simd_t *const *one;
+
+    (void) state;
+
+    for (one = lunary_simd_all(); *one != NULL; one++) {
+        print_message("%s\n", (*one)->name);
+
+        compare((*one)->text, stops_text, 'a');
+        compare((*one)->quote, stops_quote, '[');
+        compare((*one)->bracket, stops_bracket, '\\');
+        compare((*one)->number, stops_number, '7');
+        compare((*one)->base64, stops_base64, 'Q');
+    }
+}
+
+
+static void
+the_portable_one_is_always_there(void **state)
+{
+    const lunary_simd_t *const *one;
+
+    (void) state;
+
+    for (one = lunary_simd_all(); one[1] != NULL; one++) { /* void */ }
+
+    assert_string_equal((*one)->name, "portable");
+}
+
+
+static const unsigned char *
+text(const unsigned char *p, const unsigned char *end)
+{
+    return lunary_simd_text(p, end);
+}
+
+
+static const unsigned char *
+bracket(const unsigned char *p, const unsigned char *end)
+{
+    return lunary_simd_bracket(p, end);
+}
+
+
+static void
+what_callers_use_is_the_same(void **state)
+{
+    const lunary_simd_t *const *one;
+
+    (void) state;
+
+    for (one = lunary_simd_all(); *one != NULL; one++) {
+        lunary_simd = *one;
+
+        compare(text, stops_text, 'a');
+        compare(bracket, stops_bracket, 'a');
+    }
+
+    lunary_simd = lunary_simd_all()[0];
+}
+
+
+static void
+a_string_ends_at_the_quote_that_is_not_escaped(void **state)
+{
+    size_t         i, k;
+    unsigned char *p;
+
+    static const struct {
+        const char  *text;
+        size_t       at;
+    } cases[] = {
+        { "abc\"x", 3 }, { "\"", 0 }, { "\\\"\"", 2 }, { "\\\\\"", 2 },
+        { "a\\\\\\\"b\"", 6 }, { "\\u0022\"", 6 }, { "none", 4 },
+        { "\\", 1 }, { "a\\\"", 3 }, { "", 0 }
+    };
+
+    (void) state;
+
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        k = strlen(cases[i].text);
+        p = unit_copy(cases[i].text, k);
+
+        assert_ptr_equal(lunary_simd_close(p, p + k), p + cases[i].at);
+        free(p);
+    }
+}
+
+
+int
+main(void)
+{
+    const struct CMUnitTest  tests[] = {
+        cmocka_unit_test(every_implementation_finds_what_a_loop_finds),
+        cmocka_unit_test(the_portable_one_is_always_there),
+        cmocka_unit_test(what_callers_use_is_the_same),
+        cmocka_unit_test(a_string_ends_at_the_quote_that_is_not_escaped)
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
