@@ -216,7 +216,7 @@ def wrk(lab, port, path, body, conns, seconds, headers=()):
     script.write_text("\n".join(lines) + "\n")
 
     done = subprocess.run(
-        ["wrk", "-t1", "-c%d" % conns, "-d%gs" % seconds, "--latency",
+        ["wrk", "-t1", "-c%d" % conns, "-d%ds" % max(1, round(seconds)), "--latency",
          "-s", script, "http://127.0.0.1:%d%s" % (port, path)],
         capture_output=True, text=True, check=True,
         preexec_fn=lambda: os.sched_setaffinity(0, lab.others()))

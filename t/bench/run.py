@@ -130,6 +130,8 @@ CASES = {
     "chat 213 KB, capture_max 32k": (chat(213 * 1024), "/json", 16, "cap32k"),
     "identity only 0.6 KB": (chat(620), "/json", 32, "none"),
     "session look-up 0.6 KB": (chat(620), "/json", 32, "session"),
+    "session from cache 0.6 KB": (chat(620), "/json", 32, "cached"),
+    "no such session 0.6 KB": (chat(620), "/json", 32, "nosession"),
     "embeddings, 1 MB answer": (None, "/big", 8, "full"),
     "stream of 200 chunks": (chat(620, True), "/sse", 16, "full"),
     "200 streams at once": (chat(620, True), "/slow/sse", 200, "full"),
@@ -149,6 +151,9 @@ VARIANTS = {
                "lunary_user session body; "
                "lunary_session sess:$cookie_sid format=json;",
 }
+VARIANTS["cached"] = (VARIANTS["session"]
+                      + " lunary_session_cache zone=bench:1m;")
+VARIANTS["nosession"] = VARIANTS["session"].replace("sess:", "none:")
 
 
 def arguments():
@@ -156,7 +161,7 @@ def arguments():
     p.add_argument("cases", nargs="*", metavar="CASE",
                    help="part of a case's name; default: all")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--seconds", type=float, default=2)
+    p.add_argument("--seconds", type=int, default=2)
     p.add_argument("--json", metavar="FILE", help="all figures, also there")
     p.add_argument("--no-lua", action="store_true")
     return p.parse_args()
@@ -239,8 +244,12 @@ class Bench:
         port = free_port()
         name = "floor%d" % size
         if name not in self.targets:
-            http = ("log_format run '%s';\naccess_log run.log run;"
-                    % ("x" * size))
+            # nginx takes words of up to 4 KB: larger ones are put together
+            http = ("map $host $kb { default %s; }\n"
+                    "log_format run escape=none '%s%s';\n"
+                    "access_log run.log run;" % (
+                        "x" * 1024, "$kb" * (size // 1024),
+                        "x" * (size % 1024)))
             config = nginx_config(self.lab, self.ups,
                                   [(port, "", "return 404;")], "", http)
             config = config.replace("access_log              off;", "")
@@ -282,7 +291,8 @@ class Bench:
         if path.startswith("/slow"):
             return streams(self.lab, port, path, file, conns, conns)
 
-        headers = [("Cookie", "sid=abc")] if variant == "session" else []
+        headers = ([("Cookie", "sid=abc")] if "lunary_session" in
+                   VARIANTS.get(variant, "") else [])
         return wrk(self.lab, port, path, file, conns, seconds, headers)
 
     def round(self, target, case, seconds):
@@ -321,13 +331,13 @@ class Bench:
         targets = ["plain", variant]
 
         if variant == "full" and CASES[case][1] == "/json":
-            self.round("full", case, 0.3)
+            self.round("full", case, 1)
             targets.append(self.floor(self.redis.last_size(STREAM)))
             if "lua" in self.targets:
                 targets.append("lua")
 
         for target in targets:                                     # warm
-            self.round(target, case, 0.3)
+            self.round(target, case, 1)
 
         got = {t: [] for t in targets}
         for _ in range(self.args.rounds):
@@ -396,7 +406,7 @@ def main():
             bench = Bench(lab, args)
             version = subprocess.run([bench.binary, "-v"], text=True,
                                      capture_output=True).stderr.strip()
-            print("%s; %d rounds of %g s each, medians; %s\n" % (
+            print("%s; %d rounds of %d s each, medians; %s\n" % (
                 version, args.rounds, args.seconds,
                 "cores %s" % lab.cores), flush=True)
             for name in names:
