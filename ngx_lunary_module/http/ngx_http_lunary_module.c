@@ -217,6 +217,13 @@ static ngx_command_t  ngx_http_lunary_commands[] = {
       0,
       NULL },
 
+    { ngx_string("lunary_stream_usage"),
+      NGX_HTTP_LUNARY_ANY|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_lunary_loc_conf_t, stream_usage),
+      NULL },
+
     { ngx_string("lunary_capture"),
       NGX_HTTP_LUNARY_ANY|NGX_CONF_TAKE1,
       ngx_http_lunary_conf_choice,
@@ -545,7 +552,9 @@ ngx_http_lunary_postconfiguration(ngx_conf_t *cf)
         return NGX_OK;
     }
 
-    if (ngx_lunary_outbox_conf_done(cf, &mcf->outbox) != NGX_CONF_OK) {
+    if (ngx_http_lunary_provider_init(cf) != NGX_OK
+        || ngx_lunary_outbox_conf_done(cf, &mcf->outbox) != NGX_CONF_OK)
+    {
         return NGX_ERROR;
     }
 

@@ -164,6 +164,8 @@ typedef struct {
     ngx_flag_t                 used;           /* some location has lunary   */
     ngx_flag_t                 status;         /* some has lunary_status     */
     ngx_flag_t                 notice;         /* capture notice was given   */
+    ngx_int_t                  proxy_host;     /* index of $proxy_host, or
+                                                  NGX_ERROR: no proxy module */
     ngx_flag_t                 cascade;        /* some lunary_user lists
                                                   parent                     */
     ngx_array_t                lookups;        /* targets of sessions,
@@ -660,6 +662,9 @@ char *ngx_http_lunary_conf_ingest(ngx_conf_t *cf, ngx_command_t *cmd,
 
 
 /* ngx_http_lunary_provider.c */
+
+/* at the end of configuration: NGX_OK or NGX_ERROR */
+ngx_int_t ngx_http_lunary_provider_init(ngx_conf_t *cf);
 
 /* NGX_OK, *provider may be empty; NGX_ERROR: no memory */
 ngx_int_t ngx_http_lunary_provider(ngx_http_request_t *r,

@@ -123,18 +123,58 @@ ngx_http_lunary_provider(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 }
 
 
+ngx_int_t
+ngx_http_lunary_provider_init(ngx_conf_t *cf)
+{
+    ngx_str_t                     name;
+    ngx_uint_t                    i;
+    ngx_hash_key_t               *key;
+    ngx_http_core_main_conf_t    *cmcf;
+    ngx_http_lunary_main_conf_t  *mcf;
+
+    mcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_lunary_module);
+    cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
+
+    mcf->proxy_host = NGX_ERROR;
+
+    ngx_str_set(&name, "proxy_host");
+
+    /* an index of a variable that nobody defines would be an error */
+
+    key = cmcf->variables_keys->keys.elts;
+
+    for (i = 0; i < cmcf->variables_keys->keys.nelts; i++) {
+
+        if (key[i].value != NULL
+            && key[i].key.len == name.len
+            && ngx_strncmp(key[i].key.data, name.data, name.len) == 0)
+        {
+            mcf->proxy_host = ngx_http_get_variable_index(cf, &name);
+
+            return mcf->proxy_host == NGX_ERROR ? NGX_ERROR : NGX_OK;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
 /* $proxy_host without its port */
 
 static ngx_int_t
 ngx_http_lunary_proxy_host(ngx_http_request_t *r, ngx_str_t *host)
 {
-    size_t                      i;
-    ngx_str_t                   name;
-    ngx_http_variable_value_t  *vv;
+    size_t                        i;
+    ngx_http_variable_value_t    *vv;
+    ngx_http_lunary_main_conf_t  *mcf;
 
-    ngx_str_set(&name, "proxy_host");
+    mcf = ngx_http_get_module_main_conf(r, ngx_http_lunary_module);
 
-    vv = ngx_http_get_variable(r, &name, ngx_hash_key(name.data, name.len));
+    if (mcf->proxy_host == NGX_ERROR) {
+        return NGX_DECLINED;
+    }
+
+    vv = ngx_http_get_flushed_variable(r, mcf->proxy_host);
 
     if (vv == NULL || !vv->valid || vv->not_found || vv->len == 0) {
         return NGX_DECLINED;
