@@ -14,9 +14,12 @@
  */
 
 #include <stdio.h>
-#include <strings.h>
 
 #include "lunary_call_internal.h"
+
+
+#define lunary_lower(c)                                                      \
+    ((unsigned char) ((c) >= 'A' && (c) <= 'Z' ? (c) | 0x20 : (c)))
 
 
 /* what is done with a body's bytes */
@@ -38,6 +41,7 @@ static void lunary_call_request_sniff(lunary_call_t *call,
 static void lunary_call_request_json(lunary_call_t *call);
 static void lunary_call_request_form(lunary_call_t *call);
 static void lunary_call_read_request(lunary_call_t *call);
+static void lunary_call_type(lunary_call_t *call, lunary_str_t type);
 static void lunary_call_response_bytes(void *ctx, const unsigned char *p,
     size_t n);
 static size_t lunary_call_response_sniff(lunary_call_t *call,
@@ -461,18 +465,17 @@ lunary_call_read_request(lunary_call_t *call)
         (void) call->dialect->request(call, priv->text);
     }
 
-    if (priv->text.len != 0) {
+    if (priv->text.len != 0 && !priv->members_read) {
 
-        if (call->model.len == 0) {
-            lunary_call_model(call, lunary_json_get(priv->text, "model"));
-        }
+        /* a dialect that nobody knows: what most have in common */
 
-        if (call->stream == -1) {
-            lunary_call_stream(call, lunary_json_get(priv->text, "stream"));
-        }
+        lunary_call_model(call, lunary_json_get(priv->text, "model"));
+        lunary_call_stream(call, lunary_json_get(priv->text, "stream"));
 
-        lunary_call_metadata(call, lunary_json_get(priv->text, "metadata"));
+        priv->metadata_value = lunary_json_get(priv->text, "metadata");
     }
+
+    lunary_call_metadata(call, priv->metadata_value);
 }
 
 
@@ -581,14 +584,9 @@ lunary_call_answer(lunary_call_t *call, unsigned status,
         lunary_call_count(&priv->header_output, v);
     }
 
-    priv->rs_sse = lunary_call_has(content_type, "text/event-stream");
-    priv->rs_aws = lunary_call_has(content_type, "amazon.eventstream");
-    priv->rs_lines = lunary_call_has(content_type, "ndjson")
-                     || lunary_call_has(content_type, "jsonl")
-                     || lunary_call_has(content_type, "stream+json");
-    priv->rs_media = lunary_call_has(content_type, "audio/")
-                     || lunary_call_has(content_type, "image/")
-                     || lunary_call_has(content_type, "video/");
+    if (!lunary_call_has(content_type, "application/json")) {
+        lunary_call_type(call, content_type);
+    }
 
     rc = lunary_inflate_create(call->mem, content_encoding,
                                &priv->rs_inflate);
@@ -608,6 +606,26 @@ lunary_call_answer(lunary_call_t *call, unsigned status,
     if (status >= 400) {
         call->errored = 1;
     }
+}
+
+
+/* what a Content-Type that is not JSON's announces */
+
+static void
+lunary_call_type(lunary_call_t *call, lunary_str_t type)
+{
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    priv->rs_sse = lunary_call_has(type, "text/event-stream");
+    priv->rs_aws = lunary_call_has(type, "amazon.eventstream");
+    priv->rs_lines = lunary_call_has(type, "ndjson")
+                     || lunary_call_has(type, "jsonl")
+                     || lunary_call_has(type, "stream+json");
+    priv->rs_media = lunary_call_has(type, "audio/")
+                     || lunary_call_has(type, "image/")
+                     || lunary_call_has(type, "video/");
 }
 
 
@@ -1006,10 +1024,18 @@ lunary_call_doc(lunary_call_t *call, int rc)
     text = lunary_doc_text(priv->doc);
     priv->out.lost += lunary_doc_removed(priv->doc);
 
-    (void) lunary_call_error_of(call, text, priv->status >= 400);
+    if (priv->status >= 400) {
+        (void) lunary_call_error_of(call, text, 1);
+    }
 
     if (call->dialect->body != NULL) {
         (void) call->dialect->body(call, text);
+    }
+
+    /* an answer with nothing in it may be an error in spite of its status */
+
+    if (priv->out.choices == NULL && priv->status < 400) {
+        (void) lunary_call_error_of(call, text, 0);
     }
 
     lunary_doc_destroy(priv->doc);
@@ -1499,17 +1525,30 @@ lunary_call_body_error(lunary_call_t *call, lunary_run_t *run)
 }
 
 
-/* 1 where s holds the word, ASCII case folded */
+/* 1 where s holds the word (lower case), ASCII case folded */
 
 static int
 lunary_call_has(lunary_str_t s, const char *word)
 {
-    size_t  i, len;
+    size_t  i, k, len;
 
     len = strlen(word);
 
     for (i = 0; i + len <= s.len; i++) {
-        if (strncasecmp((const char *) s.data + i, word, len) == 0) {
+
+        /* the first byte mostly says no */
+
+        if ((s.data[i] | 0x20) != (unsigned char) word[0]) {
+            continue;
+        }
+
+        for (k = 1; k < len && lunary_lower(s.data[i + k])
+                               == (unsigned char) word[k]; k++)
+        {
+            /* void */
+        }
+
+        if (k == len) {
             return 1;
         }
     }

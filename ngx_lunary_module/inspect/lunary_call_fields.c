@@ -8,11 +8,13 @@
  */
 
 #include "lunary_call_internal.h"
+#include "lunary_walk.h"
 
 
 static int lunary_call_is_identity(lunary_str_t key);
 static void lunary_call_keep(lunary_call_t *call, lunary_buf_t *b,
     lunary_str_t value, size_t max);
+static void lunary_call_details(lunary_tokens_t *t, lunary_walk_t *w);
 static lunary_str_t lunary_call_first(lunary_str_t v);
 
 
@@ -153,6 +155,12 @@ lunary_call_is_identity(lunary_str_t key)
 {
     size_t  i;
 
+    /* their lengths; most names have another */
+
+    if (key.len > 17 || !(0x22fd0u >> key.len & 1)) {
+        return 0;
+    }
+
     for (i = 0; i < LUNARY_IDENTITY_N; i++) {
         if (key.len == lunary_identity[i].len
             && memcmp(key.data, lunary_identity[i].data, key.len) == 0)
@@ -167,22 +175,39 @@ lunary_call_is_identity(lunary_str_t key)
 
 void
 lunary_call_params(lunary_call_t *call, lunary_str_t obj,
-    const lunary_str_t *but, size_t n)
+    const lunary_str_t *but, lunary_str_t *vals, size_t n)
 {
-    size_t               i, len;
-    lunary_str_t         key, value;
-    lunary_buf_t        *b;
-    lunary_mem_t        *mem;
-    lunary_json_iter_t   it;
+    size_t          i, len;
+    lunary_str_t    key, value;
+    lunary_buf_t   *b;
+    lunary_mem_t   *mem;
+    lunary_walk_t   w;
+    lunary_priv_t  *priv;
 
-    b = &lunary_priv(call)->params;
+    priv = lunary_priv(call);
+    b = &priv->params;
     mem = call->mem;
 
     b->len = 0;
+    priv->members_read = 1;
 
-    lunary_json_iter(&it, obj);
+    for (i = 0; vals != NULL && i < n; i++) {
+        vals[i] = lunary_str(NULL, 0);
+    }
 
-    while (lunary_json_member(&it, &key, &value)) {
+    lunary_walk_start(&w, obj);
+
+    if (!lunary_walk_object(&w)) {
+        return;
+    }
+
+    while (lunary_walk_key(&w, &key)) {
+
+        value = lunary_walk_value(&w);
+
+        if (value.len == 0) {
+            break;
+        }
 
         for (i = 0; i < n; i++) {
             if (key.len == but[i].len
@@ -192,21 +217,42 @@ lunary_call_params(lunary_call_t *call, lunary_str_t obj,
             }
         }
 
-        if (i != n || lunary_call_is_identity(key)) {
+        if (i != n) {
+
+            if (vals != NULL) {
+                vals[i] = value;
+            }
+
+            continue;
+        }
+
+        if (lunary_call_is_identity(key)) {
+
+            if (lunary_eq(key, "metadata")) {
+                priv->metadata_value = value;
+            }
+
             continue;
         }
 
         len = b->len;
 
-        if ((len == 0 ? lunary_buf_lit(mem, b, "{\"")
-                      : lunary_buf_lit(mem, b, ",\"")) != LUNARY_OK
-            || lunary_buf_append(mem, b, key.data, key.len) != LUNARY_OK
-            || lunary_buf_lit(mem, b, "\":") != LUNARY_OK
-            || lunary_buf_append(mem, b, value.data, value.len) != LUNARY_OK)
+        if (lunary_buf_reserve(mem, b, key.len + value.len + 5) != LUNARY_OK)
         {
-            b->len = len;
             break;
         }
+
+        b->data[b->len++] = (len == 0) ? '{' : ',';
+        b->data[b->len++] = '"';
+
+        memcpy(b->data + b->len, key.data, key.len);
+        b->len += key.len;
+
+        b->data[b->len++] = '"';
+        b->data[b->len++] = ':';
+
+        memcpy(b->data + b->len, value.data, value.len);
+        b->len += value.len;
     }
 
     if (b->len != 0 && lunary_buf_lit(mem, b, "}") != LUNARY_OK) {
@@ -711,7 +757,26 @@ lunary_call_usage(lunary_call_t *call, lunary_str_t value)
 void
 lunary_call_count(int64_t *slot, lunary_str_t value)
 {
+    size_t   i;
     int64_t  n;
+
+    if (value.len != 0 && value.len < 16) {
+
+        /* nearly always plain digits */
+
+        for (i = 0, n = 0; i < value.len; i++) {
+            if (value.data[i] < '0' || value.data[i] > '9') {
+                break;
+            }
+
+            n = n * 10 + (value.data[i] - '0');
+        }
+
+        if (i == value.len && (i == 1 || value.data[0] != '0')) {
+            *slot = n;
+            return;
+        }
+    }
 
     if (value.len != 0 && lunary_json_int(value, &n) && n >= 0) {
         *slot = n;
@@ -722,11 +787,13 @@ lunary_call_count(int64_t *slot, lunary_str_t value)
 void
 lunary_call_usage_openai(lunary_call_t *call, lunary_str_t usage)
 {
-    lunary_str_t         key, v, input, output, hit, cached, reasoning;
-    lunary_tokens_t     *t;
-    lunary_json_iter_t   it;
+    lunary_str_t      key, v, input, output, hit, cached, reasoning;
+    lunary_walk_t     w;
+    lunary_tokens_t  *t;
 
-    if (!lunary_json_is_object(usage)) {
+    lunary_walk_start(&w, usage);
+
+    if (!lunary_walk_object(&w)) {
         return;
     }
 
@@ -737,9 +804,18 @@ lunary_call_usage_openai(lunary_call_t *call, lunary_str_t usage)
     input = lunary_str(NULL, 0);
     output = hit = cached = reasoning = input;
 
-    lunary_json_iter(&it, usage);
+    while (lunary_walk_key(&w, &key)) {
 
-    while (lunary_json_member(&it, &key, &v)) {
+        if ((key.len == 21 && lunary_eq(key, "prompt_tokens_details"))
+            || (key.len == 25 && lunary_eq(key, "completion_tokens_details")))
+        {
+            if (lunary_walk_object(&w)) {
+                lunary_call_details(t, &w);
+                continue;
+            }
+        }
+
+        v = lunary_walk_value(&w);
 
         switch (key.len) {
 
@@ -780,27 +856,9 @@ lunary_call_usage_openai(lunary_call_t *call, lunary_str_t usage)
 
             break;
 
-        case 21:
-            if (lunary_eq(key, "prompt_tokens_details")) {
-                lunary_call_count(&t->cached,
-                                  lunary_json_get(v, "cached_tokens"));
-                lunary_call_count(&t->cache_write,
-                                  lunary_json_get(v, "cache_write_tokens"));
-            }
-
-            break;
-
         case 23:
             if (lunary_eq(key, "prompt_cache_hit_tokens")) {
                 hit = v;
-            }
-
-            break;
-
-        case 25:
-            if (lunary_eq(key, "completion_tokens_details")) {
-                lunary_call_count(&t->reasoning,
-                                  lunary_json_get(v, "reasoning_tokens"));
             }
 
             break;
@@ -830,6 +888,30 @@ lunary_call_usage_openai(lunary_call_t *call, lunary_str_t usage)
 
     if (t->reasoning == LUNARY_UNKNOWN) {
         lunary_call_count(&t->reasoning, reasoning);
+    }
+}
+
+
+/* w is in prompt_tokens_details or completion_tokens_details */
+
+static void
+lunary_call_details(lunary_tokens_t *t, lunary_walk_t *w)
+{
+    lunary_str_t  key, v;
+
+    while (lunary_walk_key(w, &key)) {
+
+        v = lunary_walk_value(w);
+
+        if (lunary_eq(key, "cached_tokens")) {
+            lunary_call_count(&t->cached, v);
+
+        } else if (lunary_eq(key, "reasoning_tokens")) {
+            lunary_call_count(&t->reasoning, v);
+
+        } else if (lunary_eq(key, "cache_write_tokens")) {
+            lunary_call_count(&t->cache_write, v);
+        }
     }
 }
 

@@ -62,6 +62,8 @@ typedef struct {
     uint64_t                 input_size;
     lunary_buf_t             params;
     lunary_buf_t             metadata;
+    lunary_str_t             metadata_value;  /* as it stands in the text    */
+    unsigned                 members_read:1;  /* by lunary_call_params()     */
     lunary_str_t             text;        /* the request's, as read          */
 
     /* hints for the response, set by the dialect's request() */
@@ -133,9 +135,12 @@ void lunary_call_input_built(lunary_call_t *call, lunary_str_t key);
 #define lunary_call_wants_input(call)                                        \
     ((call)->conf.capture & LUNARY_CAPTURE_INPUT)
 
-/* all members of obj but these and the identity members */
+/*
+ * One pass over the request: vals[i] becomes the value of the member but[i]
+ * (vals may be NULL); all others but the identity members become params.
+ */
 void lunary_call_params(lunary_call_t *call, lunary_str_t obj,
-    const lunary_str_t *but, size_t n);
+    const lunary_str_t *but, lunary_str_t *vals, size_t n);
 
 /* `metadata` without identity members */
 void lunary_call_metadata(lunary_call_t *call, lunary_str_t obj);

@@ -108,8 +108,9 @@ void lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream);
 /* the content of a message: a string or parts */
 void lunary_openai_content(lunary_call_t *call, lunary_choice_t *ch,
     lunary_str_t content);
-/* model, stream, params of a request; `input` is the member that holds it */
-void lunary_openai_common(lunary_call_t *call, lunary_str_t text,
+/* model, stream, params of a request; returns the value of the member `input`
+ * that holds what is asked */
+lunary_str_t lunary_openai_common(lunary_call_t *call, lunary_str_t text,
     lunary_str_t input);
 /* a deployment or model named by the path */
 void lunary_openai_path_model(lunary_call_t *call);

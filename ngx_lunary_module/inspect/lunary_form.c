@@ -67,6 +67,11 @@ lunary_form_create(lunary_mem_t *mem, lunary_str_t type, int *rc)
     lunary_form_t  *form;
 
     *rc = LUNARY_ERROR;
+
+    if (type.len == 16 && memcmp(type.data, "application/json", 16) == 0) {
+        return NULL;
+    }
+
     multi = 0;
     boundary = lunary_str(NULL, 0);
 

@@ -90,11 +90,10 @@ lunary_anthropic_request_members(lunary_call_t *call, lunary_str_t text)
         lunary_string("system")
     };
 
-    (void) lunary_json_pick(text, keys, v, 4);
+    lunary_call_params(call, text, keys, v, 4);
 
     lunary_call_model(call, v[0]);
     lunary_call_stream(call, v[1]);
-    lunary_call_params(call, text, keys, 4);
 
     if (lunary_messages_system(call, v[3]) != LUNARY_OK) {
         return;
@@ -559,8 +558,7 @@ lunary_complete_request(lunary_call_t *call, lunary_str_t text)
 {
     static const lunary_str_t  key = lunary_string("prompt");
 
-    lunary_openai_common(call, text, key);
-    lunary_prompt_input(call, lunary_json_get(text, "prompt"), key);
+    lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
 
     return LUNARY_OK;
 }

@@ -102,7 +102,7 @@ lunary_converse_request(lunary_call_t *call, lunary_str_t text)
     };
 
     lunary_bedrock_path(call);
-    lunary_call_params(call, text, but, 2);
+    lunary_call_params(call, text, but, NULL, 2);
     lunary_converse_messages(call, text);
 
     return LUNARY_OK;
@@ -502,7 +502,7 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
     };
 
     lunary_bedrock_path(call);
-    lunary_call_params(call, text, but, 6);
+    lunary_call_params(call, text, but, NULL, 6);
 
     messages = lunary_json_get(text, "messages");
 
@@ -513,7 +513,7 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
 
         if (lunary_json_get(text, "anthropic_version").len != 0) {
             lunary_anthropic_request_members(call, text);
-            lunary_call_params(call, text, but, 6);
+            lunary_call_params(call, text, but, NULL, 6);
 
         } else if (lunary_json_is_object(content)
                    && lunary_json_get(content, "type").len == 0)

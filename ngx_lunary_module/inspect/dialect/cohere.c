@@ -107,11 +107,10 @@ lunary_cohere_v1_request(lunary_call_t *call, lunary_str_t text)
         lunary_string("preamble")
     };
 
-    (void) lunary_json_pick(text, keys, v, 5);
+    lunary_call_params(call, text, keys, v, 5);
 
     lunary_call_model(call, v[0]);
     lunary_call_stream(call, v[1]);
-    lunary_call_params(call, text, keys, 5);
 
     lunary_priv(call)->lines = 1;
 
@@ -321,9 +320,7 @@ lunary_cohere_v2_request(lunary_call_t *call, lunary_str_t text)
 
     static const lunary_str_t  key = lunary_string("messages");
 
-    lunary_openai_common(call, text, key);
-
-    messages = lunary_json_get(text, "messages");
+    messages = lunary_openai_common(call, text, key);
 
     if (lunary_json_is_array(messages)) {
         lunary_call_input(call, messages, key);
@@ -463,8 +460,7 @@ lunary_cohere_generate_request(lunary_call_t *call, lunary_str_t text)
 {
     static const lunary_str_t  key = lunary_string("prompt");
 
-    lunary_openai_common(call, text, key);
-    lunary_prompt_input(call, lunary_json_get(text, "prompt"), key);
+    lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
 
     lunary_priv(call)->lines = 1;
 
@@ -557,7 +553,7 @@ lunary_cohere_embed_request(lunary_call_t *call, lunary_str_t text)
         v = lunary_json_get_n(text, (const char *) keys[i].data, keys[i].len);
 
         if (v.len > 2 || i == 2) {
-            lunary_openai_common(call, text, keys[i]);
+            (void) lunary_openai_common(call, text, keys[i]);
             lunary_prompt_input(call, v, keys[i]);
             break;
         }
@@ -572,8 +568,7 @@ lunary_cohere_rerank_request(lunary_call_t *call, lunary_str_t text)
 {
     static const lunary_str_t  key = lunary_string("query");
 
-    lunary_openai_common(call, text, key);
-    lunary_prompt_input(call, lunary_json_get(text, "query"), key);
+    lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
 
     return LUNARY_OK;
 }

@@ -134,7 +134,7 @@ lunary_gemini_request(lunary_call_t *call, lunary_str_t text)
 
     lunary_gemini_path(call, text);
 
-    lunary_call_params(call, text, but, 5);
+    lunary_call_params(call, text, but, NULL, 5);
 
     /* countTokens may hold a whole request */
 
@@ -667,7 +667,7 @@ lunary_gemini_embed_request(lunary_call_t *call, lunary_str_t text)
     };
 
     lunary_gemini_path(call, text);
-    lunary_call_params(call, text, but, 3);
+    lunary_call_params(call, text, but, NULL, 3);
 
     v = lunary_json_get(text, "content");
 
@@ -715,7 +715,7 @@ lunary_gemini_predict_request(lunary_call_t *call, lunary_str_t text)
     };
 
     lunary_gemini_path(call, text);
-    lunary_call_params(call, text, but, 2);
+    lunary_call_params(call, text, but, NULL, 2);
     lunary_prompt_input(call, lunary_json_get(text, "instances"), but[0]);
 
     return LUNARY_OK;

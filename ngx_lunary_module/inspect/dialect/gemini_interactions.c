@@ -55,11 +55,10 @@ lunary_interactions_request(lunary_call_t *call, lunary_str_t text)
         lunary_string("system_instruction")
     };
 
-    (void) lunary_json_pick(text, keys, v, 4);
+    lunary_call_params(call, text, keys, v, 4);
 
     lunary_call_model(call, v[0]);
     lunary_call_stream(call, v[1]);
-    lunary_call_params(call, text, keys, 4);
 
     rc = LUNARY_OK;
 

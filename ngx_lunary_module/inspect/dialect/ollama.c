@@ -63,7 +63,7 @@ static void
 lunary_ollama_common(lunary_call_t *call, lunary_str_t text,
     lunary_str_t input)
 {
-    lunary_openai_common(call, text, input);
+    (void) lunary_openai_common(call, text, input);
 
     if (call->stream == -1) {
         call->stream = 1;
@@ -135,7 +135,7 @@ lunary_ollama_embed_request(lunary_call_t *call, lunary_str_t text)
         v = lunary_json_get(text, "prompt");
     }
 
-    lunary_openai_common(call, text, key);
+    (void) lunary_openai_common(call, text, key);
     lunary_prompt_input(call, v, key);
 
     return LUNARY_OK;

@@ -14,6 +14,7 @@
  */
 
 #include "../lunary_dialects.h"
+#include "../lunary_walk.h"
 
 
 /* the wire's numbers of tools are not negative: the old function_call */
@@ -25,10 +26,14 @@ static int lunary_openai_chat_request(lunary_call_t *call, lunary_str_t text);
 static int lunary_openai_chat_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_openai_chat_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data);
-static void lunary_openai_choice(lunary_call_t *call, lunary_str_t v,
+static void lunary_openai_choice(lunary_call_t *call, lunary_walk_t *w,
     int64_t n, int stream);
 static void lunary_openai_message(lunary_call_t *call, lunary_choice_t *ch,
-    lunary_str_t m, int stream);
+    lunary_walk_t *w, int stream);
+static void lunary_openai_pictures(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t images);
+static void lunary_openai_function(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t function);
 static void lunary_openai_details(lunary_call_t *call, lunary_choice_t *ch,
     lunary_str_t details);
 static void lunary_openai_tools(lunary_call_t *call, lunary_choice_t *ch,
@@ -57,9 +62,7 @@ lunary_openai_chat_request(lunary_call_t *call, lunary_str_t text)
 
     static const lunary_str_t  key = lunary_string("messages");
 
-    lunary_openai_common(call, text, key);
-
-    messages = lunary_json_get(text, "messages");
+    messages = lunary_openai_common(call, text, key);
 
     if (lunary_json_is_array(messages)) {
         lunary_call_input(call, messages, key);
@@ -69,39 +72,30 @@ lunary_openai_chat_request(lunary_call_t *call, lunary_str_t text)
 }
 
 
-void
+lunary_str_t
 lunary_openai_common(lunary_call_t *call, lunary_str_t text,
     lunary_str_t input)
 {
-    lunary_str_t  v[3];
-    lunary_str_t  but[5];
+    lunary_str_t  but[5], v[5];
 
-    static const lunary_str_t  keys[] = {
-        lunary_string("model"),
-        lunary_string("stream"),
-        lunary_string("model_id")
-    };
+    but[0] = lunary_str("model", 5);
+    but[1] = lunary_str("stream", 6);
+    but[2] = input;
+    but[3] = lunary_str("stream_options", 14);
+    but[4] = lunary_str("model_id", 8);
 
-    static const lunary_str_t  options = lunary_string("stream_options");
-
-    (void) lunary_json_pick(text, keys, v, 3);
+    lunary_call_params(call, text, but, v, 5);
 
     /* model_id: watsonx */
 
-    lunary_call_model(call, lunary_json_is_string(v[0]) ? v[0] : v[2]);
+    lunary_call_model(call, lunary_json_is_string(v[0]) ? v[0] : v[4]);
     lunary_call_stream(call, v[1]);
 
     if (call->model.len == 0) {
         lunary_openai_path_model(call);
     }
 
-    but[0] = keys[0];
-    but[1] = keys[1];
-    but[2] = keys[2];
-    but[3] = options;
-    but[4] = input;
-
-    lunary_call_params(call, text, but, 5);
+    return v[2];
 }
 
 
@@ -167,20 +161,40 @@ lunary_openai_chat_event(lunary_call_t *call, lunary_str_t name,
 void
 lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
 {
-    int64_t              n;
-    lunary_str_t         key, val, choices, error, usage;
-    lunary_json_iter_t   it;
+    int            some;
+    int64_t        n;
+    lunary_str_t   key, val, error, usage;
+    lunary_walk_t  w;
 
-    if (!lunary_json_is_object(v)) {
+    lunary_walk_start(&w, v);
+
+    if (!lunary_walk_object(&w)) {
         return;
     }
 
-    choices = lunary_str(NULL, 0);
-    error = usage = choices;
+    some = 0;
+    error = usage = lunary_str(NULL, 0);
 
-    lunary_json_iter(&it, v);
+    while (lunary_walk_key(&w, &key)) {
 
-    while (lunary_json_member(&it, &key, &val)) {
+        if (lunary_eq(key, "choices") && lunary_walk_array(&w)) {
+
+            for (n = 0; lunary_walk_element(&w); n++) {
+
+                some = 1;
+
+                if (lunary_walk_object(&w)) {
+                    lunary_openai_choice(call, &w, n, stream);
+
+                } else {
+                    (void) lunary_walk_value(&w);
+                }
+            }
+
+            continue;
+        }
+
+        val = lunary_walk_value(&w);
 
         switch (key.len) {
 
@@ -217,13 +231,6 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
 
             break;
 
-        case 7:
-            if (lunary_eq(key, "choices")) {
-                choices = val;
-            }
-
-            break;
-
         case 8:
             if (lunary_eq(key, "model_id")) {
                 lunary_call_response_model(call, val, 0);
@@ -236,21 +243,10 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
         }
     }
 
-    if (stream
-        && (lunary_json_is_object(error)
-            || (lunary_json_inside(error).len != 0 && choices.len <= 2)))
+    if (lunary_json_is_object(error)
+        || (lunary_json_inside(error).len != 0 && !some))
     {
-        (void) lunary_call_error_of(call, v, 1);
-    }
-
-    if (lunary_json_is_array(choices)) {
-        lunary_json_iter(&it, choices);
-
-        for (n = 0; lunary_json_element(&it, &val); n++) {
-            if (lunary_json_is_object(val)) {
-                lunary_openai_choice(call, val, n, stream);
-            }
-        }
+        (void) lunary_call_error_of(call, v, stream);
     }
 
     if (usage.len != 0) {
@@ -259,23 +255,43 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
 }
 
 
+/* w is in the choice's object */
+
 static void
-lunary_openai_choice(lunary_call_t *call, lunary_str_t v, int64_t n,
+lunary_openai_choice(lunary_call_t *call, lunary_walk_t *w, int64_t n,
     int stream)
 {
-    int64_t              index;
-    lunary_str_t         key, val, delta, message, text, finish, stop, usage;
-    lunary_choice_t     *ch;
-    lunary_json_iter_t   it;
+    int                numbered, read;
+    int64_t            index;
+    lunary_str_t       key, val, delta, message, text, finish, stop;
+    lunary_walk_t      inner;
+    lunary_choice_t   *ch;
 
+    ch = NULL;
     index = n;
+    numbered = read = 0;
 
     delta = lunary_str(NULL, 0);
-    message = text = finish = stop = usage = delta;
+    message = text = finish = stop = delta;
 
-    lunary_json_iter(&it, v);
+    while (lunary_walk_key(w, &key)) {
 
-    while (lunary_json_member(&it, &key, &val)) {
+        /*
+         * The number mostly stands first: then the message is read as it
+         * passes.  Writer sends `message` and `delta` in one chunk.
+         */
+
+        if (numbered && !read
+            && (stream ? lunary_eq(key, "delta") : lunary_eq(key, "message"))
+            && lunary_walk_object(w))
+        {
+            read = 1;
+            ch = lunary_call_choice(call, index);
+            lunary_openai_message(call, ch, w, stream);
+            continue;
+        }
+
+        val = lunary_walk_value(w);
 
         switch (key.len) {
 
@@ -288,6 +304,8 @@ lunary_openai_choice(lunary_call_t *call, lunary_str_t v, int64_t n,
 
         case 5:
             if (lunary_eq(key, "index")) {
+                numbered = 1;
+
                 if (val.len == 1 && val.data[0] >= '0' && val.data[0] <= '9')
                 {
                     index = val.data[0] - '0';
@@ -300,7 +318,7 @@ lunary_openai_choice(lunary_call_t *call, lunary_str_t v, int64_t n,
                 delta = val;
 
             } else if (lunary_eq(key, "usage")) {
-                usage = val;
+                lunary_call_usage_openai(call, val);
             }
 
             break;
@@ -331,22 +349,28 @@ lunary_openai_choice(lunary_call_t *call, lunary_str_t v, int64_t n,
         }
     }
 
-    ch = lunary_call_choice(call, index);
+    if (ch == NULL) {
+        ch = lunary_call_choice(call, index);
+    }
 
-    /* Writer sends `message` and `delta` in one chunk, Together repeats the
-       delta in `text` */
+    if (!read) {
 
-    if (stream && lunary_json_is_object(delta)) {
-        lunary_openai_message(call, ch, delta, 1);
+        /* Together repeats the delta in `text` */
 
-    } else if (lunary_json_is_object(message)) {
-        lunary_openai_message(call, ch, message, stream);
+        if (lunary_json_is_object(message)
+            && !(stream && lunary_json_is_object(delta)))
+        {
+            delta = message;
+        }
 
-    } else if (lunary_json_is_object(delta)) {
-        lunary_openai_message(call, ch, delta, stream);
+        lunary_walk_start(&inner, delta);
 
-    } else {
-        lunary_call_text(call, ch, lunary_json_inside(text));
+        if (lunary_walk_object(&inner)) {
+            lunary_openai_message(call, ch, &inner, stream);
+
+        } else {
+            lunary_call_text(call, ch, lunary_json_inside(text));
+        }
     }
 
     /* Mistral's models on Bedrock have stop_reason alone; vLLM has both */
@@ -357,42 +381,29 @@ lunary_openai_choice(lunary_call_t *call, lunary_str_t v, int64_t n,
     } else if (stop.len != 0) {
         lunary_call_finish_reason(call, ch, stop);
     }
-
-    if (usage.len != 0) {
-        lunary_call_usage_openai(call, usage);
-    }
 }
 
 
+/* w is in the message's or delta's object */
+
 static void
 lunary_openai_message(lunary_call_t *call, lunary_choice_t *ch,
-    lunary_str_t m, int stream)
+    lunary_walk_t *w, int stream)
 {
-    lunary_str_t         key, val, reasoning, other, details;
-    lunary_tool_t       *tool;
-    lunary_json_iter_t   it, images;
+    lunary_str_t  key, val, reasoning, other, details;
 
     reasoning = lunary_str(NULL, 0);
     other = details = reasoning;
 
-    lunary_json_iter(&it, m);
+    while (lunary_walk_key(w, &key)) {
 
-    while (lunary_json_member(&it, &key, &val)) {
+        val = lunary_walk_value(w);
 
         switch (key.len) {
 
         case 6:
             if (lunary_eq(key, "images") && lunary_json_is_array(val)) {
-
-                /* OpenRouter: generated images */
-
-                lunary_json_iter(&images, val);
-
-                while (lunary_json_element(&images, &val)) {
-                    val = lunary_json_get(val, "image_url");
-                    lunary_call_image_url(call, ch,
-                                          lunary_json_get(val, "url"));
-                }
+                lunary_openai_pictures(call, ch, val);
             }
 
             break;
@@ -430,17 +441,7 @@ lunary_openai_message(lunary_call_t *call, lunary_choice_t *ch,
             if (lunary_eq(key, "function_call")
                 && lunary_json_is_object(val))
             {
-                key = lunary_json_get(val, "name");
-                val = lunary_json_get(val, "arguments");
-
-                /* Snowflake sends one with empty members */
-
-                if (lunary_json_inside(key).len != 0 || val.len > 2) {
-                    tool = lunary_call_tool(call, ch,
-                                            LUNARY_OPENAI_FUNCTION_CALL);
-                    lunary_call_tool_name(call, tool, key);
-                    lunary_call_tool_args(call, tool, val);
-                }
+                lunary_openai_function(call, ch, val);
             }
 
             break;
@@ -470,6 +471,45 @@ lunary_openai_message(lunary_call_t *call, lunary_choice_t *ch,
 
     } else if (lunary_json_is_array(details)) {
         lunary_openai_details(call, ch, details);
+    }
+}
+
+
+/* OpenRouter: generated images */
+
+static void
+lunary_openai_pictures(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t images)
+{
+    lunary_str_t        v;
+    lunary_json_iter_t  it;
+
+    lunary_json_iter(&it, images);
+
+    while (lunary_json_element(&it, &v)) {
+        v = lunary_json_get(v, "image_url");
+        lunary_call_image_url(call, ch, lunary_json_get(v, "url"));
+    }
+}
+
+
+/* the form before tools; Snowflake sends one with empty members */
+
+static void
+lunary_openai_function(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t function)
+{
+    lunary_str_t    name, args;
+    lunary_tool_t  *t;
+
+    name = lunary_json_get(function, "name");
+    args = lunary_json_get(function, "arguments");
+
+    if (lunary_json_inside(name).len != 0 || args.len > 2) {
+        t = lunary_call_tool(call, ch, LUNARY_OPENAI_FUNCTION_CALL);
+
+        lunary_call_tool_name(call, t, name);
+        lunary_call_tool_args(call, t, args);
     }
 }
 

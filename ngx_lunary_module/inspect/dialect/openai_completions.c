@@ -36,8 +36,7 @@ lunary_openai_completions_request(lunary_call_t *call, lunary_str_t text)
 {
     static const lunary_str_t  key = lunary_string("prompt");
 
-    lunary_openai_common(call, text, key);
-    lunary_prompt_input(call, lunary_json_get(text, "prompt"), key);
+    lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
 
     return LUNARY_OK;
 }

@@ -130,8 +130,7 @@ lunary_embeddings_request(lunary_call_t *call, lunary_str_t text)
 {
     static const lunary_str_t  key = lunary_string("input");
 
-    lunary_openai_common(call, text, key);
-    lunary_prompt_input(call, lunary_json_get(text, "input"), key);
+    lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
 
     return LUNARY_OK;
 }
@@ -155,8 +154,7 @@ lunary_prompt_request(lunary_call_t *call, lunary_str_t text)
 {
     static const lunary_str_t  key = lunary_string("prompt");
 
-    lunary_openai_common(call, text, key);
-    lunary_prompt_input(call, lunary_json_get(text, "prompt"), key);
+    lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
 
     return LUNARY_OK;
 }
@@ -335,9 +333,7 @@ lunary_assistants_request(lunary_call_t *call, lunary_str_t text)
 
     static const lunary_str_t  key = lunary_string("additional_messages");
 
-    lunary_openai_common(call, text, key);
-
-    messages = lunary_json_get(text, "additional_messages");
+    messages = lunary_openai_common(call, text, key);
 
     if (lunary_json_is_array(messages)) {
         lunary_call_input(call, messages, key);

@@ -43,19 +43,17 @@ const lunary_dialect_t  lunary_openai_responses = {
 static int
 lunary_responses_request(lunary_call_t *call, lunary_str_t text)
 {
-    lunary_str_t  v[4];
-    lunary_str_t  but[5];
+    lunary_str_t  v[5];
 
     static const lunary_str_t  keys[] = {
         lunary_string("model"),
         lunary_string("stream"),
         lunary_string("input"),
-        lunary_string("instructions")
+        lunary_string("instructions"),
+        lunary_string("stream_options")
     };
 
-    static const lunary_str_t  options = lunary_string("stream_options");
-
-    (void) lunary_json_pick(text, keys, v, 4);
+    lunary_call_params(call, text, keys, v, 5);
 
     lunary_call_model(call, v[0]);
     lunary_call_stream(call, v[1]);
@@ -63,11 +61,6 @@ lunary_responses_request(lunary_call_t *call, lunary_str_t text)
     if (call->model.len == 0) {
         lunary_openai_path_model(call);
     }
-
-    memcpy(but, keys, sizeof(keys));
-    but[4] = options;
-
-    lunary_call_params(call, text, but, 5);
 
     if (lunary_responses_input(call, v[2], v[3]) == LUNARY_OK) {
         lunary_input_done(call, keys[2]);

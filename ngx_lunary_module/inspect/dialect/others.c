@@ -96,9 +96,7 @@ lunary_conversations_request(lunary_call_t *call, lunary_str_t text)
 
     static const lunary_str_t  key = lunary_string("inputs");
 
-    lunary_openai_common(call, text, key);
-
-    inputs = lunary_json_get(text, "inputs");
+    inputs = lunary_openai_common(call, text, key);
 
     if (lunary_json_is_array(inputs)) {
         lunary_call_input(call, inputs, key);
@@ -213,8 +211,7 @@ lunary_watsonx_request(lunary_call_t *call, lunary_str_t text)
 {
     static const lunary_str_t  key = lunary_string("input");
 
-    lunary_openai_common(call, text, key);
-    lunary_prompt_input(call, lunary_json_get(text, "input"), key);
+    lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
 
     call->stream = lunary_call_path_ends(call, "_stream");
 
@@ -302,8 +299,7 @@ lunary_huggingface_request(lunary_call_t *call, lunary_str_t text)
 {
     static const lunary_str_t  key = lunary_string("inputs");
 
-    lunary_openai_common(call, text, key);
-    lunary_prompt_input(call, lunary_json_get(text, "inputs"), key);
+    lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
 
     if (call->stream == -1 && lunary_call_path_ends(call, "_stream")) {
         call->stream = 1;
@@ -432,9 +428,7 @@ lunary_replicate_request(lunary_call_t *call, lunary_str_t text)
         lunary_call_model_bytes(call, s);
     }
 
-    lunary_openai_common(call, text, key);
-
-    input = lunary_json_get(text, "input");
+    input = lunary_openai_common(call, text, key);
 
     if (lunary_json_is_object(input)) {
         lunary_prompt_input(call, lunary_json_get(input, "prompt"), key);
@@ -501,8 +495,7 @@ lunary_alephalpha_request(lunary_call_t *call, lunary_str_t text)
 {
     static const lunary_str_t  key = lunary_string("prompt");
 
-    lunary_openai_common(call, text, key);
-    lunary_prompt_input(call, lunary_json_get(text, "prompt"), key);
+    lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
 
     return LUNARY_OK;
 }
