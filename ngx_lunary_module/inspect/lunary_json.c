@@ -9,6 +9,7 @@
 #include "lunary_escape.h"
 #include "lunary_json.h"
 #include "lunary_simd.h"
+#include "lunary_walk.h"
 
 
 #define lunary_json_is_space(c)                                              \
@@ -282,27 +283,38 @@ size_t
 lunary_json_pick(lunary_str_t obj, const lunary_str_t *keys,
     lunary_str_t *vals, size_t n)
 {
-    size_t              i, found;
-    lunary_str_t        key, val;
-    lunary_json_iter_t  it;
+    size_t         i, found;
+    lunary_str_t   key, val;
+    lunary_walk_t  w;
 
     for (i = 0; i < n; i++) {
         vals[i] = lunary_str(NULL, 0);
     }
 
-    if (!lunary_json_is_object(obj)) {
+    lunary_walk_start(&w, obj);
+
+    if (!lunary_walk_object(&w)) {
         return 0;
     }
 
     found = 0;
 
-    lunary_json_iter(&it, obj);
+    while (lunary_walk_key(&w, &key)) {
 
-    while (lunary_json_member(&it, &key, &val)) {
+        val = lunary_walk_value(&w);
+
+        if (val.len == 0) {
+            break;
+        }
 
         for (i = 0; i < n; i++) {
 
-            if (lunary_escape_eq(key, keys[i])) {
+            /* an escaped name is longer than what it stands for */
+
+            if (key.len == keys[i].len
+                ? memcmp(key.data, keys[i].data, key.len) == 0
+                : key.len > keys[i].len && lunary_escape_eq(key, keys[i]))
+            {
                 found += (vals[i].len == 0);
                 vals[i] = val;
                 break;
