@@ -116,6 +116,12 @@ def test_the_commands_of_the_readme_exist():
     assert commands and commands <= targets
 
 
+def test_the_tests_that_the_documentation_names_exist():
+    tests = "".join(p.read_text() for p in (ROOT / "t").glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", read("docs/security.md")))
+    assert named and {n for n in named if f"def {n}(" not in tests} == set()
+
+
 # -- links
 
 def anchors(path):
