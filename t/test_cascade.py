@@ -216,3 +216,32 @@ def test_session_and_parent_are_asked_at_once(nginx, redis, runs):
     run = runs.one()
     assert who(run) == ("carol", "session", "1")
     assert run.json("user_props")["from"] == "thread"
+
+
+INGEST = CONFIG.replace("location / {", """location = /v1/runs/ingest {
+            lunary_ingest key_file={{ keys }};
+        }
+        location / {""")
+
+
+def test_an_sdk_event_makes_its_run_and_thread_known(nginx, runs, folder,
+                                                     redis):
+    (folder / "keys").write_text("k default\n")
+    one = nginx(INGEST, keys=folder / "keys")
+    events = [
+        {"type": "chain", "event": "start", "runId": "r1", "userId": "alice",
+         "userProps": {"name": "A"}, "timestamp": "2026-01-01T00:00:00Z"},
+        {"type": "thread", "event": "chat", "runId": "m1",
+         "parentRunId": "t1", "userId": "bob",
+         "timestamp": "2026-01-01T00:00:00Z"}]
+    answer = one.post("/v1/runs/ingest", json={"events": events},
+                      headers={"Authorization": "Bearer k"})
+    assert answer.status == 200
+
+    one.post(json=chat(parent_run_id="r1"))
+    one.post(json=chat(thread_id="t1"))
+
+    first, second = runs(4)[2:]
+    assert who(first) == ("alice", "parent", "0")
+    assert first.json("user_props") == {"name": "A"}
+    assert who(second) == ("bob", "parent", "0")

@@ -61,6 +61,8 @@ static ngx_int_t ngx_http_lunary_ingest_events(ngx_http_request_t *r,
 static ngx_int_t ngx_http_lunary_ingest_event(ngx_http_request_t *r,
     lunary_mem_t *mem, ngx_str_t *app, ngx_uint_t drop, lunary_str_t event,
     lunary_str_t *id, const char **error);
+static void ngx_http_lunary_ingest_known(ngx_http_request_t *r,
+    ngx_str_t *app, lunary_str_t event, lunary_run_t *run);
 static int ngx_http_lunary_ingest_strip(lunary_mem_t *mem, lunary_buf_t *out,
     lunary_str_t event);
 static ngx_uint_t ngx_http_lunary_ingest_app_id(lunary_mem_t *mem,
@@ -675,6 +677,8 @@ ngx_http_lunary_ingest_event(ngx_http_request_t *r, lunary_mem_t *mem,
     (void) lunary_run_encode(&run, p);
     ngx_lunary_outbox_commit();
 
+    ngx_http_lunary_ingest_known(r, app, event, &run);
+
     rc = NGX_OK;
 
 done:
@@ -686,6 +690,41 @@ done:
     lunary_buf_free(mem, &json);
 
     return rc;
+}
+
+
+/* calls that name the event's run, or its thread, may inherit its user */
+
+static void
+ngx_http_lunary_ingest_known(ngx_http_request_t *r, ngx_str_t *app,
+    lunary_str_t event, lunary_run_t *run)
+{
+    ngx_str_t     user, props, id, thread;
+    lunary_str_t  value;
+
+    if (!lunary_run_has(run, LUNARY_F_USER_ID)) {
+        return;
+    }
+
+    user = ngx_http_lunary_str(run->value[LUNARY_F_USER_ID]);
+    id = ngx_http_lunary_str(run->value[LUNARY_F_RUN_ID]);
+
+    ngx_str_null(&props);
+    ngx_str_null(&thread);
+
+    value = lunary_json_get(event, "userProps");
+
+    if (lunary_json_is_object(value)) {
+        props = ngx_http_lunary_str(value);
+    }
+
+    /* a message's parent is its thread */
+
+    if (lunary_eq(run->value[LUNARY_F_TYPE], "thread")) {
+        thread = ngx_http_lunary_str(run->value[LUNARY_F_PARENT_RUN_ID]);
+    }
+
+    ngx_http_lunary_cascade_known(r, app, &user, &props, &id, &thread);
 }
 
 
