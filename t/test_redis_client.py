@@ -264,6 +264,18 @@ def test_a_look_up_that_takes_too_long(outbox, redis_server):
     wait_for(lambda: get(nginx, "k") == (200, "v"))
 
 
+def test_a_look_up_waits_no_longer_for_a_connection(outbox):
+    """Nor for one that is never made."""
+    silent = Stranger()
+    try:
+        nginx = outbox(silent, params="timeout=200ms connect_timeout=30s")
+        began = time.monotonic()
+        assert get(nginx, "k")[0] == 503
+        assert time.monotonic() - began < 2
+    finally:
+        silent.close()
+
+
 def test_look_ups_after_a_restart(outbox, redis_server):
     redis = redis_server()
     nginx = outbox(redis)

@@ -25,6 +25,7 @@ static ngx_lunary_redis_request_t *ngx_lunary_redis_request(
     ngx_lunary_redis_t *rc, ngx_uint_t nbufs, size_t size, ngx_buf_t **bufs);
 static ngx_int_t ngx_lunary_redis_accept(ngx_lunary_redis_t *rc,
     ngx_lunary_redis_request_t *req);
+static void ngx_lunary_redis_patience_handler(ngx_event_t *ev);
 static void ngx_lunary_redis_replies(ngx_lunary_redis_t *rc,
     ngx_uint_t generation);
 static void ngx_lunary_redis_finish(ngx_lunary_redis_t *rc,
@@ -61,6 +62,10 @@ ngx_lunary_redis_create(ngx_cycle_t *cycle, ngx_lunary_redis_conf_t *conf,
     rc->timer.handler = ngx_lunary_redis_timer_handler;
     rc->timer.data = &rc->dummy;
     rc->timer.log = cycle->log;
+
+    rc->patience.handler = ngx_lunary_redis_patience_handler;
+    rc->patience.data = &rc->dummy;
+    rc->patience.log = cycle->log;
 
     rc->retry.handler = ngx_lunary_redis_retry_handler;
     rc->retry.data = &rc->dummy;
@@ -229,12 +234,53 @@ ngx_lunary_redis_accept(ngx_lunary_redis_t *rc,
 
     if (rc->state == NGX_LUNARY_REDIS_UP) {
         ngx_lunary_redis_start_waiting(rc);
+        return NGX_OK;
+    }
 
-    } else {
-        ngx_lunary_redis_set_timer(rc);
+    ngx_lunary_redis_set_timer(rc);
+
+    if (!rc->patience.timer_set) {
+        ngx_add_timer(&rc->patience, rc->timeout);
     }
 
     return NGX_OK;
+}
+
+
+/* a command waits for the connection no longer than for its reply */
+
+static void
+ngx_lunary_redis_patience_handler(ngx_event_t *ev)
+{
+    ngx_queue_t                 *q;
+    ngx_connection_t            *c;
+    ngx_msec_int_t               left;
+    ngx_lunary_redis_t          *rc;
+    ngx_lunary_redis_request_t  *req;
+
+    c = ev->data;
+    rc = c->data;
+
+    while (!ngx_queue_empty(&rc->waiting)) {
+        q = ngx_queue_head(&rc->waiting);
+        req = ngx_queue_data(q, ngx_lunary_redis_request_t, queue);
+
+        left = (ngx_msec_int_t) (req->start + rc->timeout - ngx_current_msec);
+
+        if (left > 0) {
+            if (!ev->timer_set) {
+                ngx_add_timer(ev, (ngx_msec_t) left);
+            }
+
+            return;
+        }
+
+        ngx_queue_remove(q);
+        rc->ncommands--;
+
+        ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_TIMEOUT);
+        ngx_lunary_redis_finish(rc, req, NULL);
+    }
 }
 
 
@@ -245,6 +291,10 @@ ngx_lunary_redis_start_waiting(ngx_lunary_redis_t *rc)
 {
     ngx_queue_t                 *q;
     ngx_lunary_redis_request_t  *req;
+
+    if (rc->patience.timer_set) {
+        ngx_del_timer(&rc->patience);
+    }
 
     while (!ngx_queue_empty(&rc->waiting)) {
         q = ngx_queue_head(&rc->waiting);
@@ -570,6 +620,10 @@ ngx_lunary_redis_fail_commands(ngx_lunary_redis_t *rc)
     if (!ngx_queue_empty(&rc->waiting)) {
         ngx_queue_add(&lost, &rc->waiting);
         ngx_queue_init(&rc->waiting);
+    }
+
+    if (rc->patience.timer_set) {
+        ngx_del_timer(&rc->patience);
     }
 
     while (!ngx_queue_empty(&lost)) {

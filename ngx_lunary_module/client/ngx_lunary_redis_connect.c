@@ -21,6 +21,8 @@
 
 static void ngx_lunary_redis_resolve(ngx_lunary_redis_t *rc);
 static void ngx_lunary_redis_resolve_handler(ngx_resolver_ctx_t *ctx);
+static void ngx_lunary_redis_unresolved(ngx_lunary_redis_t *rc,
+    const char *why);
 static void ngx_lunary_redis_open(ngx_lunary_redis_t *rc);
 static void ngx_lunary_redis_connect_handler(ngx_event_t *ev);
 static ngx_int_t ngx_lunary_redis_test_connect(ngx_connection_t *c,
@@ -81,10 +83,14 @@ ngx_lunary_redis_resolve(ngx_lunary_redis_t *rc)
     rc->state = NGX_LUNARY_REDIS_RESOLVING;
     rc->resolving = ctx;
 
+    ngx_lunary_redis_set_timer(rc);
+    ngx_add_timer(&rc->timer, rc->conf->connect_timeout);
+
     if (ngx_resolve_name(ctx) != NGX_OK) {
-        rc->resolving = NULL;
-        rc->state = NGX_LUNARY_REDIS_DOWN;
-        ngx_lunary_redis_open(rc);
+
+        /* it is freed already */
+
+        ngx_lunary_redis_unresolved(rc, "no resolver");
     }
 }
 
@@ -92,38 +98,62 @@ ngx_lunary_redis_resolve(ngx_lunary_redis_t *rc)
 static void
 ngx_lunary_redis_resolve_handler(ngx_resolver_ctx_t *ctx)
 {
+    char                 *why;
     ngx_lunary_redis_t   *rc;
     ngx_resolver_addr_t  *addr;
 
     rc = ctx->data;
 
+    if (ctx->state || ctx->naddrs == 0) {
+        why = ctx->state ? ngx_resolver_strerror(ctx->state) : "no address";
+
+        ngx_resolve_name_done(ctx);
+        ngx_lunary_redis_unresolved(rc, why);
+
+        return;
+    }
+
+    rc->resolving = NULL;
+    rc->state = NGX_LUNARY_REDIS_DOWN;
+
+    if (rc->timer.timer_set) {
+        ngx_del_timer(&rc->timer);
+    }
+
+    addr = &ctx->addrs[rc->next_addr++ % ctx->naddrs];
+
+    ngx_memcpy(&rc->sockaddr, addr->sockaddr, addr->socklen);
+    ngx_inet_set_port(&rc->sockaddr.sockaddr, rc->conf->port);
+
+    rc->addr.sockaddr = &rc->sockaddr.sockaddr;
+    rc->addr.socklen = addr->socklen;
+    rc->addr.name.data = rc->name;
+    rc->addr.name.len = ngx_sock_ntop(rc->addr.sockaddr, rc->addr.socklen,
+                                      rc->name, NGX_SOCKADDR_STRLEN, 1);
+
+    ngx_resolve_name_done(ctx);
+
+    ngx_lunary_redis_open(rc);
+}
+
+
+static void
+ngx_lunary_redis_unresolved(ngx_lunary_redis_t *rc, const char *why)
+{
     rc->resolving = NULL;
     rc->state = NGX_LUNARY_REDIS_DOWN;
     rc->addr.socklen = 0;
 
-    if (ctx->state) {
-        if (!rc->silent) {
-            ngx_log_error(NGX_LOG_WARN, rc->log, 0,
-                          "lunary: redis %V: \"%V\" could not be resolved "
-                          "(%i: %s), using the address of the configuration",
-                          &rc->conf->url, &ctx->name, ctx->state,
-                          ngx_resolver_strerror(ctx->state));
-        }
-
-    } else if (ctx->naddrs) {
-        addr = &ctx->addrs[rc->next_addr++ % ctx->naddrs];
-
-        ngx_memcpy(&rc->sockaddr, addr->sockaddr, addr->socklen);
-        ngx_inet_set_port(&rc->sockaddr.sockaddr, rc->conf->port);
-
-        rc->addr.sockaddr = &rc->sockaddr.sockaddr;
-        rc->addr.socklen = addr->socklen;
-        rc->addr.name.data = rc->name;
-        rc->addr.name.len = ngx_sock_ntop(rc->addr.sockaddr, rc->addr.socklen,
-                                          rc->name, NGX_SOCKADDR_STRLEN, 1);
+    if (!rc->silent) {
+        ngx_log_error(NGX_LOG_WARN, rc->log, 0,
+                      "lunary: redis %V: \"%V\" could not be resolved (%s), "
+                      "using the address of the configuration",
+                      &rc->conf->url, &rc->conf->host, why);
     }
 
-    ngx_resolve_name_done(ctx);
+    if (rc->timer.timer_set) {
+        ngx_del_timer(&rc->timer);
+    }
 
     ngx_lunary_redis_open(rc);
 }
@@ -548,6 +578,12 @@ ngx_lunary_redis_timer_handler(ngx_event_t *ev)
 
     c = ev->data;
     rc = c->data;
+
+    if (rc->state == NGX_LUNARY_REDIS_RESOLVING) {
+        ngx_resolve_name_done(rc->resolving);
+        ngx_lunary_redis_unresolved(rc, "no answer in time");
+        return;
+    }
 
     ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_TIMEOUT);
 

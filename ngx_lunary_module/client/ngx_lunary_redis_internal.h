@@ -81,6 +81,7 @@ struct ngx_lunary_redis_s {
     ngx_chain_t                 **last_out;
 
     ngx_event_t                   timer;       /* connect, or first command  */
+    ngx_event_t                   patience;    /* of commands in `waiting`   */
     ngx_event_t                   retry;       /* backoff                    */
     ngx_connection_t              dummy;       /* what timers are logged by  */
 

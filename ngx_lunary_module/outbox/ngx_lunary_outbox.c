@@ -18,6 +18,7 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_event.h>
+#include <sys/random.h>
 
 #include "ngx_lunary_outbox_internal.h"
 #include "lunary_crc32c.h"
@@ -26,7 +27,6 @@
 
 static ngx_int_t ngx_lunary_outbox_own_spool(ngx_lunary_outbox_t *ob,
     int *dirfd);
-static ngx_int_t ngx_lunary_outbox_random(u_char *dst, size_t n);
 static void ngx_lunary_outbox_flush_handler(ngx_event_t *ev);
 static void ngx_lunary_outbox_tick_handler(ngx_event_t *ev);
 static void ngx_lunary_outbox_drop(ngx_lunary_outbox_t *ob, ngx_uint_t kind,
@@ -144,9 +144,9 @@ ngx_lunary_outbox_own_spool(ngx_lunary_outbox_t *ob, int *dirfd)
 
     ob->own->own = 1;
 
-    if (ngx_lunary_outbox_random(random, sizeof(random)) != NGX_OK) {
+    if (getentropy(random, sizeof(random)) == -1) {
         ngx_log_error(NGX_LOG_EMERG, ob->log, ngx_errno,
-                      "lunary: no random numbers from \"/dev/urandom\"");
+                      "getentropy() failed");
         return NGX_ERROR;
     }
 
@@ -218,25 +218,6 @@ ngx_lunary_outbox_own_spool(ngx_lunary_outbox_t *ob, int *dirfd)
     ngx_queue_insert_head(&ob->sources, &ob->own->queue);
 
     return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_lunary_outbox_random(u_char *dst, size_t n)
-{
-    int      fd;
-    ssize_t  got;
-
-    fd = open("/dev/urandom", O_RDONLY|O_CLOEXEC);
-
-    if (fd == -1) {
-        return NGX_ERROR;
-    }
-
-    got = read(fd, dst, n);
-    (void) close(fd);
-
-    return (got == (ssize_t) n) ? NGX_OK : NGX_ERROR;
 }
 
 

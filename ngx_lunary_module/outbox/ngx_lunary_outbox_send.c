@@ -86,7 +86,10 @@ ngx_lunary_outbox_state(void *data, ngx_uint_t up)
         }
     }
 
-    if (ob->pause.timer_set) {
+    /* a pause for what Redis said goes on, or a replica would be asked again
+     * and again */
+
+    if (ob->pause.timer_set && !ob->in_error) {
         ngx_del_timer(&ob->pause);
     }
 
