@@ -63,6 +63,59 @@ def test_a_dead_redis_is_one_log_line(outbox, redis_server):
                           nginx.log())) == 1
 
 
+@pytest.mark.parametrize("how", ["down", "stopped"])
+def test_requests_do_not_wait_for_a_dead_redis(outbox, redis_server, how):
+    redis = redis_server()
+    nginx = outbox(redis)
+
+    def slowest():
+        times = []
+        for i in range(300):
+            began = time.monotonic()
+            append(nginx, f"a{i}", 1, 1000)
+            times.append(time.monotonic() - began)
+        return sorted(times)[-3]            # the machine has other things to do
+
+    live = slowest()
+    redis.pause() if how == "stopped" else redis.stop()
+    dead = slowest()
+    assert dead < live + 0.05
+
+
+def test_memory_does_not_grow_with_the_number_of_records(outbox, redis):
+    nginx = outbox(redis, stream="lunary:runs maxlen=100")
+    [pid] = nginx.workers()
+
+    def anonymous():
+        with open(f"/proc/{pid}/status") as f:
+            return int(re.search(r"RssAnon:\s+(\d+)", f.read())[1])
+
+    def some(n):
+        for i in range(n):
+            append(nginx, f"a{i}", 50, 200)
+        wait_for(lambda: stats(nginx)["runs_spooled"] == 0)
+
+    some(20)
+    before = anonymous()
+    some(400)
+    assert anonymous() - before <= 64
+
+
+def test_memory_is_bounded_while_redis_is_down(outbox, redis_server):
+    redis = redis_server()
+    redis.stop()
+    nginx = outbox(redis, spool="off size=4m")
+    [pid] = nginx.workers()
+
+    def resident():
+        with open(f"/proc/{pid}/status") as f:
+            return int(re.search(r"VmRSS:\s+(\d+)", f.read())[1])
+
+    before = resident()
+    append(nginx, "a", 50000, 1000)         # 50 MB
+    assert resident() - before < 5000
+
+
 def test_a_full_spool_drops_the_newest(outbox, redis_server):
     redis = redis_server()
     redis.stop()
