@@ -85,10 +85,11 @@ class Runs:
             wait_for(arrived, timeout)
         except AssertionError:
             raise AssertionError(f"{len(seen)} entries, not {n}: " + str(
-                [(r.get("uri"), r.get("outcome")) for r in seen])) from None
+                [(r.get("uri"), r.get("outcome"))
+                 for r in seen[:20]])) from None
 
         assert len(seen) == n, [(r.get("run_id"), r.get("uri"),
-                                 r.get("outcome")) for r in seen]
+                                 r.get("outcome")) for r in seen[:20]]
         self.expected = n
         return seen
 
@@ -105,4 +106,4 @@ class Runs:
         if not self.more:
             assert len(entries) <= self.expected, (
                 "entries came later", [(e.get("uri"), e.get("outcome"))
-                                       for e in entries])
+                                       for e in entries[-20:]])
