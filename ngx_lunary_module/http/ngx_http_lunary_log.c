@@ -503,20 +503,14 @@ ngx_http_lunary_fill_upstream(ngx_http_request_t *r, lunary_run_t *run)
 static void
 ngx_http_lunary_fill_trace(ngx_http_request_t *r, lunary_run_t *run)
 {
-    u_char                     *p;
-    ngx_str_t                   name;
-    ngx_uint_t                  i, hex, zero;
-    ngx_list_part_t            *part;
-    ngx_table_elt_t            *h;
-    ngx_http_variable_value_t  *vv;
+    u_char           *p;
+    ngx_str_t         id;
+    ngx_uint_t        i, hex, zero;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
 
-    ngx_str_set(&name, "request_id");
-
-    vv = ngx_http_get_variable(r, &name, ngx_hash_key(name.data, name.len));
-
-    if (vv && vv->valid && !vv->not_found && vv->len) {
-        lunary_run_set(run, LUNARY_F_REQUEST_ID,
-                       lunary_str(vv->data, vv->len));
+    if (ngx_http_lunary_request_id(r, &id) == NGX_OK) {
+        lunary_run_set(run, LUNARY_F_REQUEST_ID, lunary_ngx_str(id));
     }
 
     part = &r->headers_in.headers.part;

@@ -534,6 +534,7 @@ static ngx_int_t
 ngx_http_lunary_postconfiguration(ngx_conf_t *cf)
 {
     ngx_uint_t                     i;
+    ngx_str_t                      name;
     ngx_http_handler_pt           *h;
     ngx_lunary_redis_conf_t      **redis;
     ngx_http_core_loc_conf_t      *clcf;
@@ -550,6 +551,13 @@ ngx_http_lunary_postconfiguration(ngx_conf_t *cf)
 
     if (!mcf->used) {
         return NGX_OK;
+    }
+
+    ngx_str_set(&name, "request_id");
+
+    mcf->request_id = ngx_http_get_variable_index(cf, &name);
+    if (mcf->request_id == NGX_ERROR) {
+        return NGX_ERROR;
     }
 
     if (ngx_http_lunary_provider_init(cf) != NGX_OK
@@ -981,4 +989,46 @@ ngx_http_lunary_random(u_char out[10])
     ngx_http_lunary_pool_left -= 10;
 
     ngx_memcpy(out, ngx_http_lunary_pool + ngx_http_lunary_pool_left, 10);
+}
+
+
+/*
+ * What nginx would take OpenSSL's generator for, from the same source, where
+ * nobody has asked for it yet; who asks later gets this one.
+ */
+
+ngx_int_t
+ngx_http_lunary_request_id(ngx_http_request_t *r, ngx_str_t *id)
+{
+    u_char                        bytes[20], *p;
+    ngx_http_variable_value_t    *v;
+    ngx_http_lunary_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_http_lunary_module);
+
+    v = &r->variables[mcf->request_id];
+
+    if (!v->valid) {
+
+        p = ngx_pnalloc(r->pool, 32);
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        ngx_http_lunary_random(bytes);
+        ngx_http_lunary_random(bytes + 10);
+
+        (void) ngx_hex_dump(p, bytes, 16);
+
+        v->data = p;
+        v->len = 32;
+        v->valid = 1;
+        v->no_cacheable = 0;
+        v->not_found = 0;
+    }
+
+    id->data = v->data;
+    id->len = v->len;
+
+    return NGX_OK;
 }

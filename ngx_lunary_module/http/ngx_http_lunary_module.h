@@ -164,6 +164,7 @@ typedef struct {
     ngx_flag_t                 used;           /* some location has lunary   */
     ngx_flag_t                 status;         /* some has lunary_status     */
     ngx_flag_t                 notice;         /* capture notice was given   */
+    ngx_int_t                  request_id;     /* index of $request_id       */
     ngx_int_t                  proxy_host;     /* index of $proxy_host, or
                                                   NGX_ERROR: no proxy module */
     ngx_flag_t                 cascade;        /* some lunary_user lists
@@ -404,6 +405,9 @@ ngx_lunary_redis_t *ngx_http_lunary_lookup_redis(
 
 /* 10 random bytes for an id */
 void ngx_http_lunary_random(u_char out[10]);
+
+/* $request_id; NGX_OK or NGX_ERROR (no memory) */
+ngx_int_t ngx_http_lunary_request_id(ngx_http_request_t *r, ngx_str_t *id);
 
 
 /* ngx_http_lunary_conf.c: directive handlers; cmd->post may be set */
