@@ -490,6 +490,10 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
 
             lunary_doc_tell(d, ev, s->depth);
 
+            if (d->mode == MODE_VECTOR) {
+                back = 1;
+            }
+
             if (d->vector && !s->bad) {
 
                 if (s->number) {
@@ -631,6 +635,12 @@ lunary_doc_want(lunary_doc_t *d, int watched)
 
     if (d->mode == MODE_VECTOR) {
         want |= LUNARY_SCAN_WANT_STRING;
+
+        /* where we are not strict, all but single words pass the scanner by */
+
+        if (!d->scan.strict) {
+            want |= LUNARY_SCAN_WANT_SCALAR;
+        }
     }
 
     d->scan.want = (uint8_t) want;
