@@ -40,6 +40,15 @@ struct ngx_http_lunary_ingest_conf_s {
 };
 
 
+/* an answer that waits for the disk */
+
+typedef struct {
+    ngx_lunary_outbox_waiter_t   waiter;
+    ngx_http_request_t          *request;
+    ngx_str_t                    answer;
+} ngx_http_lunary_ingest_wait_t;
+
+
 /* what is lifted out of an event, by the names of Lunary's API */
 
 enum {
@@ -58,6 +67,10 @@ static ngx_int_t ngx_http_lunary_ingest_read(ngx_http_request_t *r,
     lunary_str_t *text);
 static ngx_int_t ngx_http_lunary_ingest_events(ngx_http_request_t *r,
     ngx_str_t *app, ngx_uint_t drop, lunary_str_t text);
+static ngx_int_t ngx_http_lunary_ingest_answer(ngx_http_request_t *r,
+    u_char *data, size_t len);
+static void ngx_http_lunary_ingest_safe(void *data);
+static void ngx_http_lunary_ingest_forget(void *data);
 static ngx_int_t ngx_http_lunary_ingest_event(ngx_http_request_t *r,
     lunary_mem_t *mem, ngx_str_t *app, ngx_uint_t drop, lunary_str_t event,
     lunary_str_t *id, const char **error);
@@ -562,7 +575,75 @@ ngx_http_lunary_ingest_events(ngx_http_request_t *r, ngx_str_t *app,
 
     lunary_buf_free(&mem, &out);
 
-    return ngx_http_lunary_ingest_send(r, NGX_HTTP_OK, p, n);
+    return ngx_http_lunary_ingest_answer(r, p, n);
+}
+
+
+/* success is said when the outbox calls what it took safe */
+
+static ngx_int_t
+ngx_http_lunary_ingest_answer(ngx_http_request_t *r, u_char *data, size_t len)
+{
+    ngx_http_cleanup_t              *cln;
+    ngx_http_lunary_ingest_wait_t   *wait;
+
+    wait = ngx_palloc(r->pool, sizeof(ngx_http_lunary_ingest_wait_t));
+    if (wait == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    wait->request = r;
+    wait->answer.data = data;
+    wait->answer.len = len;
+    wait->waiter.handler = ngx_http_lunary_ingest_safe;
+    wait->waiter.data = wait;
+
+    cln = ngx_http_cleanup_add(r, 0);
+    if (cln == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (ngx_lunary_outbox_durable(&wait->waiter) == NGX_OK) {
+        return ngx_http_lunary_ingest_send(r, NGX_HTTP_OK, data, len);
+    }
+
+    cln->handler = ngx_http_lunary_ingest_forget;
+    cln->data = &wait->waiter;
+
+    r->read_event_handler = ngx_http_test_reading;
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    r->main->count++;
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_http_lunary_ingest_safe(void *data)
+{
+    ngx_http_lunary_ingest_wait_t *wait = data;
+
+    ngx_connection_t    *c;
+    ngx_http_request_t  *r;
+
+    r = wait->request;
+    c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+
+    ngx_http_finalize_request(r, ngx_http_lunary_ingest_send(r, NGX_HTTP_OK,
+                                                  wait->answer.data,
+                                                  wait->answer.len));
+
+    ngx_http_run_posted_requests(c);
+}
+
+
+static void
+ngx_http_lunary_ingest_forget(void *data)
+{
+    ngx_lunary_outbox_forget(data);
 }
 
 
