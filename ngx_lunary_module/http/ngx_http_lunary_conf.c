@@ -190,6 +190,11 @@ ngx_http_lunary_conf_choice(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return "is duplicate";
     }
 
+    if (words == ngx_http_lunary_enable_words) {
+        ((ngx_http_lunary_loc_conf_t *) conf)->blanket =
+                                        (cf->cmd_type == NGX_HTTP_MAIN_CONF);
+    }
+
     for (i = 0; words[i].name.len != 0; i++) {
 
         if (words[i].name.len == value[1].len
@@ -933,6 +938,7 @@ ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
     ngx_str_t                  *body;
     ngx_flag_t                 *pass;
     ngx_uint_t                  i;
+    const char                 *name;
     ngx_http_lunary_source_t   *src;
 
     if (ngx_http_lunary_accept_names(cf, lcf) != NGX_OK) {
@@ -1012,7 +1018,8 @@ ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
 
         if (src[i].kind == NGX_HTTP_LUNARY_SRC_VALUE && src[i].verified
             && lcf->phase != NGX_HTTP_LUNARY_PRECONTENT
-            && ngx_strstr(src[i].name.data, "remote_user"))
+            && ngx_strcasestrn(src[i].name.data, "remote_user",
+                               sizeof("remote_user") - 2))
         {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "\"verified:%V\" is proven only after "
@@ -1032,11 +1039,26 @@ ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
                                       "proxy_pass_request_body");
 
     if ((body && body->data) || (pass && !*pass)) {
+        name = body && body->data ? "proxy_set_body"
+                                  : "proxy_pass_request_body off";
+
+        if (lcf->blanket && !lcf->inject.members) {
+
+            /*
+             * `lunary on` for all of http{} takes in such locations too as
+             * auth_request asks: no client's body leaves by them
+             */
+
+            ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                               "\"%s\" sends a body that lunary does not "
+                               "rewrite", name);
+            return NGX_CONF_OK;
+        }
+
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"%s\" sends a body that lunary cannot rewrite: "
                            "remove it, or write \"lunary_strip off\" here",
-                           body && body->data ? "proxy_set_body"
-                                          : "proxy_pass_request_body off");
+                           name);
         return NGX_CONF_ERROR;
     }
 

@@ -2,11 +2,14 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * The second module: response filters.  They look at what passes and change
- * nothing: the client gets the upstream's bytes when they arrive.
+ * nothing (but by lunary_stream_usage): the client gets the upstream's bytes
+ * when they arrive.
  *
  * Invariants
  *   - the next filter is always called, with the very chain that came;
  *   - no pointer into a buf is kept;
+ *   - a response that becomes no run is not looked at: files of it go on as
+ *     files;
  *   - only the main request's response is read: what a subrequest adds
  *     (SSI, addition) is not the API's answer.
  */
@@ -15,8 +18,12 @@
 
 
 static ngx_int_t ngx_http_lunary_header_filter(ngx_http_request_t *r);
+static ngx_int_t ngx_http_lunary_run_header(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
 static ngx_int_t ngx_http_lunary_body_filter(ngx_http_request_t *r,
     ngx_chain_t *in);
+static void ngx_http_lunary_read_response(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_chain_t *in);
 static lunary_str_t ngx_http_lunary_response_header(void *ctx,
     const char *name, size_t len);
 static ngx_int_t ngx_http_lunary_filter_init(ngx_conf_t *cf);
@@ -61,7 +68,6 @@ static ngx_int_t
 ngx_http_lunary_header_filter(ngx_http_request_t *r)
 {
     lunary_str_t            type, encoding;
-    ngx_table_elt_t        *h;
     ngx_http_lunary_ctx_t  *ctx;
 
     if (r != r->main) {
@@ -70,26 +76,39 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
 
     ctx = ngx_http_lunary_get_ctx(r);
 
-    if (ctx == NULL || ctx->answered) {
+    if (ctx == NULL) {
+        return ngx_http_next_header_filter(r);
+    }
+
+    if (ctx->conf->run_header
+        && ngx_http_lunary_run_header(r, ctx) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (ctx->answered) {
+
+        /*
+         * a filter behind this one refused the answer, nginx sends an error
+         * page instead: that is not the API's answer
+         */
+
+        ctx->inspect = 0;
+        ctx->last_seen = 0;
+        ctx->usage = NULL;
+        ctx->response_bytes = 0;
+
         return ngx_http_next_header_filter(r);
     }
 
     ctx->answered = 1;
+    ctx->last = ngx_current_msec;
 
-    if (ctx->conf->run_header) {
-        h = ngx_list_push(&r->headers_out.headers);
-        if (h == NULL) {
-            return NGX_ERROR;
-        }
-
-        h->hash = 1;
-#if (nginx_version >= 1023000)
-        h->next = NULL;
-#endif
-        ngx_str_set(&h->key, "X-Lunary-Run-Id");
-        h->value.len = sizeof(ctx->run_id);
-        h->value.data = ctx->run_id;
+    if (!(r->method & NGX_HTTP_POST) && !ctx->call->recognised) {
+        return ngx_http_next_header_filter(r);
     }
+
+    ctx->measure = 1;
 
     if (ctx->verdict == NGX_HTTP_LUNARY_REJECTED) {
         return ngx_http_next_header_filter(r);
@@ -122,27 +141,105 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
     ctx->inspect = 1;
     r->filter_need_in_memory = 1;
 
+    ngx_http_lunary_usage_header(r, ctx);
+
     return ngx_http_next_header_filter(r);
+}
+
+
+static ngx_int_t
+ngx_http_lunary_run_header(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    part = &r->headers_out.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].value.data == ctx->run_id) {
+            return NGX_OK;
+        }
+    }
+
+    h = ngx_list_push(&r->headers_out.headers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    h->hash = 1;
+#if (nginx_version >= 1023000)
+    h->next = NULL;
+#endif
+    ngx_str_set(&h->key, "X-Lunary-Run-Id");
+    h->value.len = sizeof(ctx->run_id);
+    h->value.data = ctx->run_id;
+
+    return NGX_OK;
 }
 
 
 static ngx_int_t
 ngx_http_lunary_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 {
-    size_t                  len;
-    ngx_buf_t              *b;
-    ngx_chain_t            *cl;
+    ngx_int_t               rc;
     ngx_http_lunary_ctx_t  *ctx;
 
-    if (in == NULL || r != r->main) {
+    if (r != r->main) {
         return ngx_http_next_body_filter(r, in);
     }
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_lunary_module);
 
-    if (ctx == NULL || ctx->last_seen) {
+    if (ctx == NULL || !ctx->measure) {
         return ngx_http_next_body_filter(r, in);
     }
+
+    if (!ctx->last_seen) {
+        ngx_http_lunary_read_response(r, ctx, in);
+    }
+
+    if (ctx->usage) {
+        rc = ngx_http_lunary_usage_body(r, ctx, in, ngx_http_next_body_filter);
+
+    } else {
+        rc = ngx_http_next_body_filter(r, in);
+    }
+
+    /* all that came is with the kernel: is that all there is? */
+
+    if (!ctx->delivered
+        && (ctx->last_seen || ctx->call->terminal)
+        && (rc == NGX_OK || rc == NGX_AGAIN)
+        && r->out == NULL && !r->buffered && !r->connection->buffered
+        && !r->connection->error)
+    {
+        ctx->delivered = 1;
+    }
+
+    return rc;
+}
+
+
+static void
+ngx_http_lunary_read_response(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_chain_t *in)
+{
+    size_t        len;
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
 
     for (cl = in; cl; cl = cl->next) {
         b = cl->buf;
@@ -181,8 +278,6 @@ ngx_http_lunary_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
             break;
         }
     }
-
-    return ngx_http_next_body_filter(r, in);
 }
 
 

@@ -7,8 +7,6 @@
  * Invariants
  *   - one run a main request, for every POST and every other call that a
  *     dialect knows or that was refused;
- *   - the dialect's terminal event decides `ok`, not the socket: clients close
- *     right behind it;
  *   - what is not known is not in the run.
  */
 
@@ -18,10 +16,6 @@
 #include <zlib.h>
 
 
-static ngx_str_t ngx_http_lunary_outcome(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx);
-static ngx_uint_t ngx_http_lunary_read_timeout(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx);
 static void ngx_http_lunary_fill(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, lunary_run_t *run);
 static void ngx_http_lunary_fill_identity(ngx_http_request_t *r,
@@ -35,25 +29,7 @@ static void ngx_http_lunary_set_text(ngx_http_request_t *r,
     ngx_str_t *text);
 static void ngx_http_lunary_count(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
-static ngx_uint_t ngx_http_lunary_status_code(ngx_http_request_t *r);
 static uint32_t ngx_http_lunary_shard(lunary_run_t *run);
-
-
-static ngx_str_t  ngx_http_lunary_outcomes[] = {
-    ngx_string("ok"),
-    ngx_string("error"),
-    ngx_string("rejected"),
-    ngx_string("aborted"),
-    ngx_string("truncated"),
-    ngx_string("timeout")
-};
-
-#define NGX_HTTP_LUNARY_OK         ngx_http_lunary_outcomes[0]
-#define NGX_HTTP_LUNARY_ERROR      ngx_http_lunary_outcomes[1]
-#define NGX_HTTP_LUNARY_REFUSED    ngx_http_lunary_outcomes[2]
-#define NGX_HTTP_LUNARY_ABORTED    ngx_http_lunary_outcomes[3]
-#define NGX_HTTP_LUNARY_TRUNCATED  ngx_http_lunary_outcomes[4]
-#define NGX_HTTP_LUNARY_TIMEOUT    ngx_http_lunary_outcomes[5]
 
 
 ngx_int_t
@@ -165,157 +141,17 @@ ngx_http_lunary_finalize(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         lunary_call_finish(ctx->call, ctx->run);
     }
 
-    ctx->outcome = ngx_http_lunary_outcome(r, ctx);
-}
-
-
-static ngx_uint_t
-ngx_http_lunary_status_code(ngx_http_request_t *r)
-{
-    if (r->err_status) {
-        return r->err_status;
-    }
-
-    if (r->headers_out.status) {
-        return r->headers_out.status;
-    }
-
-    return 0;
-}
-
-
-static ngx_str_t
-ngx_http_lunary_outcome(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
-{
-    ngx_uint_t             status, finished;
-    ngx_connection_t      *c;
-    lunary_body_state_e    state;
-
-    c = r->connection;
-    status = ngx_http_lunary_status_code(r);
-
-    if (ctx->verdict == NGX_HTTP_LUNARY_REJECTED) {
-        return NGX_HTTP_LUNARY_REFUSED;
-    }
-
-    if (status == NGX_HTTP_REQUEST_TIME_OUT
-        || status == NGX_HTTP_GATEWAY_TIME_OUT)
-    {
-        return NGX_HTTP_LUNARY_TIMEOUT;
-    }
-
-    if (status == NGX_HTTP_CLIENT_CLOSED_REQUEST) {
-        return NGX_HTTP_LUNARY_ABORTED;
-    }
-
-    if (r->upstream_states == NULL || r->upstream_states->nelts == 0) {
-
-        /* nginx answered by itself */
-
-        switch (status) {
-
-        case NGX_HTTP_BAD_REQUEST:
-
-            if (c->error) {
-
-                /* the client left inside its body */
-
-                return NGX_HTTP_LUNARY_ABORTED;
-            }
-
-            return NGX_HTTP_LUNARY_REFUSED;
-
-        case NGX_HTTP_UNAUTHORIZED:
-        case NGX_HTTP_FORBIDDEN:
-        case NGX_HTTP_REQUEST_ENTITY_TOO_LARGE:
-        case NGX_HTTP_TOO_MANY_REQUESTS:
-        case NGX_HTTP_SERVICE_UNAVAILABLE:
-            return NGX_HTTP_LUNARY_REFUSED;
-
-        default:
-            break;
-        }
-    }
-
-    if (status >= 400 || ctx->call->errored) {
-        return NGX_HTTP_LUNARY_ERROR;
-    }
-
-    if (ctx->call->terminal) {
-        return NGX_HTTP_LUNARY_OK;
-    }
-
-    /* the answer did not come to its end */
-
-    if (c->timedout) {
-        return NGX_HTTP_LUNARY_TIMEOUT;
-    }
-
-    if (!ctx->last_seen) {
-
-        /*
-         * not c->read->eof: after a lingering close it is there for clients
-         * too that left because the answer broke off
-         */
-
-        if (c->error) {
-            return NGX_HTTP_LUNARY_ABORTED;
-        }
-
-        return ngx_http_lunary_read_timeout(r, ctx)
-               ? NGX_HTTP_LUNARY_TIMEOUT : NGX_HTTP_LUNARY_TRUNCATED;
-    }
-
-    /* nginx took it for complete: was it, as its API goes? */
-
-    state = ctx->call->response_state;
-
-    finished = ctx->run && lunary_run_has(ctx->run, LUNARY_F_FINISH_REASON);
-
-    if (state == LUNARY_BODY_PARTIAL
-        || (state == LUNARY_BODY_STREAM && !finished
-            && ctx->call->dialect != &lunary_dialect_unknown))
-    {
-        return NGX_HTTP_LUNARY_TRUNCATED;
-    }
-
-    return NGX_HTTP_LUNARY_OK;
-}
-
-
-/*
- * nginx tells nobody behind the head why an upstream's answer broke off: it
- * was a timeout where the silence was as long as read_timeout
- */
-
-static ngx_uint_t
-ngx_http_lunary_read_timeout(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
-{
-    ngx_http_upstream_t  *u;
-
-    u = r->upstream;
-
-    if (u == NULL || u->conf == NULL || !ctx->answered) {
-        return 0;
-    }
-
-    return (ngx_msec_int_t) (ngx_current_msec - ctx->last)
-           >= (ngx_msec_int_t) u->conf->read_timeout;
+    ctx->ended = ngx_http_lunary_outcome(r, ctx);
+    ctx->outcome = ngx_http_lunary_outcomes[ctx->ended];
 }
 
 
 static void
 ngx_http_lunary_count(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
-    ngx_str_t   api;
-    ngx_uint_t  i;
+    ngx_str_t  api;
 
-    for (i = 0; i < 6; i++) {
-        if (ctx->outcome.data == ngx_http_lunary_outcomes[i].data) {
-            ngx_lunary_stats_inc(NGX_LUNARY_C_RUNS_OK + i);
-            break;
-        }
-    }
+    ngx_lunary_stats_inc(NGX_LUNARY_C_RUNS_OK + ctx->ended);
 
     ngx_lunary_stats_inc(ctx->identity.user.len || ctx->identity.counter
                          ? ctx->identity.counter
@@ -323,13 +159,13 @@ ngx_http_lunary_count(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 
     api = ngx_http_lunary_str(ctx->call->dialect->name);
 
-    ngx_lunary_stats_duration(&api, ngx_http_lunary_elapsed(r));
+    ngx_lunary_stats_duration(&api, ngx_http_lunary_duration(r, ctx));
 
     if (ctx->has_first) {
         ngx_lunary_stats_ttft(&api, ctx->ttft);
     }
 
-    if (ctx->outcome.data == NGX_HTTP_LUNARY_OK.data
+    if (ctx->ended == NGX_HTTP_LUNARY_OK
         && ctx->call->dialect->type.len
         && ctx->call->input_tokens == LUNARY_UNKNOWN
         && ctx->call->output_tokens == LUNARY_UNKNOWN)
@@ -398,7 +234,7 @@ ngx_http_lunary_fill(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     }
 
     started = (int64_t) r->start_sec * 1000 + (int64_t) r->start_msec;
-    elapsed = ngx_http_lunary_elapsed(r);
+    elapsed = ngx_http_lunary_duration(r, ctx);
 
     lunary_run_set_int(run, LUNARY_F_STARTED_AT, started);
     lunary_run_set_int(run, LUNARY_F_ENDED_AT, started + (int64_t) elapsed);
@@ -465,25 +301,10 @@ ngx_http_lunary_fill_identity(ngx_http_request_t *r,
 static void
 ngx_http_lunary_fill_upstream(ngx_http_request_t *r, lunary_run_t *run)
 {
-    ngx_uint_t                  i, attempts;
-    ngx_http_upstream_state_t  *state, *last;
+    ngx_uint_t                  attempts;
+    ngx_http_upstream_state_t  *last;
 
-    if (r->upstream_states == NULL || r->upstream_states->nelts == 0) {
-        return;
-    }
-
-    state = r->upstream_states->elts;
-    attempts = 0;
-    last = NULL;
-
-    /* an internal redirect leaves an empty state between two upstreams */
-
-    for (i = 0; i < r->upstream_states->nelts; i++) {
-        if (state[i].peer) {
-            attempts++;
-            last = &state[i];
-        }
-    }
+    last = ngx_http_lunary_last_state(r, &attempts);
 
     if (last == NULL) {
         return;

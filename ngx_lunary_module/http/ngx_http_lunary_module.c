@@ -405,7 +405,7 @@ ngx_http_lunary_create_loc_conf(ngx_conf_t *cf)
         return NULL;
     }
 
-    /* set by ngx_pcalloc(): arrays, complex values, strings, *_set */
+    /* set by ngx_pcalloc(): blanket, arrays, complex values, strings, *_set */
 
     lcf->enable.value = NGX_CONF_UNSET_UINT;
     lcf->require.value = NGX_CONF_UNSET_UINT;
@@ -436,6 +436,10 @@ ngx_http_lunary_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     ngx_uint_t                    i;
     ngx_http_lunary_main_conf_t  *mcf;
+
+    if (conf->enable.value == NGX_CONF_UNSET_UINT && conf->enable.cv == NULL) {
+        conf->blanket = prev->blanket;
+    }
 
     ngx_http_lunary_merge_choice(&conf->enable, &prev->enable, 0);
     ngx_http_lunary_merge_choice(&conf->require, &prev->require,

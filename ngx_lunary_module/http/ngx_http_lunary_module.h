@@ -18,7 +18,10 @@
  *     ngx_http_lunary_rewrite.c    what the upstream gets
  *     ngx_http_lunary_inject.c     the user that the upstream is told
  *     ngx_http_lunary_filter.c     header and body filters (second module)
+ *     ngx_http_lunary_usage.c      lunary_stream_usage: usage asked for, and
+ *                                  left out again
  *     ngx_http_lunary_log.c        log phase: the run into the outbox
+ *     ngx_http_lunary_outcome.c    how a call ended
  *     ngx_http_lunary_provider.c   whose service was called
  *     ngx_http_lunary_json.c       judging small JSON texts (yajl)
  *     ngx_http_lunary_variables.c  variables
@@ -176,6 +179,7 @@ typedef struct {
 
 typedef struct {
     ngx_http_lunary_choice_t            enable;
+    ngx_flag_t                          blanket;   /* ... set at http level  */
     ngx_http_complex_value_t           *app;
     ngx_array_t                        *sources;   /* ..._source_t           */
     ngx_array_t                        *headers[NGX_HTTP_LUNARY_H_MAX];
@@ -306,6 +310,7 @@ typedef struct {
 } ngx_http_lunary_policy_t;
 
 
+typedef struct ngx_http_lunary_usage_s  ngx_http_lunary_usage_t;
 typedef struct ngx_http_lunary_ctx_s  ngx_http_lunary_ctx_t;
 
 typedef enum {
@@ -314,6 +319,17 @@ typedef enum {
     NGX_HTTP_LUNARY_REJECTED,
     NGX_HTTP_LUNARY_REJECTED_DRY_RUN
 } ngx_http_lunary_verdict_e;
+
+/* in the order of the counters NGX_LUNARY_C_RUNS_* */
+
+typedef enum {
+    NGX_HTTP_LUNARY_OK = 0,
+    NGX_HTTP_LUNARY_ERROR,
+    NGX_HTTP_LUNARY_REFUSED,
+    NGX_HTTP_LUNARY_ABORTED,
+    NGX_HTTP_LUNARY_TRUNCATED,
+    NGX_HTTP_LUNARY_TIMEOUT
+} ngx_http_lunary_outcome_e;
 
 struct ngx_http_lunary_ctx_s {
     ngx_http_request_t                *request;      /* main                 */
@@ -343,18 +359,26 @@ struct ngx_http_lunary_ctx_s {
     ngx_msec_t                         last;         /* last response byte,
                                                         ngx_current_msec     */
 
-    ngx_str_t                          outcome;      /* set by finalize      */
+    ngx_http_lunary_usage_t           *usage;        /* where the upstream
+                                                        was asked for it     */
+
+    ngx_http_lunary_outcome_e          ended;        /* set by finalize      */
+    ngx_str_t                          outcome;      /* its name             */
     lunary_run_t                      *run;          /* in the log phase     */
 
     unsigned                           body_started:1;
     unsigned                           body_ended:1; /* scanned to its end   */
     unsigned                           reading:1;
     unsigned                           read_done:1;
+    unsigned                           aside:1;      /* no call: body left   */
     unsigned                           rewritten:1;
     unsigned                           headers_swapped:1;
     unsigned                           answered:1;   /* response head passed */
+    unsigned                           measure:1;    /* response is counted  */
     unsigned                           inspect:1;    /* response is read     */
     unsigned                           last_seen:1;
+    unsigned                           delivered:1;  /* the answer's end left
+                                                        for the client       */
     unsigned                           has_first:1;
     unsigned                           judged:1;     /* in this location     */
     unsigned                           finalized:1;
@@ -650,12 +674,51 @@ ngx_int_t ngx_http_lunary_rewrite(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 
 
+/* ngx_http_lunary_usage.c */
+
+/*
+ * Adds the edit that asks for usage, where that helps, to n sorted ones (room
+ * for one more is there); their number then, or NGX_ERROR (no memory)
+ */
+ngx_int_t ngx_http_lunary_usage_ask(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, lunary_edit_t *edits, ngx_int_t n);
+
+/* header filter: is this a stream to be changed?  ctx->usage tells then */
+void ngx_http_lunary_usage_header(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+
+/* body filter in place of next() */
+ngx_int_t ngx_http_lunary_usage_body(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_chain_t *in,
+    ngx_http_output_body_filter_pt next);
+
+
 /* ngx_http_lunary_log.c */
 
 ngx_int_t ngx_http_lunary_log_handler(ngx_http_request_t *r);
 
 /* settles outcome and tokens; idempotent; in the log phase only */
 void ngx_http_lunary_finalize(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+
+
+/* ngx_http_lunary_outcome.c: in the log phase only */
+
+extern ngx_str_t  ngx_http_lunary_outcomes[];
+
+/* how the call ended; ctx->run is filled from the bodies by then */
+ngx_http_lunary_outcome_e ngx_http_lunary_outcome(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+
+/* the status as $status has it; 0: none */
+ngx_uint_t ngx_http_lunary_status_code(ngx_http_request_t *r);
+
+/* the last upstream that was tried, or NULL; their number, unless NULL */
+ngx_http_upstream_state_t *ngx_http_lunary_last_state(
+    ngx_http_request_t *r, ngx_uint_t *attempts);
+
+/* ms from the request's first byte to its end */
+ngx_msec_t ngx_http_lunary_duration(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 
 

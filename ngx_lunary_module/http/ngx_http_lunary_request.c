@@ -22,6 +22,8 @@
 
 static ngx_int_t ngx_http_lunary_handler(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf);
+static ngx_uint_t ngx_http_lunary_aside(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 static ngx_int_t ngx_http_lunary_read_body(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 static void ngx_http_lunary_body_handler(ngx_http_request_t *r);
@@ -99,7 +101,9 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
         ngx_http_lunary_read_headers(r, ctx, lcf);
     }
 
-    if (!ctx->read_done) {
+    ctx->aside = ngx_http_lunary_aside(r, ctx, lcf);
+
+    if (!ctx->read_done && !ctx->aside) {
         rc = ngx_http_lunary_read_body(r, ctx);
 
         if (rc != NGX_OK) {
@@ -144,6 +148,25 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     }
 
     return NGX_DECLINED;
+}
+
+
+/*
+ * A request that becomes no run (see the log phase) and whose verdict needs
+ * nothing of its body: that stays where it is, for a content handler that
+ * wants it in its own way (dav in a file, proxy_request_buffering off)
+ */
+
+static ngx_uint_t
+ngx_http_lunary_aside(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    return !(r->method & NGX_HTTP_POST)
+           && !ctx->call->recognised
+           && ngx_http_lunary_choice(r, &lcf->require,
+                                     ngx_http_lunary_require_words,
+                                     NGX_HTTP_LUNARY_REQUIRE_VERIFIED)
+              == NGX_HTTP_LUNARY_REQUIRE_OFF;
 }
 
 
@@ -264,7 +287,7 @@ ngx_http_lunary_request_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
         }
     }
 
-    if (ctx->body_ended) {
+    if (ctx->body_ended || ctx->aside) {
         return ngx_http_lunary_next_request_body(r, in);
     }
 

@@ -19,6 +19,9 @@
 
 static ngx_int_t ngx_http_lunary_rewrite_body(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+static ngx_int_t ngx_http_lunary_edits(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
+    lunary_edit_t *edits);
 static ngx_int_t ngx_http_lunary_splice(ngx_http_request_t *r,
     lunary_edit_t *edits, size_t n);
 static ngx_int_t ngx_http_lunary_slice(ngx_http_request_t *r, ngx_buf_t *b,
@@ -82,46 +85,61 @@ static ngx_int_t
 ngx_http_lunary_rewrite_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
 {
-    size_t             n;
+    ngx_int_t      n;
+    lunary_edit_t  edits[NGX_HTTP_LUNARY_EDITS + 1];
+
+    if (r->request_body == NULL || r->request_body->bufs == NULL
+        || lunary_call_body(ctx->call) == NULL)
+    {
+        return NGX_OK;
+    }
+
+    n = ngx_http_lunary_edits(r, ctx, lcf, edits);
+
+    if (n >= 0 && lcf->stream_usage) {
+        n = ngx_http_lunary_usage_ask(r, ctx, edits, n);
+    }
+
+    if (n <= 0) {
+        return (n == 0) ? NGX_OK : NGX_ERROR;
+    }
+
+    return ngx_http_lunary_splice(r, edits, (size_t) n);
+}
+
+
+/*
+ * What goes and what comes in of the caller's identity, sorted, at most
+ * NGX_HTTP_LUNARY_EDITS; the number of edits, or NGX_ERROR
+ */
+
+static ngx_int_t
+ngx_http_lunary_edits(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf, lunary_edit_t *edits)
+{
     uint32_t           strip;
     ngx_int_t          rc;
-    lunary_edit_t      edits[NGX_HTTP_LUNARY_EDITS];
     lunary_request_t  *rq;
 
+    rq = lunary_call_body(ctx->call);
     strip = lcf->strip ? ctx->call->dialect->strip : 0;
 
     if (strip && (lcf->accept & NGX_HTTP_LUNARY_ACCEPT_LITELLM)) {
         strip |= lunary_member_bit(LUNARY_M_LITELLM);
     }
 
-    if (r->request_body == NULL || r->request_body->bufs == NULL) {
-        return NGX_OK;
-    }
-
-    rq = lunary_call_body(ctx->call);
-    if (rq == NULL) {
-        return NGX_OK;
-    }
-
     if (lcf->inject.members && ngx_http_lunary_inject_members(ctx, lcf)) {
 
         rc = ngx_http_lunary_inject_edits(r, ctx, lcf, strip, edits,
                                           NGX_HTTP_LUNARY_EDITS);
-        if (rc > 0) {
-            return ngx_http_lunary_splice(r, edits, (size_t) rc);
-        }
 
         /* what cannot be rewritten was refused, unless in a dry run */
 
-        if (rc == 0 || lcf->dry_run) {
-            return NGX_OK;
-        }
-
-        return NGX_ERROR;
+        return (rc < 0 && lcf->dry_run) ? 0 : rc;
     }
 
     if (strip == 0) {
-        return NGX_OK;
+        return 0;
     }
 
     if (lunary_request_flooded(rq)) {
@@ -129,15 +147,11 @@ ngx_http_lunary_rewrite_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
                       "lunary: the body names its identity members more than "
                       "%d times, it is passed on as it is",
                       LUNARY_REQUEST_MARKS);
-        return NGX_OK;
+        return 0;
     }
 
-    n = lunary_request_strip(rq, strip, edits, NGX_HTTP_LUNARY_EDITS);
-    if (n == 0) {
-        return NGX_OK;
-    }
-
-    return ngx_http_lunary_splice(r, edits, n);
+    return (ngx_int_t) lunary_request_strip(rq, strip, edits,
+                                            NGX_HTTP_LUNARY_EDITS);
 }
 
 
@@ -390,10 +404,21 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
             }
 
             if (rc == NGX_DECLINED
+                && !ctx->aside
                 && NGX_HTTP_LUNARY_IS(&h[i], "Accept-Encoding"))
             {
                 value = h[i].value;
-                rc = ngx_http_lunary_narrow(r, &value);
+
+                if (ctx->usage) {
+
+                    /* a stream that is to be changed must be plain */
+
+                    ngx_str_set(&value, "identity");
+                    rc = NGX_DONE;
+
+                } else {
+                    rc = ngx_http_lunary_narrow(r, &value);
+                }
             }
 
             if (rc == NGX_ERROR) {
