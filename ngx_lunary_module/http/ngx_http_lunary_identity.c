@@ -34,6 +34,7 @@ typedef struct {
 static ngx_int_t ngx_http_lunary_candidate(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
     ngx_http_lunary_source_t *src, ngx_http_lunary_candidate_t *c);
+static ngx_uint_t ngx_http_lunary_password_checked(ngx_http_request_t *r);
 static void ngx_http_lunary_read_header(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_array_t *names, ngx_uint_t kind);
 static ngx_table_elt_t *ngx_http_lunary_find_header(ngx_http_request_t *r,
@@ -700,6 +701,17 @@ ngx_http_lunary_candidate(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 
         c->verified = src->verified;
         c->counter = NGX_LUNARY_C_IDENTITY_VARIABLE;
+
+        if (src->verified && c->user.len
+            && ngx_strcasestrn(src->name.data, "remote_user",
+                               sizeof("remote_user") - 2)
+            && !ngx_http_lunary_password_checked(r))
+        {
+            /* a name without a password is nobody, not even a claim */
+
+            c->user.len = 0;
+        }
+
         break;
     }
 
@@ -708,6 +720,65 @@ ngx_http_lunary_candidate(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     }
 
     return NGX_OK;
+}
+
+
+/*
+ * 1 where $remote_user can be here only because auth_basic has checked its
+ * password: it is on in this location, and nothing else was enough.
+ */
+
+static ngx_uint_t
+ngx_http_lunary_password_checked(ngx_http_request_t *r)
+{
+    char                      *conf;
+    ngx_str_t                  realm;
+    ngx_uint_t                 i;
+    ngx_module_t             **modules;
+    ngx_command_t             *cmd;
+    ngx_http_complex_value_t  *value;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    if (clcf->satisfy != NGX_HTTP_SATISFY_ALL) {
+        return 0;
+    }
+
+    modules = ngx_cycle->modules;
+
+    for (i = 0; modules[i]; i++) {
+        if (modules[i]->type == NGX_HTTP_MODULE
+            && ngx_strcmp(modules[i]->name, "ngx_http_auth_basic_module") == 0)
+        {
+            break;
+        }
+    }
+
+    if (modules[i] == NULL) {
+        return 0;
+    }
+
+    conf = r->loc_conf[modules[i]->ctx_index];
+
+    for (cmd = modules[i]->commands; cmd->name.len; cmd++) {
+
+        if (ngx_strcmp(cmd->name.data, "auth_basic") != 0) {
+            continue;
+        }
+
+        value = *(ngx_http_complex_value_t **) (conf + cmd->offset);
+
+        if (value == NULL || value == NGX_CONF_UNSET_PTR
+            || ngx_http_complex_value(r, value, &realm) != NGX_OK)
+        {
+            return 0;
+        }
+
+        return !(realm.len == 3 && ngx_strncmp(realm.data, "off", 3) == 0);
+    }
+
+    return 0;
 }
 
 
