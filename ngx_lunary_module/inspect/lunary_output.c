@@ -584,6 +584,8 @@ lunary_output_text(lunary_output_t *o, lunary_text_t *t, lunary_buf_t *out,
 
     len = out->len;
 
+    lunary_text_settle(&o->budget, t);
+
     if (lunary_text_write(o->mem, t, out) != LUNARY_OK) {
         return LUNARY_NOMEM;
     }

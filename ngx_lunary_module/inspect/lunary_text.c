@@ -170,6 +170,15 @@ lunary_text_trim(lunary_budget_t *b, lunary_text_t *t)
 }
 
 
+void
+lunary_text_settle(lunary_budget_t *b, lunary_text_t *t)
+{
+    if (t->cut) {
+        lunary_text_trim(b, t);
+    }
+}
+
+
 int
 lunary_text_write(lunary_mem_t *mem, const lunary_text_t *t,
     lunary_buf_t *out)

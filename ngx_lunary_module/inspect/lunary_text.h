@@ -59,6 +59,9 @@ lunary_text_lost(const lunary_text_t *t)
     return t->size - t->buf.len;
 }
 
+/* no more comes: a cut text's tail becomes as short as its head */
+void lunary_text_settle(lunary_budget_t *b, lunary_text_t *t);
+
 /*
  * Appends the text to out, with the mark ...[N bytes]... (U+2026) where bytes
  * are missing.

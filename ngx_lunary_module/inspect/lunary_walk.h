@@ -252,11 +252,25 @@ lunary_walk_value(lunary_walk_t *w)
 
     v = lunary_json_value(&w->p, w->end);
 
-    if (v.len == 0) {
+    if (v.len != 0) {
+        return v;
+    }
+
+    /* NaN, Infinity and the like: no values, but no end of the text either */
+
+    start = w->p;
+
+    while (w->p < w->end
+           && ((*w->p | 0x20) >= 'a' && (*w->p | 0x20) <= 'z'))
+    {
+        w->p++;
+    }
+
+    if (w->p == start) {
         w->p = w->end;
     }
 
-    return v;
+    return lunary_str(start, (size_t) (w->p - start));
 }
 
 
