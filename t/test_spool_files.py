@@ -1,9 +1,12 @@
 """The spool's directory and files: what is there, what may be wrong with
 them, and what the log then says.  nginx serves on in every case."""
 
+import concurrent.futures
+import json
 import os
 import pathlib
 import random
+import socket
 import stat
 import subprocess
 import time
@@ -317,22 +320,26 @@ fdatasync(int fd)
 """
 
 
-@pytest.fixture
-def gated(outbox, redis, folder):
-    """An nginx with sync=always whose disk waits for gate(words)."""
+def gate(nginx, folder):
+    """Its disk waits for nginx.gate(words)."""
     if SANITIZED:
         pytest.skip("a preloaded library beside a sanitizer's")
     source = folder / "shim.c"
     source.write_text(SHIM)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "shim.so",
                     source], check=True)
-    nginx = outbox(redis, start=False)
-    nginx.variables["spool"] = f"{nginx.folder}/spool size=4m sync=always"
     environment = nginx.environment()
     nginx.environment = lambda: environment | {
         "LD_PRELOAD": f"{folder}/shim.so", "TEST_GATE": f"{folder}/gate"}
     nginx.variables["main"] = "env TEST_GATE;"
     nginx.gate = lambda words: (folder / "gate").write_text(words)
+
+
+@pytest.fixture
+def gated(outbox, redis, folder):
+    nginx = outbox(redis, start=False)
+    nginx.variables["spool"] = f"{nginx.folder}/spool size=4m sync=always"
+    gate(nginx, folder)
     return nginx
 
 
@@ -344,6 +351,50 @@ def test_sync_always_sends_only_what_is_synced(gated, redis):
     assert entries(redis) == []
     nginx.gate("sync")
     once(redis, ids + ["b-0"])
+
+
+INGEST = """
+{{ globals }}
+{{ main }}
+http {
+    {{ http }}
+    lunary_redis {{ redis }};
+    lunary_spool {{ dir }}/spool size=4m sync=always;
+    server {
+        listen {{ listen }};
+        location / { lunary_ingest key_file={{ keys }}; }
+    }
+}
+"""
+
+
+def test_an_ingest_is_answered_once_it_is_synced(nginx, redis, folder):
+    (folder / "keys").write_text("the-key app\n")
+    nginx = nginx(INGEST, start=False, keys=folder / "keys")
+    gate(nginx, folder)
+    nginx.start()
+
+    def ingest(timeout):
+        with socket.create_connection(("127.0.0.1", nginx.port)) as s:
+            body = json.dumps({"events": {
+                "type": "agent", "event": "start", "runId": "r" * 36,
+                "timestamp": 1700000000000}}).encode()
+            s.settimeout(timeout)
+            s.sendall(b"POST /v1/runs/ingest HTTP/1.1\r\nHost: x\r\n"
+                      b"Connection: close\r\nAuthorization: Bearer the-key\r\n"
+                      b"Content-Type: application/json\r\n"
+                      b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            return s.recv(10000)
+
+    with pytest.raises(TimeoutError):
+        ingest(0.5)                         # and that client leaves
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        answer = pool.submit(ingest, 10)
+        time.sleep(0.3)
+        assert not answer.done() and redis.xlen("lunary:runs") == 0
+        nginx.gate("sync")
+        assert b'"success":true' in answer.result()
+    wait_for(lambda: redis.xlen("lunary:runs") == 2)
 
 
 def test_a_disk_that_fails_is_told_and_delivery_goes_on(gated, redis):
