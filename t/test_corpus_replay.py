@@ -56,9 +56,9 @@ def headers_of(message):
 
 def pieces_of(body, how, rng):
     """A large body is fed by single bytes at its ends only."""
-    if how == "bytes" and len(body) > 12000:
-        return [*split(body[:4000], 1), *split(body[4000:-4000], 1009),
-                *split(body[-4000:], 1)]
+    if how == "bytes" and len(body) > 6000:
+        return [*split(body[:2500], 1), *split(body[2500:-2500], 1009),
+                *split(body[-2500:], 1)]
     return split(body, how, rng)
 
 
@@ -148,10 +148,10 @@ def test_every_recorded_call_passes_unchanged_and_is_read(
         if record["api"] in corpus.UNKNOWN | corpus.UNEXPECTED:
             continue
 
-        known = corpus.DIFFERENT.get(record["id"], {})
-        diff = {k: v for k, v in
+        diff = {field: (a, b) for field, (a, b) in
                 corpus.differences(want, corpus.seen(run)).items()
-                if k not in known}
+                if not any(rule(record, field, a, b)
+                           for rule in corpus.RULES)}
         api = corpus.SAME_API.get(record["api"], record["api"])
         if run["api"] != api:
             diff["api"] = (api, run["api"])
@@ -162,6 +162,6 @@ def test_every_recorded_call_passes_unchanged_and_is_read(
         if diff:
             wrong.append((record["id"], diff))
 
-    for line in wrong[:40]:
-        print(*line)
+    for id, diff in wrong[:40]:
+        print(id, str(diff)[:400])
     assert not wrong, f"{len(wrong)} records differ"
