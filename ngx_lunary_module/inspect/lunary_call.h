@@ -128,8 +128,8 @@ int lunary_call_duplicate(const lunary_call_t *call);
 
 /*
  * The response's head: status, Content-Type and Content-Encoding.
- * header(ctx, name, len) returns another response header's value (name in lower case), empty
- * where absent; it is called only before answer() returns.
+ * header(ctx, name, len) returns another response header's value (name in
+ * lower case), empty where absent; it is called only before answer() returns.
  */
 typedef lunary_str_t (*lunary_header_pt)(void *ctx, const char *name,
     size_t len);
@@ -147,8 +147,8 @@ void lunary_call_response_end(lunary_call_t *call, int complete);
 
 /*
  * Sets what the bodies told on the run: type api model response_model
- * response_id params metadata input output input_bytes output_bytes truncated stream
- * finish_reason usage *_tokens error body_error client_request_id.  Each is
+ * response_id params metadata input output input_bytes output_bytes truncated
+ * stream finish_reason usage *_tokens error body_error client_request_id.  Each is
  * borrowed from the call until it is destroyed.  Identity is not set here.
  */
 void lunary_call_finish(lunary_call_t *call, lunary_run_t *run);

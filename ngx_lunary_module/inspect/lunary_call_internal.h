@@ -113,6 +113,34 @@ typedef struct {
 #define lunary_priv(call)  ((lunary_priv_t *) (call))
 
 
+/* what is done with a body's bytes: rq_kind, rs_kind */
+
+enum {
+    LUNARY_KIND_NONE = 0,             /* not known yet                       */
+    LUNARY_KIND_JSON,
+    LUNARY_KIND_FORM,
+    LUNARY_KIND_FRAME,
+    LUNARY_KIND_TEXT,                 /* an error's plain text               */
+    LUNARY_KIND_SKIP
+};
+
+
+/* --- between the files of lunary_call --- */
+
+/* the request as far as it is there: dialect, model, input, params */
+void lunary_call_read_request(lunary_call_t *call);
+
+/* gives back what only reading the response needs */
+void lunary_call_close(lunary_call_t *call);
+
+/* decodes a JSON string into b, at most max escaped bytes of it */
+void lunary_call_keep(lunary_call_t *call, lunary_buf_t *b,
+    lunary_str_t value, size_t max);
+
+/* 1 where s holds the word (lower case), ASCII case folded */
+int lunary_call_has(lunary_str_t s, const char *word);
+
+
 /* --- the request --- */
 
 /* the model asked for: a JSON string; or (from a path) plain bytes */

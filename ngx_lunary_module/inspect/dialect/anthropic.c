@@ -448,7 +448,7 @@ lunary_anthropic_stream(lunary_call_t *call, lunary_str_t name,
 
     } else if (lunary_json_is_string(v[6])) {
 
-        /* the legacy API: {"completion":TEXT,"stop_reason":null,"model":…} */
+        /* the legacy API: {"completion":TEXT,"stop_reason":null,"model":...} */
 
         ch = lunary_call_choice(call, 0);
         lunary_call_text(call, ch, lunary_json_inside(v[6]));

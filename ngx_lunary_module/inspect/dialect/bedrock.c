@@ -845,7 +845,7 @@ lunary_invoke_ai21(lunary_call_t *call, lunary_str_t v, lunary_str_t list)
 }
 
 
-/* Command's stream: {"text":…,"is_finished":false,"index":0} */
+/* Command's stream: {"text":...,"is_finished":false,"index":0} */
 
 static void
 lunary_invoke_cohere(lunary_call_t *call, lunary_str_t v)

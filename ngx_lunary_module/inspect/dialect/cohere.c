@@ -90,7 +90,7 @@ const lunary_dialect_t  lunary_cohere_rerank = {
 };
 
 
-/* chat_history ({"role":"USER","message":…}), then message; preamble first */
+/* chat_history ({"role":"USER","message":...}), then message; preamble first */
 
 static int
 lunary_cohere_v1_request(lunary_call_t *call, lunary_str_t text)

@@ -177,7 +177,7 @@ lunary_gemini_request(lunary_call_t *call, lunary_str_t text)
 
 
 /*
- * {"role":"model","parts":[…]} as a message.  Parts that are function calls
+ * {"role":"model","parts":[...]} as a message.  Parts that are function calls
  * become tool_calls, responses to them messages of role "tool".
  */
 
@@ -652,7 +652,7 @@ lunary_gemini_count_body(lunary_call_t *call, lunary_str_t text)
 }
 
 
-/* {"content":{…}}, or {"requests":[{"content":{…}},…]} */
+/* {"content":{...}}, or {"requests":[{"content":{...}},...]} */
 
 static int
 lunary_gemini_embed_request(lunary_call_t *call, lunary_str_t text)

@@ -229,7 +229,7 @@ lunary_interactions_steps(lunary_call_t *call, lunary_choice_t *ch,
 }
 
 
-/* {"summary":[{"text":…}]} or {"content":{"text":…}} */
+/* {"summary":[{"text":...}]} or {"content":{"text":...}} */
 
 static void
 lunary_interactions_thought(lunary_call_t *call, lunary_choice_t *ch,

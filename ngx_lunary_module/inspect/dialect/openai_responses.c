@@ -155,7 +155,7 @@ lunary_responses_item(lunary_call_t *call, lunary_str_t item)
 
     if (v[0].len == 0 || lunary_value_is(v[0], "message")) {
 
-        /* {"role":…,"content":…}: an item of type message */
+        /* {"role":...,"content":...}: an item of type message */
 
         if (lunary_json_inside(v[1]).len == 0
             || lunary_json_inside(v[1]).len > 32)

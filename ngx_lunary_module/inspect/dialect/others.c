@@ -109,7 +109,7 @@ lunary_conversations_request(lunary_call_t *call, lunary_str_t text)
 }
 
 
-/* {"outputs":[{"type":"message.output","content":…},…],"usage":…} */
+/* {"outputs":[{"type":"message.output","content":...},...],"usage":...} */
 
 static int
 lunary_conversations_body(lunary_call_t *call, lunary_str_t text)
@@ -356,7 +356,7 @@ lunary_huggingface_body(lunary_call_t *call, lunary_str_t text)
 }
 
 
-/* {"token":{"text":…,"special":false},"generated_text":null,"details":null};
+/* {"token":{"text":...,"special":false},"generated_text":null,"details":null};
  * the last one has generated_text and details */
 
 static int
@@ -402,7 +402,7 @@ lunary_huggingface_event(lunary_call_t *call, lunary_str_t name,
 }
 
 
-/* {"version":…,"input":{"prompt":…,…}}; the model may stand in the path */
+/* {"version":...,"input":{"prompt":...}}; the model may stand in the path */
 
 static int
 lunary_replicate_request(lunary_call_t *call, lunary_str_t text)

@@ -1,0 +1,195 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * What dialects tell of errors, and where an error stands in the answers of
+ * providers:
+ *
+ *     {"error":{"message","type"|"status","code"}}   OpenAI, Anthropic, Google
+ *     {"error":TEXT,"message"?,"code"?}              Ollama, Cohere, others
+ *     {"errors":[{"message"},...]}                     Cloudflare, watsonx
+ *     {"message"|"Message"|"detail"|"title"}         Bedrock, FastAPI, RFC 9457
+ */
+
+#include "lunary_call_internal.h"
+
+
+static lunary_str_t lunary_call_first(lunary_str_t v);
+
+
+void
+lunary_call_error(lunary_call_t *call, lunary_str_t message,
+    lunary_str_t type, lunary_str_t code)
+{
+    size_t         len;
+    lunary_str_t   inside;
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    call->errored = 1;
+
+    if (priv->has_error) {
+        return;
+    }
+
+    priv->has_error = 1;
+
+    if (lunary_json_is_string(message)) {
+        inside = lunary_json_inside(message);
+
+        if (inside.len > LUNARY_CALL_ERROR) {
+            inside.len = lunary_inside_floor(inside, LUNARY_CALL_ERROR);
+        }
+
+        (void) lunary_inside_copy(call->mem, &priv->error_message, inside);
+
+    } else if (message.len != 0
+               && lunary_json_type(message) != LUNARY_JSON_NULL)
+    {
+        /* a message that is an object: its JSON is the message */
+
+        if (message.len > LUNARY_CALL_ERROR) {
+            message.len = lunary_inside_floor(message, LUNARY_CALL_ERROR);
+        }
+
+        (void) lunary_json_escape(call->mem, &priv->error_message, message);
+    }
+
+    inside = lunary_json_inside(type);
+
+    if (inside.len > LUNARY_OUTPUT_ID) {
+        inside.len = lunary_inside_floor(inside, LUNARY_OUTPUT_ID);
+    }
+
+    (void) lunary_inside_copy(call->mem, &priv->error_type, inside);
+
+    if (code.len != 0 && code.len <= LUNARY_OUTPUT_ID
+        && lunary_json_type(code) != LUNARY_JSON_NULL
+        && lunary_json_valid(code, 8))
+    {
+        len = priv->error_code.len;
+
+        if (lunary_buf_append(call->mem, &priv->error_code, code.data,
+                              code.len) != LUNARY_OK)
+        {
+            priv->error_code.len = len;
+        }
+    }
+}
+
+
+/* the first element of an array, or the value itself */
+
+static lunary_str_t
+lunary_call_first(lunary_str_t v)
+{
+    return lunary_json_is_array(v) ? lunary_json_at(v, 0) : v;
+}
+
+
+int
+lunary_call_error_of(lunary_call_t *call, lunary_str_t v, int failed)
+{
+    lunary_str_t   m[10], type, code, message, none;
+    lunary_priv_t  *priv;
+
+    static const lunary_str_t  keys[] = {
+        lunary_string("error"),              /* 0 */
+        lunary_string("errors"),             /* 1 */
+        lunary_string("message"),            /* 2 */
+        lunary_string("type"),               /* 3 */
+        lunary_string("code"),               /* 4 */
+        lunary_string("detail"),             /* 5 */
+        lunary_string("title"),              /* 6 */
+        lunary_string("__type"),             /* 7 */
+        lunary_string("Message"),            /* 8 */
+        lunary_string("error_type")          /* 9 */
+    };
+
+    priv = lunary_priv(call);
+    none = lunary_str(NULL, 0);
+
+    /* Google answers streams with [{"error":{}}] */
+
+    v = lunary_call_first(v);
+
+    if (!lunary_json_is_object(v)) {
+        return 0;
+    }
+
+    (void) lunary_json_pick(v, keys, m, 10);
+
+    if (lunary_json_is_object(m[0])) {
+
+        v = m[0];
+
+        type = lunary_json_get(v, "type");
+
+        if (!lunary_json_is_string(type)) {
+            type = lunary_json_get(v, "status");
+        }
+
+        if (!lunary_json_is_string(type)) {
+            type = lunary_json_get(v, "__type");
+        }
+
+        lunary_call_error(call, lunary_json_get(v, "message"), type,
+                          lunary_json_get(v, "code"));
+        return 1;
+    }
+
+    if (lunary_json_inside(m[0]).len != 0) {
+
+        type = lunary_json_is_string(m[9]) ? m[9] : m[3];
+        message = (failed && lunary_json_is_string(m[2])) ? m[2] : m[0];
+
+        lunary_call_error(call, message, type, m[4]);
+        return 1;
+    }
+
+    if (lunary_json_is_array(m[1])) {
+
+        v = lunary_json_at(m[1], 0);
+
+        if (lunary_json_is_object(v)) {
+            lunary_call_error(call, lunary_json_get(v, "message"),
+                              lunary_json_get(v, "type"),
+                              lunary_json_get(v, "code"));
+            return 1;
+        }
+
+        if (v.len != 0) {
+            lunary_call_error(call, v, none, none);
+            return 1;
+        }
+    }
+
+    if (!failed
+        && !lunary_value_is(lunary_json_get(v, "object"), "error")
+        && !(lunary_value_is(m[3], "error") && m[2].len != 0))
+    {
+        return 0;
+    }
+
+    message = m[2];
+
+    if (lunary_json_type(message) <= LUNARY_JSON_NONE
+        || lunary_json_type(message) == LUNARY_JSON_NULL)
+    {
+        message = m[8].len ? m[8] : m[5].len ? m[5] : m[6];
+    }
+
+    type = lunary_json_is_string(m[3]) ? m[3] : m[7];
+    code = m[4];
+
+    if (priv->error_type_header.len != 0) {
+
+        /* AWS names the exception in a header (kept with its quotes) */
+
+        type = lunary_buf_str(&priv->error_type_header);
+    }
+
+    lunary_call_error(call, message, type, code);
+
+    return 1;
+}

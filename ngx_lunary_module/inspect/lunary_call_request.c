@@ -1,0 +1,377 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * A call's request: what kind of body it is, reading it, and settling the
+ * dialect.  A body is known by its Content-Type and its first bytes, and the
+ * bytes win: curl -d says urlencoded for JSON as well.
+ */
+
+#include "lunary_call_internal.h"
+
+
+static void lunary_call_request_bytes(void *ctx, const unsigned char *p,
+    size_t n);
+static void lunary_call_request_sniff(lunary_call_t *call,
+    const unsigned char *p, size_t n);
+static void lunary_call_request_json(lunary_call_t *call);
+static void lunary_call_request_form(lunary_call_t *call);
+
+
+void
+lunary_call_start(lunary_call_t *call, lunary_str_t method,
+    lunary_str_t path, lunary_str_t content_type,
+    lunary_str_t content_encoding)
+{
+    int                      rc;
+    void                    *p;
+    lunary_priv_t           *priv;
+    const lunary_dialect_t  *d;
+
+    priv = lunary_priv(call);
+
+    if (path.len > 2048) {
+        path.len = 2048;
+    }
+
+    if (path.len != 0 && priv->path.len == 0) {
+        p = lunary_alloc(call->mem, path.len);
+
+        if (p != NULL) {
+            memcpy(p, path.data, path.len);
+            priv->path = lunary_str(p, path.len);
+        }
+    }
+
+    d = call->conf.forced;
+
+    if (d == NULL) {
+        d = lunary_dialect_by_path(method, path);
+    }
+
+    if (d != NULL) {
+        call->dialect = d;
+        call->recognised = 1;
+    }
+
+    rc = lunary_inflate_create(call->mem, content_encoding,
+                               &priv->rq_inflate);
+
+    if (rc != LUNARY_OK) {
+        call->request_state = rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM
+                                                 : LUNARY_BODY_ENCODING;
+        priv->rq_kind = LUNARY_KIND_SKIP;
+        return;
+    }
+
+    priv->form = lunary_form_create(call->mem, content_type, &rc);
+
+    if (priv->form != NULL) {
+
+        /* curl -d says urlencoded for JSON as well: its bytes decide */
+
+        if (lunary_call_has(content_type, "multipart")) {
+            priv->rq_kind = LUNARY_KIND_FORM;
+        }
+
+    } else if (rc == LUNARY_NOMEM) {
+        call->request_state = LUNARY_BODY_NOMEM;
+        priv->rq_kind = LUNARY_KIND_SKIP;
+
+    } else if (lunary_call_has(content_type, "json")) {
+        priv->rq_kind = LUNARY_KIND_JSON;
+    }
+}
+
+
+void
+lunary_call_request(lunary_call_t *call, const unsigned char *p, size_t n)
+{
+    int             rc;
+    lunary_priv_t  *priv;
+
+    if (n == 0) {
+        return;
+    }
+
+    priv = lunary_priv(call);
+
+    if (call->request_state == LUNARY_BODY_NONE) {
+        call->request_state = LUNARY_BODY_PARTIAL;
+    }
+
+    if (priv->rq_inflate == NULL || priv->rq_kind == LUNARY_KIND_SKIP) {
+        lunary_call_request_bytes(call, p, n);
+        return;
+    }
+
+    rc = lunary_inflate_feed(priv->rq_inflate, p, n,
+                             lunary_call_request_bytes, call);
+
+    if (rc < 0 && priv->rq_kind != LUNARY_KIND_SKIP) {
+        call->request_state = rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM
+                              : rc == LUNARY_LIMIT ? LUNARY_BODY_LIMIT
+                              : LUNARY_BODY_ENCODING;
+        priv->rq_kind = LUNARY_KIND_SKIP;
+    }
+}
+
+
+static void
+lunary_call_request_bytes(void *ctx, const unsigned char *p, size_t n)
+{
+    int             rc;
+    lunary_call_t  *call;
+    lunary_priv_t  *priv;
+
+    call = ctx;
+    priv = lunary_priv(call);
+
+    if (priv->rq_kind == LUNARY_KIND_NONE) {
+        lunary_call_request_sniff(call, p, n);
+    }
+
+    switch (priv->rq_kind) {
+
+    case LUNARY_KIND_NONE:
+    case LUNARY_KIND_JSON:
+
+        /* white space may be the start of JSON: offsets count from there */
+
+        if (priv->rq == NULL) {
+            lunary_call_request_json(call);
+        }
+
+        if (priv->rq == NULL) {
+            return;
+        }
+
+        rc = lunary_request_feed(priv->rq, p, n);
+
+        if (rc < 0) {
+
+            /* what was read stays; request_end() says what it was */
+
+            call->request_state = rc == LUNARY_LIMIT ? LUNARY_BODY_LIMIT
+                                  : rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM
+                                  : LUNARY_BODY_INVALID;
+            priv->rq_kind = LUNARY_KIND_SKIP;
+        }
+
+        return;
+
+    case LUNARY_KIND_FORM:
+
+        if (lunary_form_feed(priv->form, p, n) == LUNARY_NOMEM) {
+            call->request_state = LUNARY_BODY_NOMEM;
+            priv->rq_kind = LUNARY_KIND_SKIP;
+        }
+
+        return;
+
+    default:
+        return;
+    }
+}
+
+
+static void
+lunary_call_request_sniff(lunary_call_t *call, const unsigned char *p,
+    size_t n)
+{
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    while (n != 0 && (*p == ' ' || *p == '\t' || *p == '\r' || *p == '\n')) {
+        p++;
+        n--;
+    }
+
+    if (n == 0) {
+        return;
+    }
+
+    if (*p == '{' || *p == '[') {
+        priv->rq_kind = LUNARY_KIND_JSON;
+
+    } else if (priv->form != NULL) {
+        priv->rq_kind = LUNARY_KIND_FORM;
+
+    } else {
+        call->request_state = LUNARY_BODY_OTHER;
+        priv->rq_kind = LUNARY_KIND_SKIP;
+    }
+}
+
+
+static void
+lunary_call_request_json(lunary_call_t *call)
+{
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    priv->rq = lunary_request_create(call->mem, priv->doc_max,
+                                     call->conf.capture_max / 16);
+
+    if (priv->rq == NULL) {
+        call->request_state = LUNARY_BODY_NOMEM;
+        priv->rq_kind = LUNARY_KIND_SKIP;
+    }
+}
+
+
+void
+lunary_call_request_end(lunary_call_t *call)
+{
+    int             rc;
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    if (call->request_state == LUNARY_BODY_PARTIAL) {
+
+        if (priv->rq_kind == LUNARY_KIND_JSON && priv->rq != NULL) {
+            rc = lunary_request_finish(priv->rq);
+
+            call->request_state = rc == LUNARY_OK ? LUNARY_BODY_JSON
+                                  : rc == LUNARY_LIMIT ? LUNARY_BODY_LIMIT
+                                  : rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM
+                                  : LUNARY_BODY_INVALID;
+
+            if (rc == LUNARY_OK) {
+                priv->text = lunary_doc_text(lunary_request_doc(priv->rq));
+            }
+
+        } else if (priv->rq_kind == LUNARY_KIND_FORM) {
+            lunary_call_request_form(call);
+
+        } else if (priv->rq_kind == LUNARY_KIND_NONE) {
+
+            /* nothing but white space */
+
+            call->request_state = LUNARY_BODY_OTHER;
+        }
+    }
+
+    if (priv->rq_inflate != NULL) {
+        lunary_inflate_destroy(priv->rq_inflate);
+        priv->rq_inflate = NULL;
+
+        /* offsets would not be the wire's */
+
+        priv->rq_deflated = 1;
+    }
+
+    lunary_call_read_request(call);
+}
+
+
+/* a form's end: its fields as JSON, its `user` as a claim */
+
+static void
+lunary_call_request_form(lunary_call_t *call)
+{
+    lunary_str_t    user;
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    if (lunary_form_finish(priv->form) != LUNARY_OK) {
+        call->request_state = LUNARY_BODY_INVALID;
+        return;
+    }
+
+    call->request_state = LUNARY_BODY_FORM;
+    priv->text = lunary_form_text(priv->form);
+
+    user = lunary_json_inside(lunary_json_get(priv->text, "user"));
+
+    if (user.len != 0
+        && lunary_json_unescape(call->mem, &priv->form_user, user)
+           == LUNARY_OK
+        && lunary_user_id_valid(lunary_buf_str(&priv->form_user)))
+    {
+        priv->form_claims.user = lunary_buf_str(&priv->form_user);
+    }
+}
+
+
+void
+lunary_call_read_request(lunary_call_t *call)
+{
+    lunary_priv_t           *priv;
+    const lunary_dialect_t  *d;
+
+    priv = lunary_priv(call);
+
+    if (!call->recognised && priv->text.len != 0
+        && call->request_state != LUNARY_BODY_FORM)
+    {
+        d = lunary_dialect_by_body(priv->text);
+
+        if (d != NULL) {
+            call->dialect = d;
+        }
+    }
+
+    if (call->dialect->request != NULL) {
+        (void) call->dialect->request(call, priv->text);
+    }
+
+    if (priv->text.len != 0 && !priv->members_read) {
+
+        /* a dialect that nobody knows: what most have in common */
+
+        lunary_call_model(call, lunary_json_get(priv->text, "model"));
+        lunary_call_stream(call, lunary_json_get(priv->text, "stream"));
+
+        priv->metadata_value = lunary_json_get(priv->text, "metadata");
+    }
+
+    lunary_call_metadata(call, priv->metadata_value);
+}
+
+
+const lunary_claims_t *
+lunary_call_claims(lunary_call_t *call)
+{
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    if (call->request_state == LUNARY_BODY_JSON) {
+        return lunary_request_claims(priv->rq);
+    }
+
+    return &priv->form_claims;
+}
+
+
+lunary_request_t *
+lunary_call_body(lunary_call_t *call)
+{
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    if (call->request_state != LUNARY_BODY_JSON || priv->rq_deflated) {
+        return NULL;
+    }
+
+    return priv->rq;
+}
+
+
+int
+lunary_call_duplicate(const lunary_call_t *call)
+{
+    const lunary_priv_t  *priv;
+
+    priv = (const lunary_priv_t *) call;
+
+    return call->request_state == LUNARY_BODY_JSON
+           && lunary_request_duplicate(priv->rq);
+}
+
+
