@@ -18,6 +18,9 @@
 
 
 static ngx_int_t ngx_http_lunary_header_filter(ngx_http_request_t *r);
+static ngx_http_lunary_ctx_t *ngx_http_lunary_early(ngx_http_request_t *r);
+static void ngx_http_lunary_finalize_upstream(ngx_http_request_t *r,
+    ngx_int_t rc);
 static ngx_int_t ngx_http_lunary_run_header(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 static ngx_int_t ngx_http_lunary_body_filter(ngx_http_request_t *r,
@@ -77,7 +80,13 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
     ctx = ngx_http_lunary_get_ctx(r);
 
     if (ctx == NULL) {
-        return ngx_http_next_header_filter(r);
+
+        /* answered before any phase of ours, by `return` in a rewrite */
+
+        ctx = ngx_http_lunary_early(r);
+        if (ctx == NULL) {
+            return ngx_http_next_header_filter(r);
+        }
     }
 
     if (ctx->conf->run_header
@@ -109,6 +118,14 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
     }
 
     ctx->measure = 1;
+
+    if (r->upstream
+        && r->upstream->finalize_request
+        && r->upstream->finalize_request != ngx_http_lunary_finalize_upstream)
+    {
+        ctx->finalize = r->upstream->finalize_request;
+        r->upstream->finalize_request = ngx_http_lunary_finalize_upstream;
+    }
 
     if (ctx->verdict == NGX_HTTP_LUNARY_REJECTED) {
         return ngx_http_next_header_filter(r);
@@ -144,6 +161,52 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
     ngx_http_lunary_usage_header(r, ctx);
 
     return ngx_http_next_header_filter(r);
+}
+
+
+static ngx_http_lunary_ctx_t *
+ngx_http_lunary_early(ngx_http_request_t *r)
+{
+    ngx_http_lunary_loc_conf_t  *lcf;
+
+    if (!(r->method & NGX_HTTP_POST)) {
+        return NULL;
+    }
+
+    lcf = ngx_http_get_module_loc_conf(r, ngx_http_lunary_module);
+
+    if (!ngx_http_lunary_enabled(r, lcf)) {
+        return NULL;
+    }
+
+    return ngx_http_lunary_make_ctx(r, lcf);
+}
+
+
+/*
+ * nginx tells nobody behind the head why an upstream's answer broke off, but
+ * here, while the connection is still there
+ */
+
+static void
+ngx_http_lunary_finalize_upstream(ngx_http_request_t *r, ngx_int_t rc)
+{
+    ngx_connection_t       *c;
+    ngx_http_lunary_ctx_t  *ctx;
+
+    ctx = ngx_http_lunary_get_ctx(r);
+
+    if (ctx == NULL || ctx->finalize == NULL) {
+        return;
+    }
+
+    c = r->upstream->peer.connection;
+
+    if (c && (c->read->timedout || c->write->timedout)) {
+        ctx->silent = 1;
+    }
+
+    ctx->finalize(r, rc);
 }
 
 

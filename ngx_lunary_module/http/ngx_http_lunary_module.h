@@ -341,6 +341,15 @@ struct ngx_http_lunary_ctx_s {
     ngx_list_t                         received;     /* headers_in.headers as
                                                         it came, where it was
                                                         swapped              */
+    ngx_chain_t                       *body;         /* as it came, where it
+                                                        was spliced ...      */
+    ngx_chain_t                       *spliced;      /* ... into this        */
+    off_t                              body_length;  /* Content-Length then  */
+    ngx_str_t                          body_header;
+
+    ngx_str_t                          uri;          /* judged for           */
+    ngx_str_t                          method;
+
     ngx_http_lunary_lookup_state_t     lookup;
     ngx_http_lunary_cascade_t          cascade;
     ngx_http_lunary_policy_t           policy;
@@ -359,6 +368,9 @@ struct ngx_http_lunary_ctx_s {
     ngx_msec_t                         last;         /* last response byte,
                                                         ngx_current_msec     */
 
+    void                             (*finalize)(ngx_http_request_t *r,
+                                                 ngx_int_t rc);
+                                                     /* the upstream's own   */
     ngx_http_lunary_usage_t           *usage;        /* where the upstream
                                                         was asked for it     */
 
@@ -377,6 +389,8 @@ struct ngx_http_lunary_ctx_s {
     unsigned                           measure:1;    /* response is counted  */
     unsigned                           inspect:1;    /* response is read     */
     unsigned                           last_seen:1;
+    unsigned                           silent:1;     /* the upstream timed
+                                                        out behind its head  */
     unsigned                           delivered:1;  /* the answer's end left
                                                         for the client       */
     unsigned                           has_first:1;
@@ -668,6 +682,10 @@ ngx_int_t ngx_http_lunary_refusal_error(ngx_http_lunary_ctx_t *ctx,
 
 /* 1 where both are the same name: case is folded, '_' is '-' */
 ngx_uint_t ngx_http_lunary_same_name(ngx_str_t *a, ngx_str_t *b);
+
+/* the request as it came, for a location that judges and rewrites it anew */
+void ngx_http_lunary_rewrite_undo(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
 
 /* what the upstream gets: NGX_OK or NGX_ERROR (no memory) */
 ngx_int_t ngx_http_lunary_rewrite(ngx_http_request_t *r,

@@ -16,8 +16,6 @@ static ngx_uint_t ngx_http_lunary_shut_down(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_lunary_complete(ngx_http_lunary_ctx_t *ctx,
     ngx_uint_t status);
 static ngx_uint_t ngx_http_lunary_cached(ngx_http_request_t *r);
-static ngx_uint_t ngx_http_lunary_read_timeout(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx);
 
 
 /* by ngx_http_lunary_outcome_e */
@@ -147,8 +145,8 @@ ngx_http_lunary_outcome(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     }
 
     if (!ctx->last_seen) {
-        return ngx_http_lunary_read_timeout(r, ctx)
-               ? NGX_HTTP_LUNARY_TIMEOUT : NGX_HTTP_LUNARY_TRUNCATED;
+        return ctx->silent ? NGX_HTTP_LUNARY_TIMEOUT
+                           : NGX_HTTP_LUNARY_TRUNCATED;
     }
 
     return ngx_http_lunary_complete(ctx, status) ? NGX_HTTP_LUNARY_OK
@@ -261,32 +259,6 @@ ngx_http_lunary_last_state(ngx_http_request_t *r, ngx_uint_t *attempts)
     }
 
     return last;
-}
-
-
-/*
- * nginx tells nobody behind the head why an upstream's answer broke off: it
- * was a timeout where the silence was as long as read_timeout
- */
-
-static ngx_uint_t
-ngx_http_lunary_read_timeout(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
-{
-    ngx_msec_t            end;
-    ngx_http_upstream_t  *u;
-
-    u = r->upstream;
-
-    if (u == NULL || u->conf == NULL || u->state == NULL || !ctx->answered
-        || u->state->response_time == (ngx_msec_t) -1)
-    {
-        return 0;
-    }
-
-    end = u->start_time + u->state->response_time;
-
-    return (ngx_msec_int_t) (end - ctx->last)
-           >= (ngx_msec_int_t) u->conf->read_timeout;
 }
 
 
