@@ -598,6 +598,10 @@ ngx_http_lunary_refuse(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    /* not that of an `error_page ... =200` on the way */
+
+    r->err_status = 0;
+
     r->headers_out.status = ref->status;
     r->headers_out.content_length_n = b->last - b->pos;
 

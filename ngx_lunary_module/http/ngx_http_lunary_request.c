@@ -22,6 +22,8 @@
 
 static ngx_int_t ngx_http_lunary_handler(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf);
+static ngx_uint_t ngx_http_lunary_redirected(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
 static ngx_uint_t ngx_http_lunary_aside(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 static ngx_int_t ngx_http_lunary_read_body(ngx_http_request_t *r,
@@ -83,9 +85,16 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (ctx->conf != lcf) {
+    if (ctx->conf != lcf || ngx_http_lunary_redirected(r, ctx)) {
 
-        /* an internal redirect: this location judges anew */
+        /*
+         * an internal redirect: this location judges anew, what the client
+         * sent, by its own lights
+         */
+
+        ngx_http_lunary_rewrite_undo(r, ctx);
+
+        ngx_memzero(&ctx->headers, sizeof(ngx_http_lunary_headers_t));
 
         ctx->conf = lcf;
         ctx->judged = 0;
@@ -130,6 +139,8 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     }
 
     ctx->judged = 1;
+    ctx->uri = r->uri;
+    ctx->method = r->method_name;
 
     rc = ngx_http_lunary_enforce(r, ctx, lcf);
 
@@ -148,6 +159,21 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     }
 
     return NGX_DECLINED;
+}
+
+
+/* 1 where it was judged as something else: lunary_public goes by the URI */
+
+static ngx_uint_t
+ngx_http_lunary_redirected(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    return ctx->judged
+           && (ctx->uri.len != r->uri.len
+               || ngx_memcmp(ctx->uri.data, r->uri.data, r->uri.len) != 0
+               || ctx->method.len != r->method_name.len
+               || ngx_memcmp(ctx->method.data, r->method_name.data,
+                             r->method_name.len)
+                  != 0);
 }
 
 

@@ -23,7 +23,7 @@ static ngx_int_t ngx_http_lunary_edits(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
     lunary_edit_t *edits);
 static ngx_int_t ngx_http_lunary_splice(ngx_http_request_t *r,
-    lunary_edit_t *edits, size_t n);
+    ngx_http_lunary_ctx_t *ctx, lunary_edit_t *edits, size_t n);
 static ngx_int_t ngx_http_lunary_slice(ngx_http_request_t *r, ngx_buf_t *b,
     off_t from, off_t to, ngx_chain_t ***last);
 static ngx_int_t ngx_http_lunary_put(ngx_http_request_t *r,
@@ -81,6 +81,37 @@ ngx_http_lunary_rewrite(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 }
 
 
+void
+ngx_http_lunary_rewrite_undo(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ctx->rewritten = 0;
+    ctx->usage = NULL;
+
+    if (ctx->headers_swapped) {
+        ctx->headers_swapped = 0;
+        r->headers_in.headers = ctx->received;
+    }
+
+    if (ctx->body == NULL) {
+        return;
+    }
+
+    /* unless somebody has replaced the body since */
+
+    if (r->request_body && r->request_body->bufs == ctx->spliced) {
+
+        r->request_body->bufs = ctx->body;
+        r->headers_in.content_length_n = ctx->body_length;
+
+        if (r->headers_in.content_length) {
+            r->headers_in.content_length->value = ctx->body_header;
+        }
+    }
+
+    ctx->body = NULL;
+}
+
+
 static ngx_int_t
 ngx_http_lunary_rewrite_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
@@ -104,7 +135,7 @@ ngx_http_lunary_rewrite_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         return (n == 0) ? NGX_OK : NGX_ERROR;
     }
 
-    return ngx_http_lunary_splice(r, edits, (size_t) n);
+    return ngx_http_lunary_splice(r, ctx, edits, (size_t) n);
 }
 
 
@@ -156,7 +187,8 @@ ngx_http_lunary_edits(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 
 
 static ngx_int_t
-ngx_http_lunary_splice(ngx_http_request_t *r, lunary_edit_t *edits, size_t n)
+ngx_http_lunary_splice(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    lunary_edit_t *edits, size_t n)
 {
     off_t              pos, size, from, to, length;
     size_t             i;
@@ -219,6 +251,10 @@ ngx_http_lunary_splice(ngx_http_request_t *r, lunary_edit_t *edits, size_t n)
         pos += size;
     }
 
+    ctx->body = r->request_body->bufs;
+    ctx->spliced = out;
+    ctx->body_length = r->headers_in.content_length_n;
+
     r->request_body->bufs = out;
 
     r->headers_in.content_length_n = length;
@@ -226,6 +262,8 @@ ngx_http_lunary_splice(ngx_http_request_t *r, lunary_edit_t *edits, size_t n)
     h = r->headers_in.content_length;
 
     if (h) {
+        ctx->body_header = h->value;
+
         p = ngx_pnalloc(r->pool, NGX_OFF_T_LEN);
         if (p == NULL) {
             return NGX_ERROR;
