@@ -369,8 +369,8 @@ static int
 ngx_http_lunary_inject_member(ngx_http_lunary_ctx_t *ctx, lunary_buf_t *out,
     const char *name, ngx_str_t *value)
 {
-    return lunary_buf_append(&ctx->mem, out, ",\"" + (out->len == 0),
-                             1 + (out->len != 0))
+    return (out->len && lunary_buf_lit(&ctx->mem, out, ","))
+        || lunary_buf_lit(&ctx->mem, out, "\"")
         || lunary_buf_append(&ctx->mem, out, name, ngx_strlen(name))
         || lunary_buf_lit(&ctx->mem, out, "\":\"")
         || lunary_json_escape(&ctx->mem, out, lunary_ngx_str(*value))

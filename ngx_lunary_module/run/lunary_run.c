@@ -63,8 +63,8 @@ static const char  lunary_run_pairs[] =
 
 static inline size_t lunary_run_uint_len(uint64_t n);
 static inline unsigned char *lunary_run_uint(unsigned char *last, uint64_t n);
-static inline unsigned char *lunary_run_copy(unsigned char *dst, const void *src,
-    size_t n);
+static inline unsigned char *lunary_run_copy(unsigned char *dst,
+    const void *src, size_t n);
 
 
 void

@@ -3,7 +3,8 @@
  *
  * Counters of all workers, in shared memory that survives a reload (not a new
  * master).  Each worker adds to a slot of its own, on cache lines of its own,
- * without locks; reading sums the slots.  A new worker takes over the slot of a dead one and adds on.
+ * without locks; reading sums the slots.  A new worker takes over the slot of a
+ * dead one and adds on.
  *
  * Invariants
  *   - counters only grow, gauges are a worker's own and are cleared when its
