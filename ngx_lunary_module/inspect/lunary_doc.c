@@ -35,7 +35,7 @@ static void lunary_doc_tell(lunary_doc_t *d, lunary_scan_event_e event,
     unsigned depth);
 static const unsigned char *lunary_doc_space(lunary_doc_t *d,
     const unsigned char *from, const unsigned char *p);
-static void lunary_doc_key(lunary_doc_t *d, const unsigned char *from);
+static void lunary_doc_key(lunary_doc_t *d);
 static void lunary_doc_key_long(lunary_doc_t *d, uint64_t offset);
 static void lunary_doc_key_end(lunary_doc_t *d, uint64_t end);
 static void lunary_doc_open(lunary_doc_t *d, int array, size_t len,
@@ -132,6 +132,7 @@ lunary_doc_reset(lunary_doc_t *d)
     lunary_scan_init(&d->scan, d->flags & LUNARY_DOC_STRICT);
 
     d->scan.numbers_max = LUNARY_MEDIA_NUMBERS;
+    d->scan.key_depth = 1;
 
     d->scan.key_limit = (d->r.cut < LUNARY_DOC_KEY) ? d->r.cut : LUNARY_DOC_KEY;
 
@@ -383,7 +384,7 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
                 back = 1;
             }
 
-            lunary_doc_key(d, from);
+            lunary_doc_key(d);
 
             if (back) {
                 break;
@@ -424,6 +425,7 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
 
             } else if (d->mode == MODE_SKIP && s->depth == d->skip) {
                 lunary_doc_skip_end(d, s->value_end);
+                s->name_start = NULL;
                 from = p;
                 back = 1;
             }
@@ -550,27 +552,25 @@ static void
 lunary_doc_put(lunary_doc_t *d, const unsigned char *from,
     const unsigned char *to)
 {
-    size_t          at;
     lunary_scan_t  *s;
 
     s = &d->scan;
 
     if (lunary_doc_kept(d)) {
 
+        if (s->name_start != NULL) {
+            d->key_at = d->r.len + (size_t) (s->name_start - from);
+        }
+
         if (s->start != NULL) {
-            at = d->r.len + (size_t) (s->start - from);
-
-            if (s->state == LUNARY_SCAN_S_NAME) {
-                d->key_at = at;
-
-            } else {
-                d->open_at = at + (s->state == LUNARY_SCAN_S_STRING);
-            }
+            d->open_at = d->r.len + (size_t) (s->start - from)
+                         + (s->state == LUNARY_SCAN_S_STRING);
         }
 
         lunary_doc_add(d, from, (size_t) (to - from));
     }
 
+    s->name_start = NULL;
     s->start = NULL;
 }
 
@@ -613,9 +613,14 @@ lunary_doc_settle(lunary_doc_t *d, uint64_t offset)
 void
 lunary_doc_want(lunary_doc_t *d, int watched)
 {
-    unsigned  want;
+    unsigned  want, deep;
 
     want = 0;
+
+    /* where nothing is special the next key need not be told to make it so */
+
+    deep = d->watch_depth > 1 ? d->watch_depth : 1;
+    d->scan.key_depth = (d->class || watched) ? LUNARY_SCAN_DEPTH : deep;
 
     if (d->cutting) {
         want = LUNARY_SCAN_WANT_SPACE|LUNARY_SCAN_WANT_STRING;
@@ -674,17 +679,12 @@ lunary_doc_space(lunary_doc_t *d, const unsigned char *from,
 
 
 static void
-lunary_doc_key(lunary_doc_t *d, const unsigned char *from)
+lunary_doc_key(lunary_doc_t *d)
 {
     int             watched;
     lunary_scan_t  *s;
 
     s = &d->scan;
-
-    if (s->start != NULL) {
-        d->key_at = d->r.len + (size_t) (s->start - from);
-        s->start = NULL;
-    }
 
     d->class = (uint8_t) lunary_media_class(s->key);
 

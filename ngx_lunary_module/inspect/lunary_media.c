@@ -50,28 +50,27 @@ static const lunary_media_name_t  lunary_media_names[] = {
     (sizeof(lunary_media_names) / sizeof(lunary_media_names[0]))
 
 
+const uint32_t  lunary_media_letters[LUNARY_MEDIA_KEY + 1] = {
+    [4] = lunary_letter('d')|lunary_letter('i'),
+    [5] = lunary_letter('b')|lunary_letter('f')|lunary_letter('i')
+          |lunary_letter('u'),
+    [6] = lunary_letter('b')|lunary_letter('i')|lunary_letter('r')
+          |lunary_letter('v'),
+    [7] = lunary_letter('u'),
+    [8] = lunary_letter('b'),
+    [9] = lunary_letter('e')|lunary_letter('f')|lunary_letter('s'),
+    [10] = lunary_letter('e'),
+    [16] = lunary_letter('t'),
+    [17] = lunary_letter('e')|lunary_letter('p')|lunary_letter('t')
+};
+
+
 unsigned
 lunary_media_class(lunary_str_t key)
 {
     const lunary_media_name_t  *m, *end;
 
-    /* by length, the letters that names begin with: most keys end here */
-
-    static const uint32_t  letters[18] = {
-        [4] = lunary_letter('d')|lunary_letter('i'),
-        [5] = lunary_letter('b')|lunary_letter('f')|lunary_letter('i')
-              |lunary_letter('u'),
-        [6] = lunary_letter('b')|lunary_letter('i')|lunary_letter('r')
-              |lunary_letter('v'),
-        [7] = lunary_letter('u'),
-        [8] = lunary_letter('b'),
-        [9] = lunary_letter('e')|lunary_letter('f')|lunary_letter('s'),
-        [10] = lunary_letter('e'),
-        [16] = lunary_letter('t'),
-        [17] = lunary_letter('e')|lunary_letter('p')|lunary_letter('t')
-    };
-
-    if (key.len > 17 || !(letters[key.len] & lunary_letter(key.data[0]))) {
+    if (!lunary_media_maybe(key)) {
         return 0;
     }
 

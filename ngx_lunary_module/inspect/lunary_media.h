@@ -24,6 +24,19 @@
 
 unsigned lunary_media_class(lunary_str_t key);
 
+/* by length, the letters that such names begin with: 0 for most keys */
+
+#define LUNARY_MEDIA_KEY  17
+
+extern const uint32_t  lunary_media_letters[LUNARY_MEDIA_KEY + 1];
+
+static inline int
+lunary_media_maybe(lunary_str_t key)
+{
+    return key.len <= LUNARY_MEDIA_KEY && key.len != 0
+           && (lunary_media_letters[key.len] & lunary_letter(key.data[0]));
+}
+
 
 /* looks at the start of one string as it grows */
 

@@ -41,40 +41,62 @@ typedef struct {
 } lunary_name_t;
 
 
+/* sorted by length: see lunary_name_first */
+
 static const lunary_name_t  lunary_names[] = {
-    { lunary_string("user_id"),
-      LUNARY_M_USER_ID, LUNARY_M_MD_USER_ID, LUNARY_CLAIM_USER },
-    { lunary_string("userId"),
-      LUNARY_M_USERID, LUNARY_M_MD_USERID, LUNARY_CLAIM_USER },
     { lunary_string("user"),
       LUNARY_M_USER, 0, LUNARY_CLAIM_USER },
-    { lunary_string("safety_identifier"),
-      LUNARY_M_SAFETY, 0, LUNARY_CLAIM_USER },
-    { lunary_string("user_props"),
-      LUNARY_M_USER_PROPS, LUNARY_M_MD_USER_PROPS, LUNARY_CLAIM_PROPS },
+    { lunary_string("tags"),
+      LUNARY_M_TAGS, LUNARY_M_MD_TAGS, LUNARY_CLAIM_TAGS },
+    { lunary_string("userId"),
+      LUNARY_M_USERID, LUNARY_M_MD_USERID, LUNARY_CLAIM_USER },
+    { lunary_string("stream"), LUNARY_M_STREAM, 0, 0 },
+    { lunary_string("user_id"),
+      LUNARY_M_USER_ID, LUNARY_M_MD_USER_ID, LUNARY_CLAIM_USER },
+    { lunary_string("threadId"),
+      LUNARY_M_THREADID, LUNARY_M_MD_THREADID, LUNARY_CLAIM_THREAD },
+    { lunary_string("metadata"), LUNARY_M_METADATA, 0, 0 },
     { lunary_string("userProps"),
       LUNARY_M_USERPROPS, LUNARY_M_MD_USERPROPS, LUNARY_CLAIM_PROPS },
     { lunary_string("thread_id"),
       LUNARY_M_THREAD_ID, LUNARY_M_MD_THREAD_ID, LUNARY_CLAIM_THREAD },
-    { lunary_string("threadId"),
-      LUNARY_M_THREADID, LUNARY_M_MD_THREADID, LUNARY_CLAIM_THREAD },
+    { lunary_string("user_props"),
+      LUNARY_M_USER_PROPS, LUNARY_M_MD_USER_PROPS, LUNARY_CLAIM_PROPS },
+    { lunary_string("templateId"), LUNARY_M_TEMPLATEID, 0, 0 },
+    { lunary_string("parentRunId"),
+      LUNARY_M_PARENTRUNID, LUNARY_M_MD_PARENTRUNID, LUNARY_CLAIM_PARENT },
     { lunary_string("parent_run_id"),
       LUNARY_M_PARENT_RUN_ID, LUNARY_M_MD_PARENT_RUN_ID,
       LUNARY_CLAIM_PARENT },
-    { lunary_string("parentRunId"),
-      LUNARY_M_PARENTRUNID, LUNARY_M_MD_PARENTRUNID, LUNARY_CLAIM_PARENT },
-    { lunary_string("tags"),
-      LUNARY_M_TAGS, LUNARY_M_MD_TAGS, LUNARY_CLAIM_TAGS },
-    { lunary_string("templateId"), LUNARY_M_TEMPLATEID, 0, 0 },
-    { lunary_string("metadata"), LUNARY_M_METADATA, 0, 0 },
-    { lunary_string("stream"), LUNARY_M_STREAM, 0, 0 },
     { lunary_string("stream_options"), LUNARY_M_STREAM_OPTIONS, 0, 0 },
-    { lunary_string("litellm_metadata"), LUNARY_M_LITELLM, 0, 0 }
+    { lunary_string("litellm_metadata"), LUNARY_M_LITELLM, 0, 0 },
+    { lunary_string("safety_identifier"),
+      LUNARY_M_SAFETY, 0, LUNARY_CLAIM_USER }
 };
 
 #define LUNARY_NAMES      (sizeof(lunary_names) / sizeof(lunary_names[0]))
-#define LUNARY_NAME_MIN   4
 #define LUNARY_NAME_MAX   17
+
+
+/* by length: the letters that names begin with, and the first such name; most
+ * keys end at the letters */
+
+static const struct {
+    uint32_t        letters;
+    uint8_t         first;
+} lunary_name_first[LUNARY_NAME_MAX + 1] = {
+    [4]  = { lunary_letter('u')|lunary_letter('t'), 0 },
+    [6]  = { lunary_letter('u')|lunary_letter('s'), 2 },
+    [7]  = { lunary_letter('u'), 4 },
+    [8]  = { lunary_letter('t')|lunary_letter('m'), 5 },
+    [9]  = { lunary_letter('u')|lunary_letter('t'), 7 },
+    [10] = { lunary_letter('u')|lunary_letter('t'), 9 },
+    [11] = { lunary_letter('p'), 11 },
+    [13] = { lunary_letter('p'), 12 },
+    [14] = { lunary_letter('s'), 13 },
+    [16] = { lunary_letter('l'), 14 },
+    [17] = { lunary_letter('s'), 15 }
+};
 
 
 static int lunary_request_event(void *ctx, lunary_scan_event_e event,
@@ -352,26 +374,6 @@ lunary_request_name(lunary_str_t key, int *exact)
     const unsigned char  *p, *end;
     const lunary_name_t  *name, *last;
 
-    /* by length, the letters that names begin with: most keys end here */
-
-    static const uint32_t  letters[LUNARY_NAME_MAX + 1] = {
-        [4] = lunary_letter('u')|lunary_letter('t'),
-        [6] = lunary_letter('u')|lunary_letter('s'),
-        [7] = lunary_letter('u'),
-        [8] = lunary_letter('t')|lunary_letter('m'),
-        [9] = lunary_letter('u')|lunary_letter('t'),
-        [10] = lunary_letter('u')|lunary_letter('t'),
-        [11] = lunary_letter('p'),
-        [13] = lunary_letter('p'),
-        [14] = lunary_letter('s'),
-        [16] = lunary_letter('l'),
-        [17] = lunary_letter('s')
-    };
-
-    if (key.len < LUNARY_NAME_MIN) {
-        return NULL;
-    }
-
     if (memchr(key.data, '\\', key.len) != NULL) {
 
         q = bytes;
@@ -401,21 +403,18 @@ lunary_request_name(lunary_str_t key, int *exact)
         key = lunary_str(bytes, (size_t) (q - bytes));
     }
 
-    if (key.len > LUNARY_NAME_MAX
-        || !(letters[key.len] & lunary_letter(key.data[0])))
+    len = key.len;
+
+    if (len > LUNARY_NAME_MAX || len == 0
+        || !(lunary_name_first[len].letters & lunary_letter(key.data[0])))
     {
         return NULL;
     }
 
+    name = &lunary_names[lunary_name_first[len].first];
     last = lunary_names + LUNARY_NAMES;
 
-    for (name = lunary_names; name < last; name++) {
-
-        len = name->name.len;
-
-        if (len != key.len || ((name->name.data[0] ^ key.data[0]) & ~0x20)) {
-            continue;
-        }
+    for ( /* void */ ; name < last && name->name.len == len; name++) {
 
         if (memcmp(name->name.data, key.data, len) == 0) {
             *exact = 1;

@@ -5,6 +5,7 @@
  */
 
 #include "lunary_escape.h"
+#include "lunary_media.h"
 #include "lunary_scan.h"
 #include "lunary_simd.h"
 #include "lunary_utf8.h"
@@ -199,6 +200,7 @@ colon:
     lunary_scan_ahead(LUNARY_SCAN_S_COLON);
 
     if (*p != ':') {
+        s->state = LUNARY_SCAN_S_COLON;
         goto bad;
     }
 
@@ -356,6 +358,7 @@ name:
 
     s->token = lunary_scan_offset(s, p);
     s->start = p;
+    s->name_start = p;
 
     /* mostly a key is short, plain and all there, with its colon */
 
@@ -366,8 +369,15 @@ name:
     if (q < end && *q == '"' && (size_t) (q - p - 1) < s->key_limit) {
         s->key.data = p + 1;
         s->key.len = (size_t) (q - p - 1);
+        s->start = NULL;
+        p = q + 1;
+
+        if (s->depth > s->key_depth && !lunary_media_maybe(s->key)) {
+            goto colon;
+        }
+
         s->state = LUNARY_SCAN_S_COLON;
-        *pp = q + 1;
+        *pp = p;
 
         return LUNARY_SCAN_KEY;
     }
@@ -700,6 +710,7 @@ lunary_scan_name(lunary_scan_t *s, const unsigned char **pp,
     s->len += n;
 
     if (ev == LUNARY_SCAN_STRING_END) {
+        s->start = NULL;
         s->state = LUNARY_SCAN_S_COLON;
         s->key.data = s->name;
         s->key.len = (s->len <= LUNARY_SCAN_KEY_MAX) ? s->len : 0;

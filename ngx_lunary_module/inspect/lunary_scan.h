@@ -31,7 +31,7 @@
 typedef enum {
     LUNARY_SCAN_MORE = 0,     /* the piece is used up                         */
     LUNARY_SCAN_SPACE,        /* white space [start, p) between tokens; *     */
-    LUNARY_SCAN_KEY,          /* behind a key's closing quote                 */
+    LUNARY_SCAN_KEY,          /* behind a key's closing quote; see key_depth  */
     LUNARY_SCAN_KEY_LONG,     /* key_limit bytes of a key; it goes on         */
     LUNARY_SCAN_OPEN,         /* behind an opening bracket                    */
     LUNARY_SCAN_CLOSE,        /* behind a closing one                         */
@@ -89,10 +89,13 @@ typedef struct {
     unsigned char         utf8[4];
 
     unsigned              depth;      /* open brackets                        */
+    unsigned              key_depth;  /* deeper keys are told only where they
+                                         may be of a kind (lunary_media.h)    */
 
     /* the open token's first byte, NULL where it is in a piece before; the
      * caller may set it to NULL once it has taken note of it */
     const unsigned char  *start;
+    const unsigned char  *name_start; /* the same of the last key             */
 
     const unsigned char  *piece;      /* this piece ...                       */
     uint64_t              offset;     /* ... and where it starts in the text  */

@@ -150,6 +150,7 @@ lunary_portable_ ## what(const unsigned char *p, const unsigned char *end)   \
     return p;                                                                \
 }
 
+
 lunary_portable_words(text, LUNARY_IS_TEXT)
 lunary_portable_words(quote, LUNARY_IS_QUOTE)
 lunary_portable_words(bracket, LUNARY_IS_BRACKET)
@@ -513,6 +514,7 @@ lunary_choose_find_ ## what(const unsigned char *p,                          \
                                                                              \
     return lunary_simd->what(p, end);                                        \
 }
+
 
 lunary_simd_chooser(text)
 lunary_simd_chooser(quote)

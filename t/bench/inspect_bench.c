@@ -2,13 +2,11 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * How fast inspect/ reads documents: create, feed, finish, destroy, in a
- * loop, on texts made here.  Prints one line a case: ns of CPU a document, GB/s,
- * the best of several rounds, since what is slower was disturbed.
+ * loop, on texts made here.  Prints one line a case: ns of CPU a document, and
+ * GB/s, the best of several rounds, since what is slower was disturbed.
  *
- *     cc -O2 -I ngx_lunary_module/inspect t/bench/inspect_bench.c \
- *         ngx_lunary_module/inspect/lunary_{base,utf8,simd,json,escape}.c ...
- *
- * t/unit/Makefile builds it as `inspect_bench`.
+ *     make -C t/unit bench
+ *     inspect_bench CASE LOOPS     one case, so often (for callgrind)
  */
 
 #define _POSIX_C_SOURCE 200809L
@@ -168,13 +166,16 @@ now(void)
 
 
 static void
-run(const bench_t *c)
+run(const bench_t *c, long loops)
 {
     int     r;
-    long    i, loops;
+    long    i;
     double  start, t, best;
 
-    loops = (long) (100 * 1000 * 1000 / (c->text.len + 2000)) + 1;
+    if (loops == 0) {
+        loops = (long) (100 * 1000 * 1000 / (c->text.len + 2000)) + 1;
+    }
+
     best = 1e9;
 
     for (r = 0; r < ROUNDS; r++) {
@@ -210,8 +211,6 @@ main(int argc, char **argv)
         { "response, 9 KB chat", 0, 1 << 18, 16384, { 0, 0, 0 } }
     };
 
-    (void) argv;
-
     lunary_mem_init(&mem);
 
     chat(&cases[0].text, 3, 130, NULL);
@@ -228,7 +227,7 @@ main(int argc, char **argv)
 
     for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         if (argc < 2 || strtoul(argv[1], NULL, 10) == i) {
-            run(&cases[i]);
+            run(&cases[i], argc > 2 ? strtol(argv[2], NULL, 10) : 0);
         }
         lunary_buf_free(&mem, &cases[i].text);
     }
