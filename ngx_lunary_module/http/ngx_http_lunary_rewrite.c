@@ -416,6 +416,7 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
                 i = 0;
             }
 
+            value = h[i].value;
             rc = NGX_DECLINED;        /* DECLINED: stays, OK: goes,
                                          DONE: stays with this value */
 
@@ -428,7 +429,6 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
             } else if (ic->from == NGX_HTTP_LUNARY_ID_COOKIE) {
 
                 if (NGX_HTTP_LUNARY_IS(&h[i], "Cookie")) {
-                    value = h[i].value;
                     rc = ngx_http_lunary_drop_cookie(r, &ic->name, &value);
                 }
 
@@ -445,8 +445,6 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
                 && !ctx->aside
                 && NGX_HTTP_LUNARY_IS(&h[i], "Accept-Encoding"))
             {
-                value = h[i].value;
-
                 if (ctx->usage) {
 
                     /* a stream that is to be changed must be plain */

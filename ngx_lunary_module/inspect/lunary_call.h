@@ -148,8 +148,9 @@ void lunary_call_response_end(lunary_call_t *call, int complete);
 /*
  * Sets what the bodies told on the run: type api model response_model
  * response_id params metadata input output input_bytes output_bytes truncated
- * stream finish_reason usage *_tokens error body_error client_request_id.  Each is
- * borrowed from the call until it is destroyed.  Identity is not set here.
+ * stream finish_reason usage *_tokens error body_error client_request_id.
+ * Each is borrowed from the call until it is destroyed.  Identity is not set
+ * here.
  */
 void lunary_call_finish(lunary_call_t *call, lunary_run_t *run);
 
