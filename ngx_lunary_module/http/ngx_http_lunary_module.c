@@ -6,6 +6,7 @@
  */
 
 #include "ngx_http_lunary_module.h"
+#include "inspect/lunary_slab.h"
 
 #include <sys/random.h>
 
@@ -328,6 +329,7 @@ static ngx_http_lunary_lookup_t  *ngx_http_lunary_lookups;
 static ngx_uint_t                 ngx_http_lunary_nlookups;
 static ngx_uint_t                 ngx_http_lunary_serving;
 
+static lunary_slab_t              ngx_http_lunary_slab;
 static u_char                     ngx_http_lunary_pool[
                                               NGX_HTTP_LUNARY_RANDOM_POOL];
 static size_t                     ngx_http_lunary_pool_left;
@@ -697,6 +699,8 @@ ngx_http_lunary_exit_process(ngx_cycle_t *cycle)
 
     ngx_lunary_outbox_exit(cycle);
     ngx_lunary_stats_exit(cycle);
+
+    lunary_slab_clear(&ngx_http_lunary_slab);
 }
 
 
@@ -930,16 +934,9 @@ ngx_http_lunary_mem(void *ctx, void *p, size_t old, size_t size)
 {
     void  *q;
 
-    (void) old;
+    q = lunary_slab_realloc(&ngx_http_lunary_slab, p, old, size);
 
-    if (size == 0) {
-        ngx_free(p);
-        return NULL;
-    }
-
-    q = realloc(p, size);
-
-    if (q == NULL) {
+    if (q == NULL && size != 0) {
         ngx_log_error(NGX_LOG_WARN, (ngx_log_t *) ctx, ngx_errno,
                       "lunary: no memory to read this call, "
                       "it will be logged without what was not read");

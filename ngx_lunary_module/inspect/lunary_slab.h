@@ -1,0 +1,44 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Memory for calls, kept between them: a call takes some twenty small blocks
+ * and gives them back a moment later, always of the same few sizes.
+ *
+ * Invariants
+ *   - a block that is given back is handed out again for its size class only;
+ *   - at most LUNARY_SLAB_KEEP bytes are kept unused, the rest is the C
+ *     library's;
+ *   - one slab is used by one thread;
+ *   - under a sanitizer nothing is kept, so that it sees every block's end
+ *     and life.
+ */
+
+#ifndef LUNARY_SLAB_H
+#define LUNARY_SLAB_H
+
+#include "lunary_base.h"
+
+
+#define LUNARY_SLAB_CLASSES  64                  /* of 64 bytes, up to 4 KiB */
+#define LUNARY_SLAB_KEEP     (512 * 1024)
+
+
+typedef struct lunary_slab_block_s  lunary_slab_block_t;
+
+/* all zeroes is an empty one */
+
+typedef struct {
+    lunary_slab_block_t  *free[LUNARY_SLAB_CLASSES];
+    size_t                kept;
+} lunary_slab_t;
+
+
+/* as lunary_mem_t's fn() */
+void *lunary_slab_realloc(lunary_slab_t *slab, void *p, size_t old,
+    size_t size);
+
+/* gives back what is kept; blocks that are in use stay valid */
+void lunary_slab_clear(lunary_slab_t *slab);
+
+
+#endif /* LUNARY_SLAB_H */
