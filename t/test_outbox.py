@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from harness.outbox import (append, balance, balanced, entries,  # noqa: F401
-                            once, outbox, outbox_module, spools, stats, total,
-                            watermarks)
+from harness.outbox import (Proxy, append, balance,  # noqa: F401
+                            balanced, entries, once, outbox, outbox_module,
+                            spools, stats, total, watermarks)
 from harness.wait import wait_for
 
 
@@ -373,6 +373,27 @@ def test_a_last_record_that_is_refused_stays_refused(outbox, redis):
     once(redis, ids)
     assert balanced(nginx)["runs_dropped_total"] == s["runs_dropped_total"]
     assert len(list(nginx.spool.glob("*.refused"))) == 1
+
+
+def test_a_batch_that_is_refused_is_halved_down_to_the_record(outbox,
+                                                              redis_server):
+    redis = redis_server()
+    with Proxy(redis.port, poison=b"bad-0") as proxy:
+        nginx = outbox(proxy)
+        once(redis, append(nginx, "first"))
+        redis.pause()
+        append(nginx, "hold")               # so that the next ones wait
+        time.sleep(0.05)
+        ids = append(nginx, "a", 30)
+        append(nginx, "bad")
+        ids += append(nginx, "b", 30)
+        redis.resume()
+        once(redis, ids + ["first-0", "hold-0"], 20)
+        s = balanced(nginx)
+        assert s["runs_dropped_total"]["refused"] == 1
+        [path] = nginx.spool.glob("*.refused")
+        assert b"bad-0" in path.read_bytes()
+        assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_an_error_for_every_record_costs_none(outbox, redis):

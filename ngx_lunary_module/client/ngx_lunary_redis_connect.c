@@ -41,6 +41,10 @@ static void ngx_lunary_redis_ssl_handler(ngx_connection_t *c);
 #endif
 
 
+/* of this worker */
+static int64_t  ngx_lunary_redis_connected;
+
+
 void
 ngx_lunary_redis_connect(ngx_lunary_redis_t *rc)
 {
@@ -540,6 +544,9 @@ ngx_lunary_redis_setname_reply(void *data, redisReply *reply)
 
     rc->state = NGX_LUNARY_REDIS_UP;
 
+    ngx_lunary_stats_set(NGX_LUNARY_G_REDIS_CONNECTED,
+                         ++ngx_lunary_redis_connected);
+
     if (rc->failures) {
         ngx_log_error(NGX_LOG_NOTICE, rc->log, 0,
                       "lunary: redis %V (%s): connected again",
@@ -721,6 +728,11 @@ ngx_lunary_redis_close_connection(ngx_lunary_redis_t *rc)
 {
     ngx_pool_t        *pool;
     ngx_connection_t  *c;
+
+    if (rc->state == NGX_LUNARY_REDIS_UP) {
+        ngx_lunary_stats_set(NGX_LUNARY_G_REDIS_CONNECTED,
+                             --ngx_lunary_redis_connected);
+    }
 
     rc->state = NGX_LUNARY_REDIS_DOWN;
     rc->addr.socklen = 0;

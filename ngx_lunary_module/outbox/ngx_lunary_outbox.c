@@ -764,7 +764,6 @@ ngx_lunary_outbox_exit(ngx_cycle_t *cycle)
     ngx_lunary_stats_set(NGX_LUNARY_G_EVENTS_SPOOLED, 0);
     ngx_lunary_stats_set(NGX_LUNARY_G_SPOOL_BYTES, 0);
     ngx_lunary_stats_set(NGX_LUNARY_G_SPOOL_OLDEST, 0);
-    ngx_lunary_stats_set(NGX_LUNARY_G_REDIS_CONNECTED, 0);
 }
 
 

@@ -62,8 +62,6 @@ ngx_lunary_outbox_state(void *data, ngx_uint_t up)
     ngx_queue_t                 *q;
     ngx_lunary_outbox_source_t  *src;
 
-    ngx_lunary_stats_set(NGX_LUNARY_G_REDIS_CONNECTED, up ? 1 : 0);
-
     if (!up) {
         return;
     }

@@ -197,12 +197,14 @@ class Proxy:
     """A TCP proxy in front of a Redis.  cut=(a, b): it resets a connection
     after a random number of bytes between a and b, counted both ways, at any
     byte; hold=seconds: what a client sent just before it went is delivered
-    that much later."""
+    that much later.  poison=bytes: what holds them is not passed on but
+    answered with an error."""
 
-    def __init__(self, port, cut=None, hold=0, seed=1):
+    def __init__(self, port, cut=None, hold=0, seed=1, poison=None):
         self.target = port
         self.cut = cut
         self.hold = hold
+        self.poison = poison
         self.cuts = 0
         self.late = 0
         self.random = random.Random(seed)
@@ -249,6 +251,10 @@ class Proxy:
                         left -= len(data)
                         if left < 0 and not self.hold:
                             data = data[:left]
+                    if one is client and self.poison \
+                            and self.poison in data:
+                        client.sendall(b"-ERR does not compute\r\n")
+                        continue
                     spent = left is not None and left <= 0
                     if one is client and self.hold and spent:
                         # the client goes, its words arrive later
