@@ -77,7 +77,6 @@ def squeezed(record):
 # names of one API in the corpus that are another dialect here
 SAME_API = {
     "writer.completions": "openai.completions",
-    "sagemaker.invocations": "huggingface.inference",
 }
 
 # answered requests that no dialect reads: logged as `unknown`

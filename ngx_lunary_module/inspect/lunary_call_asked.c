@@ -326,3 +326,21 @@ lunary_call_path_ends(lunary_call_t *call, const char *s)
     return path.len >= len
            && memcmp(path.data + path.len - len, s, len) == 0;
 }
+
+
+lunary_str_t
+lunary_call_path_verb(lunary_call_t *call)
+{
+    size_t        i;
+    lunary_str_t  s;
+
+    s = lunary_call_path(call, "/models/", "");
+
+    for (i = s.len; i != 0; i--) {
+        if (s.data[i - 1] == ':') {
+            return lunary_str(s.data, i - 1);
+        }
+    }
+
+    return lunary_str(NULL, 0);
+}

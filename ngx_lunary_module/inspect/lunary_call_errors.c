@@ -13,6 +13,7 @@
 #include "lunary_call_internal.h"
 
 
+static void lunary_call_error_value(lunary_call_t *call, lunary_str_t v);
 static lunary_str_t lunary_call_first(lunary_str_t v);
 
 
@@ -46,13 +47,7 @@ lunary_call_error(lunary_call_t *call, lunary_str_t message,
     } else if (message.len != 0
                && lunary_json_type(message) != LUNARY_JSON_NULL)
     {
-        /* a message that is an object: its JSON is the message */
-
-        if (message.len > LUNARY_CALL_ERROR) {
-            message.len = lunary_inside_floor(message, LUNARY_CALL_ERROR);
-        }
-
-        (void) lunary_json_escape(call->mem, &priv->error_message, message);
+        lunary_call_error_value(call, message);
     }
 
     inside = lunary_json_inside(type);
@@ -75,6 +70,57 @@ lunary_call_error(lunary_call_t *call, lunary_str_t message,
             priv->error_code.len = len;
         }
     }
+}
+
+
+/* a message that is an object or array: its JSON, without white space */
+
+static void
+lunary_call_error_value(lunary_call_t *call, lunary_str_t v)
+{
+    int             string;
+    size_t          i, n;
+    lunary_buf_t    b;
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    memset(&b, 0, sizeof(lunary_buf_t));
+
+    n = v.len < LUNARY_CALL_ERROR ? v.len : LUNARY_CALL_ERROR;
+
+    if (lunary_buf_reserve(call->mem, &b, n) != LUNARY_OK) {
+        return;
+    }
+
+    string = 0;
+
+    for (i = 0; i < v.len && b.len < n; i++) {
+
+        if (string) {
+            if (v.data[i] == '\\' && i + 1 < v.len && b.len + 1 < n) {
+                b.data[b.len++] = v.data[i++];
+
+            } else if (v.data[i] == '"') {
+                string = 0;
+            }
+
+        } else if (v.data[i] == '"') {
+            string = 1;
+
+        } else if (v.data[i] == ' ' || v.data[i] == '\n'
+                   || v.data[i] == '\r' || v.data[i] == '\t')
+        {
+            continue;
+        }
+
+        b.data[b.len++] = v.data[i];
+    }
+
+    (void) lunary_json_escape(call->mem, &priv->error_message,
+                              lunary_buf_str(&b));
+
+    lunary_buf_free(call->mem, &b);
 }
 
 
@@ -125,11 +171,11 @@ lunary_call_error_of(lunary_call_t *call, lunary_str_t v, int failed)
 
         type = lunary_json_get(v, "type");
 
-        if (!lunary_json_is_string(type)) {
+        if (lunary_json_inside(type).len == 0) {
             type = lunary_json_get(v, "status");
         }
 
-        if (!lunary_json_is_string(type)) {
+        if (lunary_json_inside(type).len == 0) {
             type = lunary_json_get(v, "__type");
         }
 
@@ -140,7 +186,7 @@ lunary_call_error_of(lunary_call_t *call, lunary_str_t v, int failed)
 
     if (lunary_json_inside(m[0]).len != 0) {
 
-        type = lunary_json_is_string(m[9]) ? m[9] : m[3];
+        type = lunary_json_inside(m[9]).len != 0 ? m[9] : m[3];
         message = (failed && lunary_json_is_string(m[2])) ? m[2] : m[0];
 
         lunary_call_error(call, message, type, m[4]);
@@ -179,7 +225,7 @@ lunary_call_error_of(lunary_call_t *call, lunary_str_t v, int failed)
         message = m[8].len ? m[8] : m[5].len ? m[5] : m[6];
     }
 
-    type = lunary_json_is_string(m[3]) ? m[3] : m[7];
+    type = lunary_json_inside(m[3]).len != 0 ? m[3] : m[7];
     code = m[4];
 
     if (priv->error_type_header.len != 0) {

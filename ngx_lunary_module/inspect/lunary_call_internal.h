@@ -180,6 +180,9 @@ void lunary_call_metadata(lunary_call_t *call, lunary_str_t obj);
 lunary_str_t lunary_call_path(lunary_call_t *call, const char *name,
     const char *stops);
 
+/* Google's custom methods: MODEL of /models/MODEL:VERB */
+lunary_str_t lunary_call_path_verb(lunary_call_t *call);
+
 /* 1 where the path ends in s */
 int lunary_call_path_ends(lunary_call_t *call, const char *s);
 

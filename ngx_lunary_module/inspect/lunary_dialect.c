@@ -61,7 +61,7 @@ static const lunary_path_t  lunary_paths[] = {
     { "agents/completions",               &lunary_openai_chat, 0 },
     { "text/chat",                        &lunary_openai_chat, 0 },
     { "text/chat_stream",                 &lunary_openai_chat, 0 },
-    { "cortex/inference:complete",        &lunary_openai_chat, 0 },
+    { "cortex/inference:complete",        &lunary_snowflake_complete, 0 },
     { "responses/input_tokens",           &lunary_openai_input_tokens, 0 },
     { "responses/compact",                &lunary_openai_responses, 0 },
     { "responses/*",                      &lunary_openai_responses, 1 },
@@ -129,7 +129,10 @@ static const lunary_path_t  lunary_paths[] = {
     { "v1/predictions/*",                 &lunary_replicate_predictions, 1 },
     { "models/*/*/predictions",           &lunary_replicate_predictions, 0 },
     { "deployments/*/*/predictions",      &lunary_replicate_predictions, 0 },
-    { "generate_stream",                  &lunary_huggingface_inference, 0 }
+    { "generate_stream",                  &lunary_huggingface_inference, 0 },
+    { "endpoints/*/invocations",          &lunary_sagemaker_invocations, 0 },
+    { "endpoints/*/invocations-response-stream",
+                                          &lunary_sagemaker_invocations, 0 }
 };
 
 #define LUNARY_PATHS_N  (sizeof(lunary_paths) / sizeof(lunary_paths[0]))

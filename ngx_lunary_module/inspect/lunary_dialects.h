@@ -16,6 +16,7 @@
 
 #define LUNARY_DIALECTS(X)                                                   \
     X(lunary_openai_chat)                                                    \
+    X(lunary_snowflake_complete)                                             \
     X(lunary_openai_completions)                                             \
     X(lunary_openai_responses)                                               \
     X(lunary_openai_input_tokens)                                            \
@@ -48,6 +49,7 @@
     X(lunary_mistral_conversations)                                          \
     X(lunary_watsonx_generation)                                             \
     X(lunary_huggingface_inference)                                          \
+    X(lunary_sagemaker_invocations)                                          \
     X(lunary_replicate_predictions)                                          \
     X(lunary_alephalpha_complete)
 

@@ -253,7 +253,7 @@ lunary_output_tool_member(lunary_output_t *o, lunary_tool_t *tool,
     }
 
     same = tool->members && tool->in_string && lunary_json_is_string(value)
-           && tool->member.len == name.len
+           && tool->member.len == name.len && name.len != 0
            && memcmp(tool->member.data, name.data, name.len) == 0;
 
     rc = LUNARY_OK;

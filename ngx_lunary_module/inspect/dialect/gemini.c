@@ -107,8 +107,7 @@ lunary_gemini_path(lunary_call_t *call, lunary_str_t text)
     lunary_call_model(call, lunary_json_get(text, "model"));
 
     if (call->model.len == 0) {
-        lunary_call_model_bytes(call, lunary_call_path(call, "/models/",
-                                                       ":/"));
+        lunary_call_model_bytes(call, lunary_call_path_verb(call));
     }
 
     call->stream = lunary_call_path_ends(call, ":streamGenerateContent");

@@ -55,6 +55,20 @@ const lunary_dialect_t  lunary_openai_chat = {
 };
 
 
+/* Snowflake Cortex: chat completions under a path of its own */
+
+const lunary_dialect_t  lunary_snowflake_complete = {
+    lunary_string("snowflake.complete"),
+    lunary_string("llm"),
+    lunary_string("snowflake"),
+    LUNARY_STYLE_OPENAI,
+    LUNARY_STRIP_OPENAI,
+    lunary_openai_chat_request,
+    lunary_openai_chat_body,
+    lunary_openai_chat_event
+};
+
+
 static int
 lunary_openai_chat_request(lunary_call_t *call, lunary_str_t text)
 {
@@ -117,7 +131,7 @@ lunary_openai_path_model(lunary_call_t *call)
     /* Vertex: /publishers/NAME/models/MODEL:rawPredict */
 
     if (s.len == 0) {
-        s = lunary_call_path(call, "/models/", ":/");
+        s = lunary_call_path_verb(call);
     }
 
     /* legacy: /v1/engines/MODEL/completions */

@@ -21,6 +21,7 @@ static int lunary_responses_item(lunary_call_t *call, lunary_str_t item);
 static int lunary_responses_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_responses_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data);
+static int64_t lunary_responses_index(lunary_str_t v);
 static void lunary_responses_top(lunary_call_t *call, lunary_str_t v);
 static void lunary_responses_items(lunary_call_t *call, lunary_str_t items);
 static void lunary_responses_texts(lunary_call_t *call, lunary_choice_t *ch,
@@ -258,7 +259,6 @@ static int
 lunary_responses_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data)
 {
-    int64_t           index;
     lunary_str_t      v[8], type, kind;
     lunary_tool_t    *t;
     lunary_choice_t  *ch;
@@ -326,22 +326,19 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
     {
         ch = lunary_call_choice(call, 0);
 
-        if (lunary_json_int(v[4], &index)) {
-            t = lunary_call_tool(call, ch, index);
-            lunary_call_tool_args(call, t, v[1]);
-        }
+        t = lunary_call_tool(call, ch, lunary_responses_index(v[4]));
+        lunary_call_tool_args(call, t, v[1]);
 
     } else if (lunary_eq(type, "output_item.added")
                || lunary_eq(type, "output_item.done"))
     {
         kind = lunary_json_get(v[3], "type");
 
-        if ((lunary_value_is(kind, "function_call")
-             || lunary_value_is(kind, "custom_tool_call"))
-            && lunary_json_int(v[4], &index))
+        if (lunary_value_is(kind, "function_call")
+            || lunary_value_is(kind, "custom_tool_call"))
         {
             ch = lunary_call_choice(call, 0);
-            t = lunary_call_tool(call, ch, index);
+            t = lunary_call_tool(call, ch, lunary_responses_index(v[4]));
 
             lunary_call_tool_id(call, t, lunary_json_get(v[3], "call_id"));
 
@@ -379,9 +376,31 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
                || lunary_eq(type, "done"))
     {
         call->terminal = 1;
+
+        /* a gateway that sends no deltas: the answer is here alone */
+
+        ch = lunary_call_choice(call, 0);
+
+        if (ch != NULL && ch->text.size == 0 && ch->tools == NULL
+            && ch->reasoning.size == 0 && ch->refusal.size == 0
+            && ch->parts.len == 0)
+        {
+            lunary_responses_items(call, lunary_json_get(v[2], "output"));
+        }
     }
 
     return LUNARY_OK;
+}
+
+
+/* which item an event is of; some gateways do not say */
+
+static int64_t
+lunary_responses_index(lunary_str_t v)
+{
+    int64_t  index;
+
+    return v.len != 0 && lunary_json_int(v, &index) ? index : -2;
 }
 
 

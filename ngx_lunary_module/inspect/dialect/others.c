@@ -64,6 +64,19 @@ const lunary_dialect_t  lunary_huggingface_inference = {
     lunary_huggingface_event
 };
 
+/* SageMaker endpoints mostly serve TGI or what speaks like it */
+
+const lunary_dialect_t  lunary_sagemaker_invocations = {
+    lunary_string("sagemaker.invocations"),
+    lunary_string("llm"),
+    lunary_string("aws.sagemaker"),
+    LUNARY_STYLE_BEDROCK,
+    LUNARY_STRIP_ALL,
+    lunary_huggingface_request,
+    lunary_huggingface_body,
+    lunary_huggingface_event
+};
+
 const lunary_dialect_t  lunary_replicate_predictions = {
     lunary_string("replicate.predictions"),
     lunary_string("llm"),
