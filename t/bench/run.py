@@ -248,7 +248,7 @@ class Bench:
             http = ("map $host $kb { default %s; }\n"
                     "log_format run escape=none '%s%s';\n"
                     "access_log run.log run;" % (
-                        "x" * 1024, "$kb" * (size // 1024),
+                        "x" * 1024, "${kb}" * (size // 1024),
                         "x" * (size % 1024)))
             config = nginx_config(self.lab, self.ups,
                                   [(port, "", "return 404;")], "", http)
