@@ -1,0 +1,434 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * What usage comes to at a model's prices.  See prices.h.
+ *
+ * A price is for a kind of unit (input tokens; of them cached ones; of them
+ * cached audio ones), and what is priced as a part is not priced as the whole
+ * again: each kind's own count is its usage less that of the priced kinds
+ * inside it.  Parts that come to more than the whole make the cost unknown.
+ */
+
+#include <stdio.h>
+
+#include "prices_internal.h"
+
+
+__extension__ typedef __int128  lw_wide_t;
+
+
+/*
+ * Details that only the provider's own usage object has.  A path is members,
+ * or an array's element that has `member`=`value`, then members.
+ */
+
+static const struct {
+    const char    *path;
+    const char    *unit;
+} lw_details[] = {
+    { "prompt_tokens_details.audio_tokens",       "input_audio_tokens" },
+    { "completion_tokens_details.audio_tokens",   "output_audio_tokens" },
+    { "input_tokens_details.image_tokens",        "input_image_tokens" },
+    { "output_tokens_details.image_tokens",       "output_image_tokens" },
+    { "cache_creation.ephemeral_5m_input_tokens", "cache_write_5m_tokens" },
+    { "cache_creation.ephemeral_1h_input_tokens", "cache_write_1h_tokens" },
+    { "cacheDetails[ttl=5m].inputTokens",         "cache_write_5m_tokens" },
+    { "cacheDetails[ttl=1h].inputTokens",         "cache_write_1h_tokens" },
+    { "server_tool_use.web_search_requests",      "web_searches" },
+    { "num_search_queries",                       "web_searches" },
+    { "citation_tokens",                          "output_citation_tokens" },
+    { "promptTokensDetails[modality=AUDIO].tokenCount",
+      "input_audio_tokens" },
+    { "promptTokensDetails[modality=IMAGE].tokenCount",
+      "input_image_tokens" },
+    { "promptTokensDetails[modality=VIDEO].tokenCount",
+      "input_video_tokens" },
+    { "cacheTokensDetails[modality=AUDIO].tokenCount",
+      "cache_audio_read_tokens" },
+    { "cacheTokensDetails[modality=IMAGE].tokenCount",
+      "cache_image_read_tokens" },
+    { "cacheTokensDetails[modality=VIDEO].tokenCount",
+      "cache_video_read_tokens" },
+    { "candidatesTokensDetails[modality=AUDIO].tokenCount",
+      "output_audio_tokens" },
+    { "candidatesTokensDetails[modality=IMAGE].tokenCount",
+      "output_image_tokens" },
+    { "candidatesTokensDetails[modality=VIDEO].tokenCount",
+      "output_video_tokens" }
+};
+
+
+static const lw_model_price_t *lw_cost_active(const lw_model_t *m, int64_t ms);
+static void lw_cost_count(lw_prices_t *p, int64_t *counts, const char *unit,
+    int64_t n);
+static int64_t lw_cost_detail(lunary_str_t usage, const char *path);
+static lw_cost_e lw_cost_sum(const lw_prices_t *p, const lw_model_price_t *mp,
+    const int64_t *counts, int64_t *nano);
+static int lw_cost_implied(const lw_prices_t *p, unsigned unit,
+    const int64_t *counts);
+
+
+lw_cost_e
+lw_prices_cost(lw_prices_t *p, const lw_usage_t *u, int64_t *nano)
+{
+    size_t                   i;
+    int64_t                  counts[LW_UNITS_MAX], whole[LW_UNITS_MAX];
+    lw_cost_e                rc;
+    const lw_model_t        *m;
+    const lw_model_price_t  *mp;
+
+    if (u->input < 0 && u->output < 0) {
+        return LW_COST_NO_USAGE;
+    }
+
+    m = lw_prices_find(p, u->provider, u->model);
+
+    if (m == NULL && u->response_model.len) {
+        m = lw_prices_find(p, u->provider, u->response_model);
+    }
+
+    if (m == NULL) {
+        return LW_COST_NO_MODEL;
+    }
+
+    mp = lw_cost_active(m, u->started_at);
+
+    for (i = 0; i < p->nunits; i++) {
+        counts[i] = -1;
+    }
+
+    lw_cost_count(p, counts, "input_tokens", u->input);
+    lw_cost_count(p, counts, "output_tokens", u->output);
+    lw_cost_count(p, counts, "cache_read_tokens", u->cached);
+    lw_cost_count(p, counts, "cache_write_tokens", u->cache_write);
+    lw_cost_count(p, counts, "output_reasoning_tokens", u->reasoning);
+    lw_cost_count(p, counts, "requests", 1);
+
+    memcpy(whole, counts, sizeof(counts));
+
+    for (i = 0; i < sizeof(lw_details) / sizeof(lw_details[0]); i++) {
+        lw_cost_count(p, counts, lw_details[i].unit,
+                      lw_cost_detail(u->usage, lw_details[i].path));
+    }
+
+    rc = lw_cost_sum(p, mp, counts, nano);
+
+    if (rc == LW_COST_OK) {
+        return rc;
+    }
+
+    /* details that do not add up: by the totals alone */
+
+    return lw_cost_sum(p, mp, whole, nano);
+}
+
+
+/* the last price whose condition holds, else the first one */
+
+static const lw_model_price_t *
+lw_cost_active(const lw_model_t *m, int64_t ms)
+{
+    char                     date[11];
+    size_t                   i;
+    int64_t                  day;
+    const lw_model_price_t  *mp;
+
+    lw_date(date, ms);
+    day = ms % 86400000;
+
+    for (i = m->nprices; i-- > 0; ) {
+
+        mp = &m->prices[i];
+
+        if (mp->from[0] && memcmp(date, mp->from, 10) < 0) {
+            continue;
+        }
+
+        if (mp->hours
+            && (mp->end < mp->begin ? day < mp->begin && day >= mp->end
+                                    : day < mp->begin || day >= mp->end))
+        {
+            continue;
+        }
+
+        return mp;
+    }
+
+    return &m->prices[0];
+}
+
+
+static void
+lw_cost_count(lw_prices_t *p, int64_t *counts, const char *unit, int64_t n)
+{
+    size_t  i;
+
+    if (n < 0) {
+        return;
+    }
+
+    for (i = 0; i < p->nunits; i++) {
+        if (lunary_str_eq(p->units[i].usage, unit, strlen(unit))) {
+            counts[i] = n;
+            return;
+        }
+    }
+}
+
+
+static int64_t
+lw_cost_detail(lunary_str_t usage, const char *path)
+{
+    size_t               len, member;
+    int64_t              n;
+    lunary_str_t         v, one, name;
+    const char          *equals, *close;
+    lunary_json_iter_t   it;
+
+    v = usage;
+
+    while (v.len) {
+
+        len = strcspn(path, ".[");
+        v = lunary_json_get_n(v, path, len);
+        path += len;
+
+        if (*path == '[') {
+
+            equals = strchr(path, '=');
+            close = strchr(path, ']');
+            member = (size_t) (equals - path) - 1;
+
+            lunary_json_iter(&it, v);
+            v = lunary_str(NULL, 0);
+
+            while (lunary_json_element(&it, &one)) {
+
+                name = lunary_json_inside(lunary_json_get_n(one, path + 1,
+                                                            member));
+
+                if (lunary_str_eq(name, equals + 1,
+                                  (size_t) (close - equals) - 1))
+                {
+                    v = one;
+                    break;
+                }
+            }
+
+            path = close + 1;
+        }
+
+        if (*path == '\0') {
+            break;
+        }
+
+        path++;
+    }
+
+    return (lunary_json_int(v, &n) && n >= 0) ? n : -1;
+}
+
+
+static lw_cost_e
+lw_cost_sum(const lw_prices_t *p, const lw_model_price_t *mp,
+    const int64_t *counts, int64_t *nano)
+{
+    size_t             i, k, t;
+    int64_t            leaf[LW_UNITS_MAX], price, input, per;
+    unsigned           depth, done;
+    lw_wide_t          sum;
+    const lw_unit_t   *u, *part;
+    const lw_price_t  *l;
+
+    l = mp->list;
+
+    /* parts first: a unit with more dimensions is inside one with fewer */
+
+    done = 0;
+
+    for (depth = 16; depth-- > 0; ) {
+        for (i = 0; i < mp->n; i++) {
+
+            u = &p->units[l[i].unit];
+
+            if (u->depth != depth) {
+                continue;
+            }
+
+            leaf[i] = counts[l[i].unit];
+
+            if (leaf[i] < 0) {
+
+                if (lw_cost_implied(p, l[i].unit, counts)) {
+                    return LW_COST_BAD_USAGE;
+                }
+
+                leaf[i] = 0;
+            }
+
+            for (k = 0; k < mp->n; k++) {
+
+                part = &p->units[l[k].unit];
+
+                if (part->depth > depth
+                    && (part->bits & u->bits) == u->bits)
+                {
+                    leaf[i] -= leaf[k];
+                }
+            }
+
+            if (leaf[i] < 0) {
+                return LW_COST_BAD_USAGE;
+            }
+
+            done++;
+        }
+    }
+
+    if (done != mp->n) {
+        return LW_COST_BAD_USAGE;
+    }
+
+    input = 0;
+
+    for (i = 0; i < p->nunits; i++) {
+        if (lunary_eq(p->units[i].usage, "input_tokens") && counts[i] > 0) {
+            input = counts[i];
+        }
+    }
+
+    sum = 0;
+
+    for (i = 0; i < mp->n; i++) {
+
+        price = l[i].base;
+
+        for (t = 0; t < l[i].ntiers; t++) {
+            if (input > l[i].tiers[t].start) {
+                price = l[i].tiers[t].price;
+            }
+        }
+
+        if (leaf[i] > 1000000000000LL) {
+            return LW_COST_BAD_USAGE;
+        }
+
+        per = LW_COST_LCM / p->units[l[i].unit].per;
+        sum += (lw_wide_t) price * leaf[i] * per;
+    }
+
+    /* from 10^-12 / LCM to billionths, half up */
+
+    sum = (sum + (lw_wide_t) 500 * LW_COST_LCM)
+          / ((lw_wide_t) 1000 * LW_COST_LCM);
+
+    if (sum > INT64_MAX / 1024) {
+        return LW_COST_BAD_USAGE;
+    }
+
+    *nano = (int64_t) sum;
+
+    return LW_COST_OK;
+}
+
+
+/*
+ * A priced unit that was not reported is 0, unless what was reported shows
+ * that it is not: a part of it, or two kinds whose overlap it is.
+ */
+
+static int
+lw_cost_implied(const lw_prices_t *p, unsigned unit, const int64_t *counts)
+{
+    size_t            i, k;
+    uint64_t          bits;
+    const lw_unit_t  *a, *b;
+
+    bits = p->units[unit].bits;
+
+    for (i = 0; i < p->nunits; i++) {
+
+        a = &p->units[i];
+
+        if (i == unit || counts[i] <= 0) {
+            continue;
+        }
+
+        if ((a->bits & bits) == bits) {
+            return 1;
+        }
+
+        for (k = i + 1; k < p->nunits; k++) {
+
+            b = &p->units[k];
+
+            if (counts[k] > 0 && (a->bits | b->bits) == bits
+                && (a->bits & b->bits) != a->bits
+                && (a->bits & b->bits) != b->bits)
+            {
+                return 1;
+            }
+        }
+    }
+
+    return 0;
+}
+
+
+int
+lw_cost_decimal(lunary_str_t s, int64_t *out)
+{
+    int       digits, point;
+    size_t    i;
+    int64_t   v;
+
+    v = 0;
+    digits = 0;
+    point = 0;
+
+    for (i = 0; i < s.len; i++) {
+
+        if (s.data[i] == '.' && !point) {
+            point = 1;
+            continue;
+        }
+
+        if (s.data[i] < '0' || s.data[i] > '9' || digits == 12
+            || v > INT64_MAX / 10 - 9)
+        {
+            return LW_ERROR;
+        }
+
+        v = v * 10 + (s.data[i] - '0');
+        digits += point;
+    }
+
+    for ( /* void */ ; digits < 12; digits++) {
+
+        if (v > INT64_MAX / 10) {
+            return LW_ERROR;
+        }
+
+        v *= 10;
+    }
+
+    *out = v;
+
+    return s.len ? LW_OK : LW_ERROR;
+}
+
+
+void
+lw_cost_text(char *out, int64_t nano)
+{
+    int  n;
+
+    n = snprintf(out, 32, "%lld.%09lld", (long long) (nano / 1000000000),
+                 (long long) (nano % 1000000000));
+
+    while (n > 0 && out[n - 1] == '0'
+           && strchr(out, '.') + 7 < out + n)
+    {
+        out[--n] = '\0';
+    }
+}

@@ -1,0 +1,1107 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * A member of a consumer group.  See group.h.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "group.h"
+
+
+#define LW_BACKOFF_MIN   250
+#define LW_BACKOFF_MAX   15000
+#define LW_METRICS_MS    5000
+#define LW_PROGRESS_MS   1000
+#define LW_BLOCK_MS      1000
+#define LW_SOON_MS       200
+
+
+struct lw_group_s {
+    const lw_handler_t   *handler;
+    lw_batch_t            batch;
+    int64_t               next_claim;
+    int64_t               next_report;
+    int64_t               next_metrics;
+    int64_t               started;
+    uint64_t              reported;
+    unsigned              again:1;       /* read what is pending with us      */
+    unsigned              first;         /* stream, of the next read          */
+    int64_t               lag[LW_STREAMS_MAX];
+    int64_t               pending[LW_STREAMS_MAX];
+};
+
+
+static int lw_group_connect(lw_t *w);
+static int lw_group_join(lw_t *w);
+static int lw_group_cycle(lw_t *w, int *idle);
+static int lw_group_take(lw_t *w, int last);
+static int lw_group_again(lw_t *w);
+static int lw_group_claim(lw_t *w);
+static int lw_group_judge(lw_t *w, unsigned stream, size_t from);
+static int lw_group_read(lw_t *w, int64_t block);
+static int lw_group_collect(lw_t *w);
+static int lw_group_add(lw_t *w, redisReply *list, unsigned stream, int again);
+static int lw_group_reread(lw_t *w, int argc, char **argv);
+static void lw_group_leave(lw_t *w);
+static void lw_group_report(lw_t *w);
+static int lw_group_lag(lw_t *w);
+static void lw_group_metrics(lw_t *w);
+
+
+int
+lw_group_run(lw_t *w, const lw_handler_t *h, int argc, char **argv)
+{
+    int          rc, idle, quiet;
+    int64_t      backoff;
+    lw_group_t   group;
+
+    memset(&group, 0, sizeof(group));
+
+    group.handler = h;
+    group.started = lw_clock();
+    group.next_report = group.started + LW_PROGRESS_MS;
+
+    w->group = &group;
+
+    backoff = LW_BACKOFF_MIN;
+    quiet = 0;
+    rc = LW_OK;
+
+    while (!lw_stop) {
+
+        if (lw_reload) {
+            lw_reload = 0;
+            rc = lw_group_reread(w, argc, argv);
+
+            if (rc != LW_OK) {
+                break;
+            }
+        }
+
+        if (!lw_redis_connected(w->redis)) {
+
+            rc = lw_group_connect(w);
+
+            if (rc == LW_REDIS && !w->options->once) {
+                w->failures++;
+                lw_sleep(backoff);
+                backoff = backoff * 2 > LW_BACKOFF_MAX ? LW_BACKOFF_MAX
+                                                       : backoff * 2;
+                lw_group_metrics(w);
+                continue;
+            }
+
+            if (rc != LW_OK) {
+                break;
+            }
+        }
+
+        rc = lw_group_cycle(w, &idle);
+
+        if (rc == LW_REDIS) {
+
+            if (w->options->once) {
+                break;
+            }
+
+            w->failures++;
+            lw_redis_close(w->redis);
+            h->reset(w);
+
+            /* a Redis that takes connections and refuses commands */
+
+            lw_sleep(backoff);
+            backoff = backoff * 2 > LW_BACKOFF_MAX ? LW_BACKOFF_MAX
+                                                   : backoff * 2;
+            continue;
+        }
+
+        if (rc != LW_OK) {
+            break;
+        }
+
+        backoff = LW_BACKOFF_MIN;
+        lw_group_report(w);
+
+        quiet = idle ? quiet + 1 : 0;
+
+        if (w->options->once && quiet > 0) {
+            break;
+        }
+    }
+
+    /* what the command still keeps stays pending in Redis, and is read again */
+
+    if (rc == LW_OK && lw_redis_connected(w->redis) && h->wants(w)) {
+        rc = lw_group_take(w, 1);
+    }
+
+    lw_group_metrics(w);
+    lw_progress("%s", "");
+    lw_group_leave(w);
+    lw_batch_free(&group.batch);
+    free(group.batch.entries);
+    w->group = NULL;
+
+    lw_log(LW_LOG_INFO, "%s ends: %llu entries, %llu dead letters",
+           w->options->name, (unsigned long long) w->entries,
+           (unsigned long long) w->dead);
+
+    switch (rc) {
+
+    case LW_OK:
+    case LW_STOPPED:
+        return LW_EXIT_OK;
+
+    case LW_REDIS:
+        return LW_EXIT_REDIS;
+
+    case LW_REMOTE:
+        return LW_EXIT_REMOTE;
+
+    default:
+        return LW_EXIT_LEFT;
+    }
+}
+
+
+static int
+lw_group_connect(lw_t *w)
+{
+    int  rc;
+
+    rc = lw_redis_connect(w->redis);
+
+    if (rc == LW_OK) {
+        rc = lw_group_join(w);
+    }
+
+    if (rc == LW_OK) {
+        lw_redis_patience(w->redis, LW_BLOCK_MS);
+        lw_log(LW_LOG_INFO, "%s: connected to Redis", w->options->name);
+        w->group->again = 1;
+        w->group->next_claim = 0;
+    }
+
+    return rc;
+}
+
+
+/* the group begins at the stream's first entry */
+
+static int
+lw_group_join(lw_t *w)
+{
+    size_t       i;
+    redisReply  *reply;
+
+    for (i = 0; i < w->options->nstreams; i++) {
+
+        reply = lw_redis_call(w->redis, 6, "XGROUP", "CREATE",
+                              w->options->streams[i], w->options->group, "0",
+                              "MKSTREAM");
+
+        if (reply == NULL) {
+            return LW_REDIS;
+        }
+
+        if (lw_reply_is_error(reply)
+            && strncmp(reply->str, "BUSYGROUP", 9) != 0)
+        {
+            freeReplyObject(reply);
+            return LW_REDIS;
+        }
+
+        freeReplyObject(reply);
+    }
+
+    return LW_OK;
+}
+
+
+/* one round: what is ours from before, what others left, what is new */
+
+static int
+lw_group_cycle(lw_t *w, int *idle)
+{
+    int          rc;
+    uint64_t     before;
+    lw_group_t  *g;
+
+    g = w->group;
+    *idle = 0;
+    before = w->entries + w->dead;
+
+    if (g->again) {
+        g->again = 0;
+        rc = lw_group_again(w);
+
+        if (rc != LW_OK) {
+            return rc;
+        }
+    }
+
+    if (lw_clock() >= g->next_claim) {
+
+        rc = lw_group_claim(w);
+
+        if (rc != LW_OK) {
+            return rc;
+        }
+
+        g->next_claim = lw_clock() + w->options->claim_after / 2 + 1;
+    }
+
+    if (lw_stop) {
+        return LW_OK;
+    }
+
+    rc = lw_group_collect(w);
+
+    if (rc != LW_OK) {
+        return rc;
+    }
+
+    if (g->batch.n || g->handler->wants(w)) {
+
+        *idle = (g->batch.n == 0);
+        rc = lw_group_take(w, w->options->once && g->batch.n == 0);
+
+        if (w->entries + w->dead != before) {
+            *idle = 0;
+        }
+
+        return rc;
+    }
+
+    *idle = 1;
+
+    return LW_OK;
+}
+
+
+static int
+lw_group_take(lw_t *w, int last)
+{
+    int  rc;
+
+    rc = w->group->handler->take(w, &w->group->batch, last);
+
+    lw_batch_free(&w->group->batch);
+
+    return rc;
+}
+
+
+void
+lw_batch_free(lw_batch_t *b)
+{
+    size_t  i;
+
+    for (i = 0; i < b->n; i++) {
+        lw_entry_free(&b->entries[i]);
+    }
+
+    b->n = 0;
+    b->bytes = 0;
+}
+
+
+/* entries that this consumer was given and never acknowledged */
+
+static int
+lw_group_again(lw_t *w)
+{
+    int           rc;
+    char          last[64];
+    size_t        i, n;
+    lw_args_t    *a;
+    lw_group_t   *g;
+    redisReply   *reply;
+
+    g = w->group;
+
+    for (i = 0; i < w->options->nstreams; i++) {
+
+        memcpy(last, "0", 2);
+
+        for ( ;; ) {
+
+            a = lw_args(w->redis);
+
+            lw_arg_lit(a, "XREADGROUP");
+            lw_arg_lit(a, "GROUP");
+            lw_arg_z(a, w->options->group);
+            lw_arg_z(a, w->options->consumer);
+            lw_arg_lit(a, "COUNT");
+            lw_arg_int(a, w->options->batch);
+            lw_arg_lit(a, "STREAMS");
+            lw_arg_z(a, w->options->streams[i]);
+            lw_arg_z(a, last);
+
+            reply = lw_args_call(a);
+
+            if (reply == NULL || lw_reply_is_error(reply)) {
+                if (reply) {
+                    freeReplyObject(reply);
+                }
+                return LW_REDIS;
+            }
+
+            rc = LW_OK;
+
+            if (lw_reply_is_array(reply) && reply->elements == 1
+                && lw_reply_is_array(reply->element[0]))
+            {
+                rc = lw_group_add(w, reply->element[0]->element[1],
+                                  (unsigned) i, 1);
+            }
+
+            freeReplyObject(reply);
+
+            n = g->batch.n;
+
+            if (rc != LW_OK || n == 0) {
+                break;
+            }
+
+            (void) snprintf(last, sizeof(last), "%.*s",
+                            (int) g->batch.entries[n - 1].id.len,
+                            (const char *) g->batch.entries[n - 1].id.data);
+
+            rc = lw_group_take(w, 0);
+
+            if (rc != LW_OK || lw_stop) {
+                break;
+            }
+        }
+
+        if (rc != LW_OK) {
+            return rc;
+        }
+    }
+
+    return LW_OK;
+}
+
+
+/* what other consumers were given and left: they are dead, or stuck */
+
+static int
+lw_group_claim(lw_t *w)
+{
+    int           rc;
+    char          next[64];
+    size_t        i, got;
+    lw_args_t    *a;
+    lw_group_t   *g;
+    redisReply   *reply;
+
+    g = w->group;
+
+    for (i = 0; i < w->options->nstreams; i++) {
+
+        memcpy(next, "0-0", 4);
+
+        do {
+
+            a = lw_args(w->redis);
+
+            lw_arg_lit(a, "XAUTOCLAIM");
+            lw_arg_z(a, w->options->streams[i]);
+            lw_arg_z(a, w->options->group);
+            lw_arg_z(a, w->options->consumer);
+            lw_arg_int(a, w->options->claim_after);
+            lw_arg_z(a, next);
+            lw_arg_lit(a, "COUNT");
+            lw_arg_int(a, w->options->batch);
+
+            reply = lw_args_call(a);
+
+            if (!lw_reply_is_array(reply) || reply->elements < 2) {
+                if (reply) {
+                    freeReplyObject(reply);
+                }
+                return LW_REDIS;
+            }
+
+            (void) snprintf(next, sizeof(next), "%.60s",
+                            reply->element[0]->str);
+
+            rc = lw_group_add(w, reply->element[1], (unsigned) i, 1);
+
+            freeReplyObject(reply);
+
+            if (rc != LW_OK) {
+                return rc;
+            }
+
+            got = g->batch.n;
+
+            if (got) {
+                rc = lw_group_judge(w, (unsigned) i, 0);
+
+                if (rc == LW_OK) {
+                    rc = lw_group_take(w, 0);
+                }
+
+                if (rc != LW_OK) {
+                    return rc;
+                }
+            }
+
+        } while (strcmp(next, "0-0") != 0 && !lw_stop);
+    }
+
+    return LW_OK;
+}
+
+
+/*
+ * An entry that was delivered time and again kills, or stalls, who reads it.
+ * What is buried here has reply NULL and is left out of the batch.
+ */
+
+static int
+lw_group_judge(lw_t *w, unsigned stream, size_t from)
+{
+    int          rc;
+    size_t       i, k, n;
+    lw_args_t   *a;
+    lw_batch_t  *b;
+    redisReply  *reply, *row;
+
+    b = &w->group->batch;
+
+    if (w->options->max_deliveries == 0) {
+        return LW_OK;
+    }
+
+    a = lw_args(w->redis);
+
+    lw_arg_lit(a, "XPENDING");
+    lw_arg_z(a, w->options->streams[stream]);
+    lw_arg_z(a, w->options->group);
+    lw_arg_str(a, b->entries[from].id);
+    lw_arg_str(a, b->entries[b->n - 1].id);
+    lw_arg_int(a, (int64_t) (b->n - from) * 4 + 100);
+    lw_arg_z(a, w->options->consumer);
+
+    reply = lw_args_call(a);
+
+    if (!lw_reply_is_array(reply)) {
+        if (reply) {
+            freeReplyObject(reply);
+        }
+        return LW_REDIS;
+    }
+
+    rc = LW_OK;
+
+    for (i = 0; i < reply->elements && rc == LW_OK; i++) {
+
+        row = reply->element[i];
+
+        if (!lw_reply_is_array(row) || row->elements < 4
+            || row->element[3]->integer <= w->options->max_deliveries)
+        {
+            continue;
+        }
+
+        for (k = from; k < b->n; k++) {
+            if (lw_str_same(b->entries[k].id, lw_reply_str(row->element[0]))) {
+                rc = lw_group_bury(w, &b->entries[k],
+                                   "delivered too often");
+                lw_entry_free(&b->entries[k]);
+                break;
+            }
+        }
+    }
+
+    freeReplyObject(reply);
+
+    for (i = from, n = from; i < b->n; i++) {
+        if (b->entries[i].reply) {
+            if (i != n) {
+                b->entries[n] = b->entries[i];
+                b->entries[i].reply = NULL;
+            }
+            n++;
+        }
+    }
+
+    b->n = n;
+
+    return rc;
+}
+
+
+/* reads until the batch is full, or it lingered long enough */
+
+static int
+lw_group_collect(lw_t *w)
+{
+    int          rc;
+    size_t       before;
+    int64_t      end, block;
+    lw_batch_t  *b;
+
+    b = &w->group->batch;
+
+    if (w->options->once) {
+        return lw_group_read(w, -1);
+    }
+
+    rc = lw_group_read(w, w->group->handler->wants(w) ? LW_SOON_MS
+                                                      : LW_BLOCK_MS);
+
+    end = lw_clock() + w->options->linger;
+
+    while (rc == LW_OK && b->n > 0 && !lw_stop
+           && b->n < (size_t) w->options->batch
+           && b->bytes < (size_t) w->options->batch_bytes
+           && (block = end - lw_clock()) > 0)
+    {
+        before = b->n;
+        rc = lw_group_read(w, block > LW_BLOCK_MS ? LW_BLOCK_MS : block);
+
+        if (b->n == before && block <= LW_BLOCK_MS) {
+            break;
+        }
+    }
+
+    return rc;
+}
+
+
+/* block: ms, or less than 0 for not at all */
+
+static int
+lw_group_read(lw_t *w, int64_t block)
+{
+    int                  rc;
+    size_t               i, k, n;
+    lw_args_t           *a;
+    lw_group_t          *g;
+    redisReply          *reply, *row;
+    lunary_str_t         name;
+    const lw_options_t  *o;
+
+    g = w->group;
+    o = w->options;
+    n = o->nstreams;
+
+    a = lw_args(w->redis);
+
+    lw_arg_lit(a, "XREADGROUP");
+    lw_arg_lit(a, "GROUP");
+    lw_arg_z(a, o->group);
+    lw_arg_z(a, o->consumer);
+    lw_arg_lit(a, "COUNT");
+    lw_arg_int(a, o->batch - (int64_t) g->batch.n);
+
+    if (block >= 0) {
+        lw_arg_lit(a, "BLOCK");
+        lw_arg_int(a, block > 0 ? block : 1);
+    }
+
+    lw_arg_lit(a, "STREAMS");
+
+    /* each round begins with another shard, so that none starves */
+
+    for (i = 0; i < n; i++) {
+        lw_arg_z(a, o->streams[(g->first + i) % n]);
+    }
+
+    g->first++;
+
+    for (i = 0; i < n; i++) {
+        lw_arg_lit(a, ">");
+    }
+
+    reply = lw_args_call(a);
+
+    if (reply == NULL) {
+        return LW_REDIS;
+    }
+
+    if (lw_reply_is_error(reply)) {
+
+        /* the stream was deleted, or Redis lost it: the group begins anew */
+
+        rc = strncmp(reply->str, "NOGROUP", 7) == 0 ? lw_group_join(w)
+                                                    : LW_REDIS;
+        freeReplyObject(reply);
+        return rc;
+    }
+
+    rc = LW_OK;
+
+    for (i = 0; lw_reply_is_array(reply) && i < reply->elements; i++) {
+
+        row = reply->element[i];
+
+        if (!lw_reply_is_array(row) || row->elements != 2) {
+            continue;
+        }
+
+        name = lw_reply_str(row->element[0]);
+
+        for (k = 0; k < n && rc == LW_OK; k++) {
+            if (lw_str_same(name, lw_str(o->streams[k]))) {
+                rc = lw_group_add(w, row->element[1], (unsigned) k, 0);
+            }
+        }
+    }
+
+    freeReplyObject(reply);
+
+    return rc;
+}
+
+
+static int
+lw_group_add(lw_t *w, redisReply *list, unsigned stream, int again)
+{
+    void        *p;
+    size_t       i, cap;
+    lw_batch_t  *b;
+    lw_entry_t  *e;
+
+    b = &w->group->batch;
+
+    if (!lw_reply_is_array(list)) {
+        return LW_OK;
+    }
+
+    if (b->n + list->elements > b->cap) {
+
+        cap = b->n + list->elements;
+        p = realloc(b->entries, cap * sizeof(*b->entries));
+
+        if (p == NULL) {
+            lw_log(LW_LOG_ERROR, "no memory for a batch");
+            return LW_REDIS;
+        }
+
+        b->entries = p;
+        b->cap = cap;
+    }
+
+    for (i = 0; i < list->elements; i++) {
+
+        e = &b->entries[b->n];
+
+        if (lw_entry_take(e, &list->element[i]) != LW_OK) {
+            continue;
+        }
+
+        e->stream = stream;
+        e->again = (again != 0);
+
+        b->bytes += lw_entry_size(e);
+        b->n++;
+    }
+
+    return LW_OK;
+}
+
+
+int
+lw_group_ack(lw_t *w, const lw_entry_t *entries, size_t n)
+{
+    size_t       i, k, queued;
+    lw_args_t   *a;
+    redisReply  *reply;
+
+    queued = 0;
+
+    for (k = 0; k < w->options->nstreams; k++) {
+
+        a = lw_args(w->redis);
+
+        lw_arg_lit(a, "XACK");
+        lw_arg_z(a, w->options->streams[k]);
+        lw_arg_z(a, w->options->group);
+
+        for (i = 0; i < n; i++) {
+            if (entries[i].reply && entries[i].stream == k) {
+                lw_arg_str(a, entries[i].id);
+                w->entries++;
+            }
+        }
+
+        if (a->n == 3) {
+            continue;
+        }
+
+        if (lw_args_queue(a) != LW_OK) {
+            return LW_REDIS;
+        }
+
+        queued++;
+    }
+
+    while (queued--) {
+
+        reply = lw_redis_reply(w->redis);
+
+        if (reply == NULL) {
+            return LW_REDIS;
+        }
+
+        i = lw_reply_is_error(reply);
+
+        freeReplyObject(reply);
+
+        if (i) {
+            return LW_REDIS;
+        }
+    }
+
+    return LW_OK;
+}
+
+
+int
+lw_group_bury(lw_t *w, const lw_entry_t *e, const char *reason)
+{
+    char                 dead[512];
+    size_t               i;
+    lw_args_t           *a;
+    redisReply          *reply, *fields;
+    const char          *stream;
+    const lw_options_t  *o;
+
+    static lw_script_t  script = {
+        "redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*',"
+        " unpack(ARGV, 4)) "
+        "return redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])", ""
+    };
+
+    o = w->options;
+    stream = o->streams[e->stream];
+
+    (void) snprintf(dead, sizeof(dead), "%s:dead", stream);
+
+    /* behind a colon there may be words of others */
+
+    lw_log(LW_LOG_ERROR, "%s: %.*s of %s is a dead letter: %.*s", o->name,
+           (int) e->id.len, (const char *) e->id.data, stream,
+           (int) strcspn(reason, ":"), reason);
+
+    a = lw_script(w->redis, &script, 2);
+
+    lw_arg_z(a, stream);
+    lw_arg_z(a, dead);
+    lw_arg_z(a, o->group);
+    lw_arg_str(a, e->id);
+    lw_arg_int(a, o->dead_maxlen);
+
+    lw_arg_lit(a, "dead_reason");
+    lw_arg(a, reason, strlen(reason));
+    lw_arg_lit(a, "dead_group");
+    lw_arg_z(a, o->group);
+    lw_arg_lit(a, "dead_id");
+    lw_arg_str(a, e->id);
+    lw_arg_lit(a, "dead_at");
+    lw_arg_int(a, lw_now());
+
+    fields = e->gone ? NULL : e->reply->element[1];
+
+    for (i = 0; fields && i + 1 < fields->elements; i += 2) {
+        lw_arg_str(a, lw_reply_str(fields->element[i]));
+        lw_arg_str(a, lw_reply_str(fields->element[i + 1]));
+    }
+
+    reply = lw_script_call(a, &script);
+
+    if (reply == NULL || lw_reply_is_error(reply)) {
+        if (reply) {
+            freeReplyObject(reply);
+        }
+        return LW_REDIS;
+    }
+
+    freeReplyObject(reply);
+
+    w->dead++;
+
+    return LW_OK;
+}
+
+
+/* SIGHUP: the same command line and the file as it is now */
+
+static int
+lw_group_reread(lw_t *w, int argc, char **argv)
+{
+    int            rc;
+    lw_redis_t    *redis;
+    lw_prices_t   *prices;
+    lw_options_t  *fresh;
+
+    fresh = malloc(sizeof(*fresh));
+    if (fresh == NULL) {
+        return LW_OK;
+    }
+
+    redis = NULL;
+    prices = NULL;
+
+    rc = lw_options_parse(fresh, argc, argv);
+
+    if (rc == LW_OK) {
+        redis = lw_redis_create(fresh);
+        prices = lw_prices_load(&w->mem, fresh->prices);
+    }
+
+    if (redis == NULL || prices == NULL) {
+        lw_log(LW_LOG_ERROR, "the configuration is bad: the old one stays");
+        lw_redis_free(redis);
+        lw_prices_free(prices);
+        lw_options_free(fresh);
+        free(fresh);
+        return LW_OK;
+    }
+
+    w->group->handler->reset(w);
+
+    lw_redis_free(w->redis);
+    lw_prices_free(w->prices);
+    lw_options_free(w->options);
+    free(w->options);
+
+    w->options = fresh;
+    w->redis = redis;
+    w->prices = prices;
+
+    lw_log(LW_LOG_NOTICE, "the configuration was read again");
+
+    return w->group->handler->reload(w);
+}
+
+
+/*
+ * A made-up name does not come back: what it leaves pending may be claimed at
+ * once, and if that is nothing it is not left in the group.
+ */
+
+static void
+lw_group_leave(lw_t *w)
+{
+    size_t       i;
+    lw_args_t   *a;
+    redisReply  *reply;
+
+    static lw_script_t  script = {
+        "local p = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000,"
+        " ARGV[2]) "
+        "for _, e in ipairs(p) do "
+        "redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, e[1],"
+        " 'IDLE', 1000000000, 'JUSTID') end "
+        "if #p == 0 then "
+        "return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1],"
+        " ARGV[2]) end "
+        "return -1", ""
+    };
+
+    if (!w->options->own_consumer || !lw_redis_connected(w->redis)) {
+        return;
+    }
+
+    for (i = 0; i < w->options->nstreams; i++) {
+
+        a = lw_script(w->redis, &script, 1);
+
+        lw_arg_z(a, w->options->streams[i]);
+        lw_arg_z(a, w->options->group);
+        lw_arg_z(a, w->options->consumer);
+
+        reply = lw_script_call(a, &script);
+
+        if (reply) {
+            freeReplyObject(reply);
+        }
+    }
+}
+
+
+static void
+lw_group_report(lw_t *w)
+{
+    int64_t      now, lag;
+    double       rate;
+    size_t       i;
+    lw_group_t  *g;
+
+    g = w->group;
+    now = lw_clock();
+
+    if (w->options->metrics && now >= g->next_metrics) {
+        g->next_metrics = now + LW_METRICS_MS;
+
+        if (lw_group_lag(w) == LW_OK) {
+            lw_group_metrics(w);
+        }
+    }
+
+    if (w->options->quiet || !isatty(2) || now < g->next_report) {
+        return;
+    }
+
+    (void) lw_group_lag(w);
+
+    lag = 0;
+
+    for (i = 0; i < w->options->nstreams; i++) {
+        lag += g->lag[i] > 0 ? g->lag[i] : 0;
+    }
+
+    rate = (double) (w->entries - g->reported) * 1000.0
+           / (double) (now - g->next_report + LW_PROGRESS_MS);
+
+    lw_progress("%s: %llu entries, %.0f/s, %lld to come, %llu dead letters",
+                w->options->name, (unsigned long long) w->entries, rate,
+                (long long) lag, (unsigned long long) w->dead);
+
+    g->reported = w->entries;
+    g->next_report = now + LW_PROGRESS_MS;
+}
+
+
+/* how much of each stream this group has not read, and not acknowledged */
+
+static int
+lw_group_lag(lw_t *w)
+{
+    size_t       i, k, m;
+    redisReply  *reply, *row;
+    lw_group_t  *g;
+
+    g = w->group;
+
+    for (i = 0; i < w->options->nstreams; i++) {
+
+        g->lag[i] = -1;
+        g->pending[i] = -1;
+
+        reply = lw_redis_call(w->redis, 3, "XINFO", "GROUPS",
+                              w->options->streams[i]);
+
+        if (reply == NULL) {
+            return LW_REDIS;
+        }
+
+        for (k = 0; lw_reply_is_array(reply) && k < reply->elements; k++) {
+
+            row = reply->element[k];
+
+            if (!lw_reply_is_array(row) || row->elements < 2
+                || !lw_str_same(lw_reply_str(row->element[1]),
+                                lw_str(w->options->group)))
+            {
+                continue;
+            }
+
+            for (m = 0; m + 1 < row->elements; m += 2) {
+
+                if (row->element[m + 1]->type != REDIS_REPLY_INTEGER) {
+                    continue;
+                }
+
+                if (lunary_eq(lw_reply_str(row->element[m]), "lag")) {
+                    g->lag[i] = row->element[m + 1]->integer;
+                }
+
+                if (lunary_eq(lw_reply_str(row->element[m]), "pending")) {
+                    g->pending[i] = row->element[m + 1]->integer;
+                }
+            }
+        }
+
+        freeReplyObject(reply);
+    }
+
+    return LW_OK;
+}
+
+
+/* written whole under another name, then renamed: never half a file */
+
+static void
+lw_group_metrics(lw_t *w)
+{
+    FILE                *f;
+    char                 path[1024];
+    size_t               i;
+    const lw_options_t  *o;
+
+    o = w->options;
+
+    if (o->metrics == NULL
+        || (size_t) snprintf(path, sizeof(path), "%s.%ld.new", o->metrics,
+                             (long) getpid()) >= sizeof(path))
+    {
+        return;
+    }
+
+    f = fopen(path, "we");
+
+    if (f == NULL) {
+        lw_log(LW_LOG_WARN, "%s: %s", path, strerror(errno));
+        return;
+    }
+
+#define LW_COUNTER(what, help, value)                                        \
+    fprintf(f, "# HELP lunary_worker_" what " " help "\n"                    \
+            "# TYPE lunary_worker_" what " counter\n"                        \
+            "lunary_worker_" what "{command=\"%s\"} %llu\n",                 \
+            o->name, (unsigned long long) (value))
+
+    LW_COUNTER("entries_total", "Entries acknowledged.", w->entries);
+    LW_COUNTER("dead_total", "Entries moved to the dead letters.", w->dead);
+    LW_COUNTER("skipped_total", "Entries acknowledged without effect.",
+               w->skipped);
+    LW_COUNTER("unpriced_total", "Runs with usage but no known price.",
+               w->unpriced);
+    LW_COUNTER("failures_total", "Requests and connections that failed.",
+               w->failures);
+
+#undef LW_COUNTER
+
+    fprintf(f, "# HELP lunary_worker_up Redis is connected.\n"
+            "# TYPE lunary_worker_up gauge\n"
+            "lunary_worker_up{command=\"%s\"} %d\n", o->name,
+            lw_redis_connected(w->redis));
+
+    fprintf(f, "# HELP lunary_worker_lag Entries this group has not read.\n"
+            "# TYPE lunary_worker_lag gauge\n");
+
+    for (i = 0; i < o->nstreams; i++) {
+        if (w->group->lag[i] >= 0) {
+            fprintf(f, "lunary_worker_lag{command=\"%s\",stream=\"%s\"} "
+                    "%lld\n", o->name, o->streams[i],
+                    (long long) w->group->lag[i]);
+        }
+    }
+
+    fprintf(f, "# HELP lunary_worker_pending Entries read and not "
+            "acknowledged.\n# TYPE lunary_worker_pending gauge\n");
+
+    for (i = 0; i < o->nstreams; i++) {
+        if (w->group->pending[i] >= 0) {
+            fprintf(f, "lunary_worker_pending{command=\"%s\",stream=\"%s\"} "
+                    "%lld\n", o->name, o->streams[i],
+                    (long long) w->group->pending[i]);
+        }
+    }
+
+    if (fclose(f) != 0 || rename(path, o->metrics) != 0) {
+        lw_log(LW_LOG_WARN, "%s: %s", o->metrics, strerror(errno));
+        (void) unlink(path);
+    }
+}

@@ -1,0 +1,1213 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * The ledger.  See ledger.h; the step in Redis is ledger.lua.
+ */
+
+#include <ctype.h>
+#include <stdlib.h>
+
+#include "ledger.h"
+
+
+#define LW_SUMS          8
+#define LW_BUCKET_MS     600000
+#define LW_OPEN_MS       "86400000"
+#define LW_BATCH_MODELS  16
+
+
+enum {
+    LW_SUM_RUNS = 0,
+    LW_SUM_ERRORS,
+    LW_SUM_ABORTED,
+    LW_SUM_REJECTED,
+    LW_SUM_INPUT,
+    LW_SUM_OUTPUT,
+    LW_SUM_UNPRICED,
+    LW_SUM_CLAIMED
+};
+
+
+/* the script, in the program itself */
+
+__asm__(
+    ".section .rodata\n"
+    ".global lw_ledger_lua\n"
+    "lw_ledger_lua:\n"
+    ".incbin \"" LW_LEDGER_FILE "\"\n"
+    ".byte 0\n"
+    ".previous\n"
+);
+
+extern const char  lw_ledger_lua[];
+
+
+/* what one entry adds, and to whom */
+
+typedef struct {
+    const lw_entry_t   *entry;
+    lunary_str_t        app;
+    lunary_str_t        user;
+    lunary_str_t        model;
+    lunary_str_t        thread;
+    lunary_str_t        run;          /* what must not count twice; or empty  */
+    lunary_str_t        open;         /* an SDK's start: its run id           */
+    lw_text_t           text;         /* what an event's ids decode to        */
+    int64_t             first;
+    int64_t             last;
+    int64_t             sums[LW_SUMS];
+    int64_t             cost;         /* nano, or -1                          */
+    unsigned            verified:1;
+    unsigned            counts:1;
+    unsigned            lost:1;       /* not ours to count                    */
+    unsigned            looks_up:1;   /* its user is that of its start        */
+    uint64_t            who;          /* hash of app and user                 */
+} lw_share_t;
+
+
+typedef struct {
+    lw_share_t         *shares;
+    size_t              n;
+    size_t              cap;
+    size_t             *order;        /* shares by user                       */
+    lw_share_t        **pick;         /* of them, those of one call           */
+    lw_people_t         people;
+    lw_text_t           args;         /* numbers and keys of one call         */
+    size_t             *spots;        /* of each argument in args: end        */
+    size_t              nspots;
+    size_t              cspots;
+} lw_ledger_t;
+
+
+static int lw_ledger_take(lw_t *w, lw_batch_t *b, int last);
+static size_t lw_ledger_wants(lw_t *w);
+static int lw_ledger_reload(lw_t *w);
+static void lw_ledger_reset(lw_t *w);
+static int lw_ledger_read(lw_t *w, lw_ledger_t *l, lw_batch_t *b);
+static int lw_ledger_twins(lw_t *w, lw_ledger_t *l);
+static void lw_ledger_run(lw_t *w, lw_share_t *s);
+static void lw_ledger_event(lw_t *w, lw_share_t *s);
+static lunary_str_t lw_ledger_text(lw_share_t *s, lunary_str_t v);
+static void lw_ledger_price(lw_t *w, lw_share_t *s, const lw_usage_t *u);
+static int lw_ledger_starts(lw_t *w, lw_ledger_t *l);
+static int lw_ledger_props(lw_t *w, lw_ledger_t *l);
+static int lw_ledger_stream(lw_t *w, lw_ledger_t *l, unsigned stream);
+static int lw_ledger_call(lw_t *w, lw_ledger_t *l, unsigned stream,
+    size_t *dropped);
+static size_t lw_ledger_answer(lw_t *w, lw_ledger_t *l, unsigned stream,
+    redisReply *reply);
+static void lw_ledger_sort(lw_ledger_t *l);
+static int lw_ledger_compare(const void *a, const void *b);
+static void lw_ledger_users(lw_ledger_t *l, unsigned stream);
+static void lw_ledger_user(lw_ledger_t *l, size_t from, size_t to);
+static void lw_ledger_models(lw_ledger_t *l, size_t from, size_t to);
+static void lw_ledger_threads(lw_ledger_t *l, size_t from, size_t to);
+static void lw_ledger_days(lw_ledger_t *l, size_t from, size_t to);
+static void lw_ledger_sums(lw_ledger_t *l, const int64_t *sums,
+    int64_t cost);
+static void lw_put(lw_ledger_t *l, lunary_str_t s);
+static void lw_put_int(lw_ledger_t *l, int64_t n);
+static size_t lw_put_later(lw_ledger_t *l);
+static void lw_put_now(lw_ledger_t *l, size_t spot, int64_t n);
+static void lw_run_key(lunary_str_t run, char *bucket, unsigned char *key,
+    size_t *len, int64_t started_at);
+
+
+static lw_ledger_t   lw_ledger_state;
+static lw_script_t   lw_ledger_script;
+static lw_share_t   *lw_ledger_shares;
+
+static const lw_handler_t  lw_ledger_handler = {
+    lw_ledger_take,
+    lw_ledger_wants,
+    lw_ledger_reload,
+    lw_ledger_reset
+};
+
+
+int
+lw_ledger(lw_t *w, int argc, char **argv)
+{
+    int           rc;
+    lw_ledger_t  *l;
+
+    l = &lw_ledger_state;
+
+    lw_ledger_script.text = lw_ledger_lua;
+    lw_text_init(&l->args, &w->mem);
+
+    rc = lw_group_run(w, &lw_ledger_handler, argc, argv);
+
+    lw_text_free(&l->args);
+    free(l->shares);
+    free(l->order);
+    free(l->pick);
+    free(l->spots);
+
+    return rc;
+}
+
+
+static size_t
+lw_ledger_wants(lw_t *w)
+{
+    (void) w;
+
+    return 0;
+}
+
+
+static int
+lw_ledger_reload(lw_t *w)
+{
+    (void) w;
+
+    return LW_OK;
+}
+
+
+static void
+lw_ledger_reset(lw_t *w)
+{
+    (void) w;
+}
+
+
+static int
+lw_ledger_take(lw_t *w, lw_batch_t *b, int last)
+{
+    int           rc;
+    size_t        i;
+    unsigned      stream;
+    lw_ledger_t  *l;
+
+    (void) last;
+
+    l = &lw_ledger_state;
+
+    rc = lw_ledger_read(w, l, b);
+
+    if (rc == LW_OK) {
+        rc = lw_ledger_starts(w, l);
+    }
+
+    if (rc == LW_OK) {
+        rc = lw_ledger_props(w, l);
+    }
+
+    if (rc == LW_OK) {
+        lw_ledger_sort(l);
+    }
+
+    for (stream = 0; rc == LW_OK && stream < w->options->nstreams; stream++) {
+        rc = lw_ledger_stream(w, l, stream);
+    }
+
+    for (i = 0; i < l->n; i++) {
+        lw_text_free(&l->shares[i].text);
+    }
+
+    l->n = 0;
+
+    return rc == LW_NOMEM ? LW_REDIS : rc;
+}
+
+
+static int
+lw_ledger_read(lw_t *w, lw_ledger_t *l, lw_batch_t *b)
+{
+    void        *shares, *order, *pick;
+    size_t       i;
+    lw_share_t  *s;
+
+    if (b->n > l->cap) {
+
+        shares = realloc(l->shares, b->n * sizeof(*l->shares));
+
+        if (shares) {
+            l->shares = shares;
+        }
+
+        order = realloc(l->order, b->n * sizeof(*l->order));
+
+        if (order) {
+            l->order = order;
+        }
+
+        pick = realloc(l->pick, b->n * sizeof(*l->pick));
+
+        if (pick) {
+            l->pick = pick;
+        }
+
+        if (shares == NULL || order == NULL || pick == NULL) {
+            lw_log(LW_LOG_ERROR, "no memory for a batch");
+            return LW_NOMEM;
+        }
+
+        l->cap = b->n;
+    }
+
+    for (i = 0; i < b->n; i++) {
+
+        s = &l->shares[i];
+        memset(s, 0, sizeof(*s));
+
+        s->entry = &b->entries[i];
+        s->cost = -1;
+        lw_text_init(&s->text, &w->mem);
+
+        s->app = lw_field(s->entry, APP);
+
+        if (s->app.len == 0) {
+            s->app = lw_str("default");
+        }
+
+        if (s->entry->run) {
+            lw_ledger_run(w, s);
+
+        } else if (s->entry->event) {
+            lw_ledger_event(w, s);
+
+        } else {
+            w->skipped++;
+        }
+    }
+
+    l->n = b->n;
+
+    return lw_ledger_twins(w, l);
+}
+
+
+/* a run that is in the batch twice counts once */
+
+static int
+lw_ledger_twins(lw_t *w, lw_ledger_t *l)
+{
+    size_t       i, k, size;
+    lw_share_t  *s, **table;
+
+    for (size = 64; size < l->n * 2; size *= 2) {
+        /* void */
+    }
+
+    table = calloc(size, sizeof(*table));
+    if (table == NULL) {
+        return LW_NOMEM;
+    }
+
+    for (i = 0; w->options->dedup && i < l->n; i++) {
+
+        s = &l->shares[i];
+
+        if (s->run.len == 0) {
+            continue;
+        }
+
+        for (k = lw_hash(s->run, 3) & (size - 1); table[k];
+             k = (k + 1) & (size - 1))
+        {
+            if (lw_str_same(table[k]->run, s->run)) {
+                s->counts = 0;
+                w->skipped++;
+                break;
+            }
+        }
+
+        if (table[k] == NULL) {
+            table[k] = s;
+        }
+    }
+
+    free(table);
+
+    return LW_OK;
+}
+
+
+static void
+lw_ledger_run(lw_t *w, lw_share_t *s)
+{
+    lw_usage_t         u;
+    lunary_str_t       outcome;
+    const lw_entry_t  *e;
+
+    e = s->entry;
+
+    s->counts = 1;
+    s->run = lw_field(e, RUN_ID);
+    s->user = lw_field(e, USER_ID);
+    s->model = lw_field(e, MODEL).len ? lw_field(e, MODEL)
+                                      : lw_field(e, RESPONSE_MODEL);
+    s->thread = lw_field(e, THREAD_ID);
+    s->verified = lunary_eq(lw_field(e, USER_VERIFIED), "1");
+
+    s->first = lw_entry_int(e, LUNARY_F_STARTED_AT);
+    s->last = lw_entry_int(e, LUNARY_F_ENDED_AT);
+
+    if (s->first < 0) {
+        s->first = lw_now();
+    }
+
+    if (s->last < s->first) {
+        s->last = s->first;
+    }
+
+    outcome = lw_field(e, OUTCOME);
+
+    s->sums[LW_SUM_RUNS] = 1;
+    s->sums[LW_SUM_ERRORS] = lunary_eq(outcome, "error")
+                             || lunary_eq(outcome, "timeout")
+                             || lunary_eq(outcome, "truncated");
+    s->sums[LW_SUM_ABORTED] = lunary_eq(outcome, "aborted");
+    s->sums[LW_SUM_REJECTED] = lunary_eq(outcome, "rejected");
+    s->sums[LW_SUM_CLAIMED] = (s->user.len && !s->verified);
+
+    lw_entry_usage(e, &u);
+    lw_ledger_price(w, s, &u);
+}
+
+
+static void
+lw_ledger_price(lw_t *w, lw_share_t *s, const lw_usage_t *u)
+{
+    if (u->input > 0) {
+        s->sums[LW_SUM_INPUT] = u->input;
+    }
+
+    if (u->output > 0) {
+        s->sums[LW_SUM_OUTPUT] = u->output;
+    }
+
+    switch (lw_prices_cost(w->prices, u, &s->cost)) {
+
+    case LW_COST_OK:
+    case LW_COST_NO_USAGE:
+        break;
+
+    default:
+        s->cost = -1;
+        s->sums[LW_SUM_UNPRICED] = 1;
+        w->unpriced++;
+    }
+}
+
+
+/*
+ * What an SDK says of a call that did not pass nginx: its start is a run, its
+ * end has the tokens.  Users in events are claims.
+ */
+
+static void
+lw_ledger_event(lw_t *w, lw_share_t *s)
+{
+    int64_t        ms;
+    lw_usage_t     u;
+    lunary_str_t   event, type, what, usage;
+
+    event = s->entry->value[LUNARY_F_EVENT];
+
+    if (!lunary_json_valid(event, 512)
+        || lunary_buf_reserve(s->text.mem, &s->text.buf, event.len)
+           != LUNARY_OK)
+    {
+        w->skipped++;
+        return;
+    }
+
+    s->user = lw_ledger_text(s, lunary_json_get(event, "userId"));
+
+    if (s->user.len > 256) {
+        s->user = lunary_str(NULL, 0);
+    }
+
+    type = lunary_json_inside(lunary_json_get(event, "type"));
+    what = lunary_json_inside(lunary_json_get(event, "event"));
+
+    if (!lunary_eq(type, "llm") || strcmp(w->options->llm, "drop") == 0) {
+        return;
+    }
+
+    s->first = lw_now();
+
+    if (lunary_json_int(lunary_json_get(event, "timestamp"), &ms) && ms > 0) {
+        s->first = ms;
+    }
+
+    s->last = s->first;
+    s->counts = 1;
+    s->model = lw_ledger_text(s, lunary_json_get(event, "name"));
+
+    if (lunary_eq(what, "start")) {
+        s->open = lw_ledger_text(s, lunary_json_get(event, "runId"));
+        s->sums[LW_SUM_RUNS] = 1;
+        s->sums[LW_SUM_CLAIMED] = (s->user.len != 0);
+        return;
+    }
+
+    if (lunary_eq(what, "error")) {
+        s->looks_up = 1;
+        s->sums[LW_SUM_ERRORS] = 1;
+        return;
+    }
+
+    if (!lunary_eq(what, "end")) {
+        s->counts = 0;
+        return;
+    }
+
+    s->looks_up = 1;
+
+    memset(&u, 0, sizeof(u));
+
+    usage = lunary_json_get(event, "tokensUsage");
+
+    u.model = s->model;
+    u.started_at = s->first;
+    u.cache_write = -1;
+    u.reasoning = -1;
+
+    if (!lunary_json_int(lunary_json_get(usage, "prompt"), &u.input)) {
+        u.input = -1;
+    }
+
+    if (!lunary_json_int(lunary_json_get(usage, "completion"), &u.output)) {
+        u.output = -1;
+    }
+
+    if (!lunary_json_int(lunary_json_get(usage, "promptCached"), &u.cached)) {
+        u.cached = -1;
+    }
+
+    lw_ledger_price(w, s, &u);
+}
+
+
+static lunary_str_t
+lw_ledger_text(lw_share_t *s, lunary_str_t v)
+{
+    size_t  from;
+
+    if (!lunary_json_is_string(v)) {
+        return lunary_str(NULL, 0);
+    }
+
+    from = s->text.buf.len;
+    lw_text_plain(&s->text, v);
+
+    if (s->text.failed) {
+        return lunary_str(NULL, 0);
+    }
+
+    return lunary_str(s->text.buf.data + from, s->text.buf.len - from);
+}
+
+
+/* an end belongs to the user of its start: of this batch, or of before */
+
+static int
+lw_ledger_starts(lw_t *w, lw_ledger_t *l)
+{
+    size_t         i, k;
+    lw_text_t      key;
+    lw_args_t     *a;
+    lw_share_t    *s;
+    redisReply    *reply;
+    lunary_str_t   run;
+
+    for (i = 0; i < l->n; i++) {
+
+        s = &l->shares[i];
+
+        if (!s->looks_up) {
+            continue;
+        }
+
+        run = lunary_json_inside(lunary_json_get(s->entry->value[LUNARY_F_EVENT],
+                                                 "runId"));
+        s->model = lunary_str(NULL, 0);
+
+        for (k = 0; k < i; k++) {
+            if (l->shares[k].open.len
+                && lw_str_same(l->shares[k].open, run)
+                && lw_str_same(l->shares[k].app, s->app))
+            {
+                s->user = l->shares[k].user;
+                break;
+            }
+        }
+
+        if (k < i) {
+            continue;
+        }
+
+        lw_text_init(&key, &w->mem);
+        lw_text_fmt(&key, "%sledger:open:", w->options->prefix);
+        lw_text_str(&key, s->app);
+        lw_text_lit(&key, ":");
+        lw_text_str(&key, run);
+
+        a = lw_args(w->redis);
+        lw_arg_lit(a, "GET");
+        lw_arg_str(a, lw_text_get(&key));
+
+        reply = key.failed ? NULL : lw_args_call(a);
+
+        lw_text_free(&key);
+
+        if (reply == NULL) {
+            return LW_REDIS;
+        }
+
+        if (reply->type == REDIS_REPLY_STRING) {
+
+            k = s->text.buf.len;
+
+            if (lunary_buf_reserve(s->text.mem, &s->text.buf,
+                                   (size_t) reply->len) == LUNARY_OK)
+            {
+                /* the buffer may have moved: no other slice is used */
+
+                lw_text_add(&s->text, reply->str, (size_t) reply->len);
+                s->user = lunary_str(s->text.buf.data + k,
+                                     (size_t) reply->len);
+            }
+        }
+
+        freeReplyObject(reply);
+    }
+
+    return LW_OK;
+}
+
+
+static int
+lw_ledger_props(lw_t *w, lw_ledger_t *l)
+{
+    int            rc;
+    size_t         i;
+    lw_share_t    *s;
+    lw_person_t   *who;
+    lunary_str_t   props;
+
+    if (lw_people_begin(w, &l->people, l->n) != LW_OK) {
+        return LW_NOMEM;
+    }
+
+    rc = LW_OK;
+
+    for (i = 0; i < l->n; i++) {
+
+        s = &l->shares[i];
+
+        props = s->entry->run ? lw_field(s->entry, USER_PROPS)
+                              : s->text.buf.data
+                ? lunary_json_get(s->entry->value[LUNARY_F_EVENT], "userProps")
+                : lunary_str(NULL, 0);
+
+        if (props.len) {
+            (void) lw_people_add(w, &l->people, s->app, s->user, s->verified);
+        }
+    }
+
+    if (l->people.n) {
+        rc = lw_people_load(w, &l->people);
+    }
+
+    for (i = 0; rc == LW_OK && l->people.n && i < l->n; i++) {
+
+        s = &l->shares[i];
+
+        props = s->entry->run ? lw_field(s->entry, USER_PROPS)
+                              : s->text.buf.data
+                ? lunary_json_get(s->entry->value[LUNARY_F_EVENT], "userProps")
+                : lunary_str(NULL, 0);
+
+        if (props.len == 0 || !lunary_json_valid(props, 32)) {
+            continue;
+        }
+
+        who = lw_people_add(w, &l->people, s->app, s->user, 0);
+
+        if (who) {
+            rc = lw_people_merge(w, who, props, s->verified);
+        }
+    }
+
+    if (rc == LW_OK) {
+        rc = lw_people_save(w, &l->people);
+    }
+
+    lw_people_free(&l->people);
+
+    return rc;
+}
+
+
+static void
+lw_ledger_sort(lw_ledger_t *l)
+{
+    size_t  i;
+
+    for (i = 0; i < l->n; i++) {
+        l->order[i] = i;
+        l->shares[i].who = lw_hash(l->shares[i].user,
+                                   lw_hash(l->shares[i].app, 2));
+    }
+
+    lw_ledger_shares = l->shares;
+    qsort(l->order, l->n, sizeof(*l->order), lw_ledger_compare);
+}
+
+
+static int
+lw_ledger_compare(const void *a, const void *b)
+{
+    size_t             x, y;
+    const lw_share_t  *p, *q;
+
+    x = *(const size_t *) a;
+    y = *(const size_t *) b;
+    p = &lw_ledger_shares[x];
+    q = &lw_ledger_shares[y];
+
+    if (p->who != q->who) {
+        return p->who < q->who ? -1 : 1;
+    }
+
+    return x < y ? -1 : x > y;
+}
+
+
+/* what turns out to be somebody else's, or counted before, is left out */
+
+static int
+lw_ledger_stream(lw_t *w, lw_ledger_t *l, unsigned stream)
+{
+    int     rc;
+    size_t  dropped;
+
+    do {
+        dropped = 0;
+        rc = lw_ledger_call(w, l, stream, &dropped);
+
+    } while (rc == LW_OK && dropped);
+
+    return rc;
+}
+
+
+static int
+lw_ledger_call(lw_t *w, lw_ledger_t *l, unsigned stream, size_t *dropped)
+{
+    char                 bucket[32];
+    size_t               i, n, spot, len, entries;
+    lw_args_t           *a;
+    lw_share_t          *s;
+    redisReply          *reply;
+    unsigned char        member[300];
+    const lw_options_t  *o;
+
+    o = w->options;
+
+    lw_text_clear(&l->args);
+    l->nspots = 0;
+
+    lw_put(l, lw_str(o->group));
+    lw_put(l, lw_str(o->consumer));
+    lw_put(l, lw_str(o->prefix));
+    lw_put_int(l, lw_now());
+    lw_put_int(l, o->max_claimed);
+    lw_put_int(l, o->claimed_ttl);
+    lw_put_int(l, o->daily_ttl);
+    lw_put_int(l, o->dedup + LW_BUCKET_MS);
+
+    spot = lw_put_later(l);
+
+    for (i = 0, n = 0; i < l->n; i++) {
+        if (l->shares[i].entry->stream == stream && !l->shares[i].lost) {
+            lw_put(l, l->shares[i].entry->id);
+            n++;
+        }
+    }
+
+    entries = n;
+
+    if (entries == 0) {
+        return LW_OK;
+    }
+
+    lw_put_now(l, spot, (int64_t) n);
+    spot = lw_put_later(l);
+
+    for (i = 0, n = 0; o->dedup && i < l->n; i++) {
+
+        s = &l->shares[i];
+
+        if (s->entry->stream != stream || s->lost || !s->counts
+            || s->run.len == 0 || s->run.len > 256)
+        {
+            continue;
+        }
+
+        lw_run_key(s->run, bucket, member, &len, s->first);
+        lw_put(l, lw_str(bucket));
+        lw_put(l, lunary_str(member, len));
+        n++;
+    }
+
+    lw_put_now(l, spot, (int64_t) n);
+    spot = lw_put_later(l);
+
+    for (i = 0, n = 0; i < l->n; i++) {
+
+        s = &l->shares[i];
+
+        if (s->entry->stream != stream || s->lost || s->open.len == 0) {
+            continue;
+        }
+
+        len = l->args.buf.len;
+        lw_text_fmt(&l->args, "%sledger:open:", o->prefix);
+        lw_text_str(&l->args, s->app);
+        lw_text_lit(&l->args, ":");
+        lw_text_str(&l->args, s->open);
+        lw_put(l, lunary_str(NULL, 0));
+        lw_put(l, s->user);
+        lw_put(l, lw_str(LW_OPEN_MS));
+        n++;
+    }
+
+    lw_put_now(l, spot, (int64_t) n);
+    lw_ledger_users(l, stream);
+
+    if (l->args.failed) {
+        lw_log(LW_LOG_ERROR, "no memory for a batch");
+        return LW_NOMEM;
+    }
+
+    a = lw_script(w->redis, &lw_ledger_script, 1);
+    lw_arg_z(a, o->streams[stream]);
+
+    for (i = 0; i < l->nspots; i++) {
+        lw_arg(a, l->args.buf.data + (i ? l->spots[i - 1] : 0),
+               l->spots[i] - (i ? l->spots[i - 1] : 0));
+    }
+
+    reply = lw_script_call(a, &lw_ledger_script);
+
+    if (!lw_reply_is_array(reply) || reply->elements != 2) {
+        if (reply) {
+            freeReplyObject(reply);
+        }
+        return LW_REDIS;
+    }
+
+    *dropped = lw_ledger_answer(w, l, stream, reply);
+
+    freeReplyObject(reply);
+
+    if (*dropped == 0) {
+        w->entries += entries;
+    }
+
+    return LW_OK;
+}
+
+
+static size_t
+lw_ledger_answer(lw_t *w, lw_ledger_t *l, unsigned stream, redisReply *reply)
+{
+    char           bucket[32];
+    size_t         i, k, len, dropped;
+    lw_share_t    *s;
+    lunary_str_t   one;
+    unsigned char  member[300];
+
+    dropped = 0;
+
+    for (k = 0; k < 2; k++) {
+        for (i = 0; i < reply->element[k]->elements; i++) {
+
+            one = lw_reply_str(reply->element[k]->element[i]);
+
+            for (s = l->shares; s < l->shares + l->n; s++) {
+
+                if (s->entry->stream != stream || s->lost) {
+                    continue;
+                }
+
+                if (k == 0 && lw_str_same(s->entry->id, one)) {
+                    s->lost = 1;
+                    dropped++;
+
+                } else if (k == 1 && s->counts && s->run.len
+                           && s->run.len <= 256)
+                {
+                    lw_run_key(s->run, bucket, member, &len, s->first);
+
+                    if (lw_str_same(lunary_str(member, len), one)) {
+                        s->counts = 0;
+                        w->skipped++;
+                        dropped++;
+                    }
+                }
+            }
+        }
+    }
+
+    return dropped;
+}
+
+
+/* the time in a UUIDv7 chooses the set, 16 bytes are the member */
+
+static void
+lw_run_key(lunary_str_t run, char *bucket, unsigned char *key, size_t *len,
+    int64_t started_at)
+{
+    int            n;
+    size_t         i, k;
+    int64_t        ms;
+    unsigned       c;
+
+    ms = started_at;
+    k = 0;
+
+    if (run.len == 36) {
+
+        for (i = 0; i < 36; i++) {
+
+            c = run.data[i];
+
+            if (c == '-') {
+                continue;
+            }
+
+            if (!isxdigit((int) c) || k == 32) {
+                break;
+            }
+
+            c = c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10;
+
+            if (k % 2 == 0) {
+                key[k / 2] = (unsigned char) (c << 4);
+            } else {
+                key[k / 2] |= (unsigned char) c;
+            }
+
+            k++;
+        }
+    }
+
+    if (k == 32) {
+
+        *len = 16;
+
+        if ((key[6] >> 4) == 7) {
+            for (i = 0, ms = 0; i < 6; i++) {
+                ms = ms << 8 | key[i];
+            }
+        }
+
+    } else {
+        memcpy(key, run.data, run.len);
+        *len = run.len;
+    }
+
+    n = snprintf(bucket, 32, "%lld", (long long) (ms / LW_BUCKET_MS));
+    (void) n;
+}
+
+
+static void
+lw_ledger_users(lw_ledger_t *l, unsigned stream)
+{
+    size_t       i, k, n, m, spot;
+    lw_share_t  *s, *first;
+
+    spot = lw_put_later(l);
+
+    /* order[] is by user; pick[] those of it that count here */
+
+    for (i = 0, m = 0; i < l->n; i++) {
+
+        s = &l->shares[l->order[i]];
+
+        if (s->entry->stream == stream && s->counts && !s->lost) {
+            l->pick[m++] = s;
+        }
+    }
+
+    for (i = 0, n = 0; i < m; i = k, n++) {
+
+        first = l->pick[i];
+
+        for (k = i + 1; k < m; k++) {
+
+            s = l->pick[k];
+
+            if (s->who != first->who || !lw_str_same(s->user, first->user)
+                || !lw_str_same(s->app, first->app))
+            {
+                break;
+            }
+        }
+
+        lw_ledger_user(l, i, k);
+    }
+
+    lw_put_now(l, spot, (int64_t) n);
+}
+
+
+/* the row of one user: pick[from, to) */
+
+static void
+lw_ledger_user(lw_ledger_t *l, size_t from, size_t to)
+{
+    size_t       i, k;
+    int64_t      first, last, cost, sums[LW_SUMS];
+    unsigned     verified;
+    lw_share_t  *s;
+
+    memset(sums, 0, sizeof(sums));
+
+    s = l->pick[from];
+    first = s->first;
+    last = s->last;
+    cost = -1;
+    verified = 0;
+
+    for (i = from; i < to; i++) {
+
+        s = l->pick[i];
+
+        first = s->first < first ? s->first : first;
+        last = s->last > last ? s->last : last;
+        verified |= s->verified;
+
+        for (k = 0; k < LW_SUMS; k++) {
+            sums[k] += s->sums[k];
+        }
+
+        if (s->cost >= 0) {
+            cost = (cost < 0 ? 0 : cost) + s->cost;
+        }
+    }
+
+    lw_put(l, s->app);
+    lw_put(l, s->user);
+    lw_put_int(l, verified);
+    lw_put_int(l, first);
+    lw_put_int(l, last);
+    lw_ledger_sums(l, sums, cost);
+    lw_ledger_models(l, from, to);
+    lw_ledger_threads(l, from, to);
+    lw_ledger_days(l, from, to);
+}
+
+
+static void
+lw_ledger_sums(lw_ledger_t *l, const int64_t *sums, int64_t cost)
+{
+    size_t  k;
+
+    for (k = 0; k < LW_SUMS; k++) {
+        lw_put_int(l, sums[k]);
+    }
+
+    if (cost >= 0) {
+        lw_put_int(l, cost);
+    } else {
+        lw_put(l, lunary_str(NULL, 0));
+    }
+}
+
+
+static void
+lw_ledger_models(lw_ledger_t *l, size_t from, size_t to)
+{
+    size_t         i, k, n, spot;
+    int64_t        runs[LW_BATCH_MODELS];
+    lunary_str_t   names[LW_BATCH_MODELS];
+
+    for (i = from, n = 0; i < to; i++) {
+
+        if (l->pick[i]->model.len == 0 || l->pick[i]->model.len > 256
+            || l->pick[i]->sums[LW_SUM_RUNS] == 0)
+        {
+            continue;
+        }
+
+        for (k = 0; k < n; k++) {
+            if (lw_str_same(names[k], l->pick[i]->model)) {
+                break;
+            }
+        }
+
+        if (k == n) {
+
+            if (n == LW_BATCH_MODELS) {
+                names[--k] = lw_str("(others)");
+
+            } else {
+                names[n] = l->pick[i]->model;
+                runs[n++] = 0;
+            }
+        }
+
+        runs[k]++;
+    }
+
+    spot = lw_put_later(l);
+
+    for (k = 0; k < n; k++) {
+        lw_put(l, names[k]);
+        lw_put_int(l, runs[k]);
+    }
+
+    lw_put_now(l, spot, (int64_t) n);
+}
+
+
+static void
+lw_ledger_threads(lw_ledger_t *l, size_t from, size_t to)
+{
+    size_t  i, n, spot;
+
+    spot = lw_put_later(l);
+
+    for (i = from, n = 0; i < to; i++) {
+
+        if (l->pick[i]->thread.len
+            && (i == from || !lw_str_same(l->pick[i - 1]->thread,
+                                          l->pick[i]->thread)))
+        {
+            lw_put(l, l->pick[i]->thread);
+            n++;
+        }
+    }
+
+    lw_put_now(l, spot, (int64_t) n);
+}
+
+
+/* a batch is of one day, or of few: looked for one by one */
+
+static void
+lw_ledger_days(lw_ledger_t *l, size_t from, size_t to)
+{
+    char         date[11];
+    size_t       i, k, m, n, spot;
+    int64_t      day, next, cost, sums[LW_SUMS];
+    lw_share_t  *s;
+
+    spot = lw_put_later(l);
+    n = 0;
+
+    for (day = INT64_MIN; /* void */ ; day = next) {
+
+        next = INT64_MAX;
+
+        for (i = from; i < to; i++) {
+
+            m = (size_t) l->pick[i]->first / 86400000;
+
+            if ((int64_t) m > day && (int64_t) m < next) {
+                next = (int64_t) m;
+            }
+        }
+
+        if (next == INT64_MAX) {
+            break;
+        }
+
+        memset(sums, 0, sizeof(sums));
+        cost = -1;
+
+        for (i = from; i < to; i++) {
+
+            s = l->pick[i];
+
+            if (s->first / 86400000 != next) {
+                continue;
+            }
+
+            for (k = 0; k < LW_SUMS; k++) {
+                sums[k] += s->sums[k];
+            }
+
+            if (s->cost >= 0) {
+                cost = (cost < 0 ? 0 : cost) + s->cost;
+            }
+        }
+
+        lw_date(date, next * 86400000);
+        lw_put(l, lw_str(date));
+        lw_ledger_sums(l, sums, cost);
+        n++;
+    }
+
+    lw_put_now(l, spot, (int64_t) n);
+}
+
+
+/* an argument's bytes lie in args, spots say where each ends */
+
+static void
+lw_put(lw_ledger_t *l, lunary_str_t s)
+{
+    void    *p;
+    size_t   cap;
+
+    lw_text_str(&l->args, s);
+
+    if (l->nspots == l->cspots) {
+
+        cap = l->cspots ? l->cspots * 2 : 1024;
+        p = realloc(l->spots, cap * sizeof(*l->spots));
+
+        if (p == NULL) {
+            l->args.failed = 1;
+            return;
+        }
+
+        l->spots = p;
+        l->cspots = cap;
+    }
+
+    l->spots[l->nspots++] = l->args.buf.len;
+}
+
+
+static void
+lw_put_int(lw_ledger_t *l, int64_t n)
+{
+    lw_text_int(&l->args, n);
+    lw_put(l, lunary_str(NULL, 0));
+}
+
+
+/* a count that is known behind its rows: ten digits, blanks in front */
+
+static size_t
+lw_put_later(lw_ledger_t *l)
+{
+    lw_put(l, lw_str("         0"));
+
+    return l->args.buf.len - 10;
+}
+
+
+static void
+lw_put_now(lw_ledger_t *l, size_t spot, int64_t n)
+{
+    char  digits[24];
+
+    if (!l->args.failed) {
+        (void) snprintf(digits, sizeof(digits), "%10lld", (long long) n);
+        memcpy(l->args.buf.data + spot, digits, 10);
+    }
+}

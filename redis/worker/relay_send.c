@@ -1,0 +1,538 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Requests of the relay, their answers, and what to do about each kind of
+ * failure:
+ *
+ *   no answer, 502 503 504   the same again, later and later; chat messages
+ *                            only where the request cannot have arrived
+ *   429                      the same again when the server says
+ *   500                      the same; the third time in halves, and a single
+ *                            entry that fails while others pass is dead
+ *   400 413 422              in halves; a single entry is dead
+ *   401 402 403 404          the project waits; its entries stay pending
+ *   200, an event refused    by itself, twice more; then its entry is dead
+ */
+
+#include <stdlib.h>
+
+#include "relay.h"
+
+
+#define LW_RETRY_MIN      500
+#define LW_RETRY_MAX      30000
+#define LW_PROJECT_WAIT   30000
+#define LW_ONCE_TRIES     5
+#define LW_EVENT_TRIES    3
+
+
+
+
+static int lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
+    lw_item_t **list, size_t n);
+static int lw_relay_halves(lw_t *w, lw_relay_t *r,
+    const lw_project_t *project, lw_item_t **list, size_t n,
+    const char *reason);
+static int lw_relay_body(lw_relay_t *r, lw_item_t **list, size_t n);
+static int lw_relay_results(lw_t *w, lw_relay_t *r, lw_item_t **list,
+    size_t n);
+static lw_item_t *lw_relay_find(lw_item_t **table, size_t size,
+    lunary_str_t id);
+static void lw_relay_insert(lw_item_t **table, size_t size, lunary_str_t id,
+    lw_item_t *item);
+static int lw_relay_has(const lw_item_t *item, lunary_str_t id);
+static void lw_relay_lost(lw_relay_t *r, lw_item_t **list, size_t n);
+
+
+int
+lw_relay_send(lw_t *w, lw_relay_t *r, const lw_project_t *project)
+{
+    int          rc;
+    char         bearer[4200];
+    size_t       i, n, bytes;
+    lw_item_t  **list;
+
+    list = calloc(r->n + 1, sizeof(*list));
+    if (list == NULL) {
+        return LW_REDIS;
+    }
+
+    lw_http_clear(&r->http);
+
+    (void) snprintf(bearer, sizeof(bearer), "Bearer %s", project->key);
+
+    rc = lw_http_header(&r->http, "Authorization", bearer);
+    i = 0;
+
+    /* entries may have grown by what is added: by the bytes once more */
+
+    while (rc == LW_OK && i < r->n) {
+
+        for (n = 0, bytes = 0; i < r->n; i++) {
+
+            if (r->items[i].state != LW_ITEM_SEND
+                || r->items[i].project != project)
+            {
+                continue;
+            }
+
+            if (n && bytes + r->items[i].end - r->items[i].start
+                     > (size_t) w->options->batch_bytes)
+            {
+                break;
+            }
+
+            bytes += r->items[i].end - r->items[i].start;
+            list[n++] = &r->items[i];
+        }
+
+        if (n) {
+            rc = lw_relay_lot(w, r, project, list, n);
+        }
+    }
+
+    free(list);
+
+    return rc;
+}
+
+
+static int
+lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
+    lw_item_t **list, size_t n)
+{
+    int       rc;
+    size_t    i;
+    int64_t   wait;
+    unsigned  tries, broken;
+
+    wait = LW_RETRY_MIN;
+    broken = 0;
+
+    for (tries = 1; /* void */ ; tries++) {
+
+        rc = lw_relay_body(r, list, n);
+
+        if (rc != LW_OK) {
+            return LW_REDIS;
+        }
+
+        if (r->body.buf.len == 0) {
+
+            /* nothing but chats, which may not be sent again */
+
+            for (i = 0; i < n; i++) {
+                list[i]->state = LW_ITEM_DONE;
+            }
+
+            return LW_OK;
+        }
+
+        rc = lw_http_send(&r->http, "POST", r->url, &r->body,
+                          !w->options->no_gzip);
+
+        if (rc == LW_NOMEM) {
+            return LW_REDIS;
+        }
+
+        if (rc == LW_OK && r->http.status == 200) {
+            r->last_success = lw_clock();
+            return lw_relay_results(w, r, list, n);
+        }
+
+        w->failures++;
+
+        if (rc == LW_OK) {
+            lw_log(LW_LOG_WARN, "Lunary answered %ld to %zu entries",
+                   r->http.status, n);
+        }
+
+        if (!r->http.unsent && (rc != LW_OK || r->http.status >= 500)) {
+            lw_relay_lost(r, list, n);
+        }
+
+        switch (rc == LW_OK ? r->http.status : 0) {
+
+        case 400:
+        case 413:
+        case 422:
+            return lw_relay_halves(w, r, project, list, n,
+                                   r->http.status == 413
+                                   ? "413: too large for Lunary"
+                                   : "400: malformed for Lunary");
+
+        case 401:
+        case 402:
+        case 403:
+        case 404:
+
+            lw_log(LW_LOG_ERROR, "Lunary refuses the key of project \"%s\" "
+                   "(status %ld): its entries wait", project->app,
+                   r->http.status);
+
+            r->blocked[project - w->options->projects] = lw_clock()
+                                                         + LW_PROJECT_WAIT;
+
+            for (i = 0; i < n; i++) {
+                list[i]->state = LW_ITEM_LEFT;
+            }
+
+            return w->options->once ? LW_REMOTE : LW_OK;
+
+        case 500:
+
+            if (++broken < LW_EVENT_TRIES) {
+                break;
+            }
+
+            if (n > 1) {
+                return lw_relay_halves(w, r, project, list, n, NULL);
+            }
+
+            /*
+             * Alone, and it may still be the server: the others come first,
+             * and if they pass while this one fails again, it is this one.
+             */
+
+            if (list[0]->failed_at && r->last_success > list[0]->failed_at) {
+                list[0]->state = LW_ITEM_DEAD;
+                list[0]->reason = "500: Lunary fails at it";
+                return LW_OK;
+            }
+
+            if (list[0]->failed_at == 0) {
+                list[0]->failed_at = lw_clock();
+                list[0]->state = LW_ITEM_HOLD;
+                return LW_OK;
+            }
+
+            break;
+
+        default:
+            break;
+        }
+
+        if (lw_stop) {
+            return LW_STOPPED;
+        }
+
+        if (w->options->once && tries >= LW_ONCE_TRIES) {
+            lw_log(LW_LOG_ERROR, "given up after %u tries", tries);
+            return LW_REMOTE;
+        }
+
+        if (r->http.retry_after >= 0) {
+            lw_sleep(r->http.retry_after > 10 * LW_RETRY_MAX
+                     ? 10 * LW_RETRY_MAX : r->http.retry_after + 50);
+        } else {
+            lw_sleep(wait);
+            wait = wait * 2 > LW_RETRY_MAX ? LW_RETRY_MAX : wait * 2;
+        }
+
+        /* a new configuration may be what it takes: begin again with it */
+
+        if (lw_stop || lw_reload) {
+            return lw_stop ? LW_STOPPED : LW_REDIS;
+        }
+    }
+}
+
+
+static int
+lw_relay_halves(lw_t *w, lw_relay_t *r, const lw_project_t *project,
+    lw_item_t **list, size_t n, const char *reason)
+{
+    int  rc;
+
+    if (n == 1) {
+        list[0]->state = LW_ITEM_DEAD;
+        list[0]->reason = reason;
+        return LW_OK;
+    }
+
+    rc = lw_relay_lot(w, r, project, list, n / 2);
+
+    if (rc == LW_OK) {
+        rc = lw_relay_lot(w, r, project, list + n / 2, n - n / 2);
+    }
+
+    return rc;
+}
+
+
+/* {"events":[...]}; empty where there is nothing to say */
+
+static int
+lw_relay_body(lw_relay_t *r, lw_item_t **list, size_t n)
+{
+    size_t      i, end;
+    lw_item_t  *item;
+
+    lw_text_clear(&r->body);
+
+    for (i = 0; i < n; i++) {
+
+        item = list[i];
+        end = item->chats ? item->end : item->chat_start;
+
+        if (end == item->start) {
+            continue;
+        }
+
+        lw_text_add(&r->body, r->body.buf.len ? "," : "{\"events\":[",
+                    r->body.buf.len ? 1 : 11);
+        lw_text_add(&r->body, r->events.buf.data + item->start,
+                    end - item->start);
+    }
+
+    if (r->body.buf.len) {
+        lw_text_lit(&r->body, "]}");
+    }
+
+    return r->body.failed ? LW_NOMEM : LW_OK;
+}
+
+
+/* it may have arrived: no chat message of these is sent again */
+
+static void
+lw_relay_lost(lw_relay_t *r, lw_item_t **list, size_t n)
+{
+    size_t  i;
+
+    (void) r;
+
+    for (i = 0; i < n; i++) {
+        if (list[i]->chats) {
+            list[i]->chats = 0;
+            list[i]->marked = 1;
+        }
+    }
+}
+
+
+/* results are in an order of Lunary's own: matched by id */
+
+static int
+lw_relay_results(lw_t *w, lw_relay_t *r, lw_item_t **list, size_t n)
+{
+    int                  rc;
+    char                 why[256];
+    size_t               i, k, size, missing;
+    lw_text_t            id;
+    lw_item_t           *item, **table;
+    lunary_str_t         results, one, error;
+    lunary_json_iter_t   it;
+
+    for (size = 64; size < n * 8; size *= 2) {
+        /* void */
+    }
+
+    table = calloc(size, sizeof(*table));
+    if (table == NULL) {
+        return LW_REDIS;
+    }
+
+    for (i = 0; i < n; i++) {
+
+        list[i]->confirmed = 0;
+        list[i]->failed = 0;
+
+        /* what is no UUID is answered by another id, Lunary's hash of it */
+
+        list[i]->unmatched = (list[i]->run_id.len != 36);
+
+        lw_relay_insert(table, size, list[i]->run_id, list[i]);
+
+        for (k = 0; list[i]->entry.run && k < list[i]->chats; k++) {
+            lw_relay_insert(table, size, lw_str(list[i]->ids[k]), list[i]);
+        }
+    }
+
+    lw_text_init(&id, &w->mem);
+    why[0] = '\0';
+
+    results = lunary_str(NULL, 0);
+
+    if (lunary_json_valid(lw_text_get(&r->http.answer), 64)) {
+
+        const unsigned char  *p;
+
+        p = r->http.answer.buf.data;
+        one = lunary_json_value(&p, p + r->http.answer.buf.len);
+        results = lunary_json_get(one, "results");
+    }
+
+    lunary_json_iter(&it, results);
+
+    while (lunary_json_element(&it, &one)) {
+
+        lw_text_clear(&id);
+        lw_text_plain(&id, lunary_json_get(one, "id"));
+
+        item = lw_relay_find(table, size, lw_text_get(&id));
+
+        if (item == NULL) {
+            continue;
+        }
+
+        if (lunary_json_is_true(lunary_json_get(one, "success"))) {
+            item->confirmed = 1;
+            continue;
+        }
+
+        error = lunary_json_get(one, "error");
+
+        if (lunary_json_is_object(error)) {
+            error = lunary_json_get(error, "message");
+        }
+
+        error = lunary_json_inside(error);
+
+        /* sent before, and it had arrived */
+
+        if (error.len
+            && memmem(error.data, error.len, "already exists", 14))
+        {
+            item->confirmed = 1;
+            continue;
+        }
+
+        item->failed = 1;
+
+        (void) snprintf(why, sizeof(why), "refused by Lunary: %.*s",
+                        (int) (error.len > 200 ? 200 : error.len),
+                        error.len ? (const char *) error.data : "");
+    }
+
+    free(table);
+    lw_text_free(&id);
+
+    missing = 0;
+
+    for (i = 0; i < n; i++) {
+
+        item = list[i];
+
+        if (!item->failed
+            && (item->confirmed || (item->unmatched && results.len)))
+        {
+            item->state = LW_ITEM_DONE;
+            continue;
+        }
+
+        missing++;
+
+        /* chats that went well are not sent again with what did not */
+
+        if (item->chats && item->entry.run) {
+            item->chats = 0;
+            item->marked = 1;
+        }
+
+        if (++item->entry.tries >= LW_EVENT_TRIES) {
+
+            item->state = LW_ITEM_DEAD;
+            item->reason = "no result from Lunary";
+
+            if (item->failed && why[0]) {
+
+                k = item->text.buf.len;
+                lw_text_add(&item->text, why, strlen(why) + 1);
+
+                if (!item->text.failed) {
+                    item->reason = (char *) item->text.buf.data + k;
+                }
+            }
+        }
+    }
+
+    if (missing == 0) {
+        return LW_OK;
+    }
+
+    w->failures++;
+    lw_log(LW_LOG_WARN, "Lunary did not take %zu of %zu entries", missing, n);
+
+    /* each by itself, so that it stands for itself */
+
+    for (i = 0, rc = LW_OK; i < n && rc == LW_OK; i++) {
+
+        if (list[i]->state != LW_ITEM_SEND) {
+            continue;
+        }
+
+        if (n == 1) {
+
+            lw_sleep(LW_RETRY_MIN);
+
+            if (lw_stop) {
+                return LW_STOPPED;
+            }
+        }
+
+        rc = lw_relay_lot(w, r, list[i]->project, &list[i], 1);
+    }
+
+    return rc;
+}
+
+
+static void
+lw_relay_insert(lw_item_t **table, size_t size, lunary_str_t id,
+    lw_item_t *item)
+{
+    size_t  i;
+
+    i = lw_hash(id, 0) & (size - 1);
+
+    /* the same id twice (start and end of an SDK): each is its own entry */
+
+    while (table[i]) {
+        i = (i + 1) & (size - 1);
+    }
+
+    table[i] = item;
+}
+
+
+/*
+ * An item of this id, of several the first that has no result yet: an SDK's
+ * start and end are two entries of one id, and have two results.
+ */
+
+static lw_item_t *
+lw_relay_find(lw_item_t **table, size_t size, lunary_str_t id)
+{
+    size_t      i;
+    lw_item_t  *found;
+
+    found = NULL;
+
+    for (i = lw_hash(id, 0) & (size - 1); table[i]; i = (i + 1) & (size - 1))
+    {
+        if (!lw_relay_has(table[i], id)) {
+            continue;
+        }
+
+        if (table[i]->entry.run
+            || (!table[i]->confirmed && !table[i]->failed))
+        {
+            return table[i];
+        }
+
+        found = table[i];
+    }
+
+    return found;
+}
+
+
+static int
+lw_relay_has(const lw_item_t *item, lunary_str_t id)
+{
+    return lw_str_same(item->run_id, id)
+           || (item->entry.run
+               && (lw_str_same(lw_str(item->ids[0]), id)
+                   || lw_str_same(lw_str(item->ids[1]), id)));
+}
