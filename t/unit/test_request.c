@@ -162,6 +162,19 @@ an_id_has_at_most_256_bytes_whatever_is_reduced(void **state)
         }
     }
 
+    /* one that is too long is not passed over for the next name's */
+
+    in_all_pieces {
+        memset(text, 0, sizeof(text));
+        strcpy(text, "{\"user_id\":\"");
+        memset(text + 12, 'u', 5000);
+        strcat(text, "\",\"user\":\"other\"}");
+
+        rq = request(text);
+        assert_int_equal(lunary_request_claims(rq)->user.len, 0);
+        lunary_request_destroy(rq);
+    }
+
     /* the longest way to write one */
 
     strcpy(text, "{\"user\":\"");
