@@ -8,30 +8,43 @@
  *
  * Invariants
  *   - linear in the bytes fed, whatever the split: a feed is one scan and one
- *     copy; a reduction looks at `max` bytes and frees at least max/8;
+ *     copy; a reduction looks at the text a few times and frees at least
+ *     max/16 of it;
+ *   - the result depends on the bytes only, not on how they were split;
  *   - memory: at most max + max/8 + a few KiB;
- *   - depth is bounded (LUNARY_DOC_DEPTH): deeper is LUNARY_LIMIT;
- *   - the text stays valid JSON: only whole elements and the middles of
- *     strings are taken out, never in an escape or a UTF-8 sequence;
+ *   - depth is bounded (LUNARY_DOC_DEPTH), and a number has at most 1024 bytes:
+ *     what is more is LUNARY_LIMIT;
+ *   - the text is valid JSON and UTF-8: only whole elements, members and the
+ *     middles of strings are taken out, never in an escape, a surrogate pair
+ *     or a UTF-8 sequence, and bytes of strings that are not UTF-8 become
+ *     U+FFFD;
  *   - strict (requests): RFC 8259 to the letter, one value, only white space
- *     behind it; otherwise (responses) brackets and strings are tracked and
- *     the rest believed.
+ *     behind it; otherwise (responses) a BOM is passed over, raw control
+ *     characters in strings are escaped, words that are no value (NaN) become
+ *     null, what stands behind the value is not looked at, and the numbers of
+ *     a long vector are believed.
  *
- * How it is reduced, once the text would exceed max + max/8:
- *   1. media: base64 strings of 256 bytes and more (data: URLs anywhere;
- *      values of the members `data` `b64_json` `file_data` `bytes` `result`
- *      `partial_image_b64` `encrypted_content` `signature`
- *      `thoughtSignature` and elements of `images`) never enter at all: the
- *      URL keeps its type, `data:image/png;base64,[12345 bytes]`, others
- *      become `[12345 bytes]`;  arrays of more than 256 numbers and nothing
- *      else under `embedding`, `embeddings`, `data`, `values` or `input` keep
- *      none of them: `["[N bytes]"]`;
- *   2. strings longer than cut = max_field/16 keep their first and last
- *      cut/2 bytes around `...[N bytes]...` (U+2026, N bytes taken out);
- *   3. still over: the oldest elements of the largest top-level array become
- *      one element, {"role":"omitted","content":"...[N bytes]..."} among
- *      objects, a string "...[N bytes]..." otherwise;
- *   4. still over: the largest member's value becomes null, flagged.
+ * How it is reduced:
+ *   1. media: base64 of 256 bytes and more (in data: URLs anywhere; in values
+ *      of the members `data` `bytes` `result` `b64_json` `file_data`
+ *      `embedding` `signature` `thoughtSignature` `thought_signature`
+ *      `encrypted_content` `partial_image_b64`, and in elements of `images`)
+ *      never enters at all: the URL keeps its type,
+ *      `data:image/png;base64,[12345 bytes]`, others become `[12345 bytes]`;
+ *      the bytes are those of the base64.  More than 256 numbers at the start
+ *      of an array (or of arrays in it) under `embedding` `embeddings` `data`
+ *      `values` `input` `float` `int8` `uint8` `binary` `ubinary` leave one
+ *      string, `["[12345 bytes]"]`;
+ *   2. once the text would exceed max + max/8, and then to the end: white space
+ *      between tokens goes, and strings longer than cut (by more than 64 bytes,
+ *      for which the marker would not pay) keep their first and last cut/2
+ *      bytes around `...[N bytes]...` (U+2026, N bytes taken out).  A key
+ *      longer than cut, or 16 KiB, always loses its end;
+ *   3. still over: the oldest elements of the largest array, at any depth,
+ *      become one element, {"role":"omitted","content":"...[N bytes]..."}
+ *      among objects, a string "...[N bytes]..." otherwise; as few as will do;
+ *   4. still over: the smallest object or array that suffices becomes null;
+ *      at last whole members go, the newest first.
  */
 
 #ifndef LUNARY_DOC_H
@@ -49,8 +62,9 @@ typedef struct lunary_doc_s  lunary_doc_t;
 
 
 /*
- * A new document.  max bounds the text; cut is the string length above which
- * a reduction cuts (0: max/16).  NULL where memory is out.
+ * A new document.  max bounds the text (2 KiB at least); cut is the string
+ * length above which a reduction cuts (0: max/16; max/4 at most).  NULL where
+ * memory is out.
  */
 lunary_doc_t *lunary_doc_create(lunary_mem_t *mem, size_t max, size_t cut,
     unsigned flags);
@@ -81,18 +95,23 @@ int lunary_doc_close(lunary_doc_t *d);
  * close or destroy */
 lunary_str_t lunary_doc_text(const lunary_doc_t *d);
 
-/* bytes taken out by rules 2 to 4 (0: nothing was); media do not count */
+/*
+ * By how much rules 2 to 4 made the text shorter, 0 where nothing was taken
+ * out: with it, the text is as long as it was (media and white space do not
+ * count).
+ */
 size_t lunary_doc_removed(const lunary_doc_t *d);
 
-/* the same, of one top-level member */
+/* the same, of one top-level member, by its key as written; at most 16 members
+ * are kept account of, with keys of at most 47 bytes */
 size_t lunary_doc_removed_of(const lunary_doc_t *d, lunary_str_t key);
 
 
 /*
  * The same reduction for a complete JSON value in memory: appends to out the
- * text of v in at most max bytes (strings above max/16 are cut, then the
- * oldest elements go).  *removed becomes the bytes taken out, 0 where v fitted
- * and was copied.  v is trusted to be valid JSON.
+ * text of v in at most max bytes (rules 2 to 4, with max/16 for cut; `null`
+ * where nothing else fits).  *removed becomes what lunary_doc_removed() would
+ * be, 0 where v fitted and was copied.  v is trusted to be valid JSON.
  */
 int lunary_doc_cap(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t v,
     size_t max, size_t *removed);

@@ -2,7 +2,7 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * What the files of a document share: lunary_doc.c takes the bytes in,
- * lunary_doc_media.c drops what is no text, lunary_doc_fit.c makes the text as
+ * lunary_doc_event.c does what they ask for, lunary_doc_media.c drops what is no text, lunary_doc_fit.c makes the text as
  * long as it may be and ends it.
  */
 
@@ -90,14 +90,38 @@ lunary_doc_add(lunary_doc_t *d, const void *p, size_t n)
 /* makes room for n bytes of the wire and what may be written beside them */
 int lunary_doc_reserve(lunary_doc_t *d, size_t n);
 
+/*
+ * Events, in lunary_doc_event.c.
+ */
+
+/* calls who looks on, for what is in an object at this depth */
+void lunary_doc_tell(lunary_doc_t *d, lunary_scan_event_e event,
+    unsigned depth);
+
 /* sets what the scanner tells from here on; watched: a value is wanted */
 void lunary_doc_want(lunary_doc_t *d, int watched);
+
+void lunary_doc_key(lunary_doc_t *d);
+void lunary_doc_key_long(lunary_doc_t *d, uint64_t offset);
+void lunary_doc_key_end(lunary_doc_t *d, uint64_t end);
+
+/* len is the text's length behind the bracket, offset the place behind it */
+void lunary_doc_open(lunary_doc_t *d, int array, size_t len, uint64_t offset);
+void lunary_doc_closed(lunary_doc_t *d);
+
+/* what was made null while it was open ends at this offset */
+void lunary_doc_skip_end(lunary_doc_t *d, uint64_t end);
+
+/* a string value starts; p is behind its quote.  1: it has to be followed */
+int lunary_doc_string(lunary_doc_t *d, const unsigned char *p,
+    const unsigned char *end);
 
 /* the text holds a string's inside, whole or what is kept of it so far */
 void lunary_doc_string_end(lunary_doc_t *d);
 
-/* what was made null while it was open ends at this offset */
-void lunary_doc_skip_end(lunary_doc_t *d, uint64_t end);
+/* writes what stands for bytes that must not be in a string */
+void lunary_doc_repair(lunary_doc_t *d);
+
 
 /*
  * The modes in which bytes are dropped: how they begin, go on and end.
