@@ -14,7 +14,6 @@
  */
 
 #include "lunary_doc_internal.h"
-#include "lunary_utf8.h"
 
 
 #define LUNARY_DOC_MIN    2048             /* bound of a text, at least       */

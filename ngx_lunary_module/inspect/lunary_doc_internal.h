@@ -2,7 +2,8 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * What the files of a document share: lunary_doc.c takes the bytes in,
- * lunary_doc_event.c does what they ask for, lunary_doc_media.c drops what is no text, lunary_doc_fit.c makes the text as
+ * lunary_doc_event.c does what the scanner's events ask for,
+ * lunary_doc_media.c drops what is no text, lunary_doc_fit.c makes the text as
  * long as it may be and ends it.
  */
 
