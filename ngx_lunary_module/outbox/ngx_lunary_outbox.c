@@ -760,6 +760,10 @@ ngx_lunary_outbox_exit(ngx_cycle_t *cycle)
         (void) close(ob->thread->dirfd);
     }
 
+    if (ob->flight->prefix) {
+        ngx_free(ob->flight->prefix);
+    }
+
     ngx_lunary_stats_set(NGX_LUNARY_G_RUNS_SPOOLED, 0);
     ngx_lunary_stats_set(NGX_LUNARY_G_EVENTS_SPOOLED, 0);
     ngx_lunary_stats_set(NGX_LUNARY_G_SPOOL_BYTES, 0);
