@@ -290,6 +290,19 @@ def test_a_request_that_breaks_off_still_tells_its_model(inspector):
     assert got["request_state"] == "partial"
 
 
+def test_a_malformed_request_tells_its_model_and_claims_nothing(inspector):
+    got = inspector.run(**CHAT, request=b'{"user_id":"eve","model":"m",'
+                        b'"messages":[{"role":"user","content":"x"}],}')
+    assert got["request_state"] == "invalid"
+    assert got["fields"]["model"] == "m" and got["claims"]["user"] == ""
+
+
+def test_a_request_without_a_body_tells_what_its_path_does(inspector):
+    got = inspector.run(path="/v1beta/models/g:streamGenerateContent",
+                        end="none")
+    assert got["fields"]["model"] == "g" and got["fields"]["stream"] == "1"
+
+
 def test_plain_text_of_a_failed_answer_is_its_message(inspector):
     got = inspector.run(**CHAT, request=b"{}", status=502,
                         headers={"content-type": "text/html"},

@@ -25,7 +25,6 @@ void
 lunary_call_finish(lunary_call_t *call, lunary_run_t *run)
 {
     int             rc;
-    lunary_doc_t   *doc;
     lunary_priv_t  *priv;
 
     priv = lunary_priv(call);
@@ -34,16 +33,7 @@ lunary_call_finish(lunary_call_t *call, lunary_run_t *run)
 
     /* a request that never ended: what was there of it */
 
-    if (call->request_state == LUNARY_BODY_PARTIAL && priv->text.len == 0) {
-
-        if (priv->rq != NULL && priv->rq_kind == LUNARY_KIND_JSON) {
-            doc = lunary_request_doc(priv->rq);
-
-            if (lunary_doc_close(doc) == LUNARY_OK) {
-                priv->text = lunary_doc_text(doc);
-            }
-        }
-
+    if (!priv->request_read) {
         lunary_call_read_request(call);
     }
 

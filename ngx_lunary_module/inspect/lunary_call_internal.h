@@ -52,7 +52,8 @@ typedef struct {
     lunary_inflate_t        *rq_inflate;
     lunary_form_t           *form;
     lunary_request_t        *rq;
-    unsigned                 rq_deflated:1;
+    unsigned                 rq_deflated:1;   /* it was compressed           */
+    unsigned                 request_read:1;  /* by the dialect              */
     lunary_claims_t          form_claims;
     lunary_buf_t             form_user;
     lunary_buf_t             model;

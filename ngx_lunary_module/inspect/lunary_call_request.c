@@ -243,6 +243,8 @@ lunary_call_request_end(lunary_call_t *call)
                 priv->text = lunary_doc_text(lunary_request_doc(priv->rq));
             }
 
+            priv->rq_kind = LUNARY_KIND_SKIP;
+
         } else if (priv->rq_kind == LUNARY_KIND_FORM) {
             lunary_call_request_form(call);
 
@@ -304,6 +306,18 @@ lunary_call_read_request(lunary_call_t *call)
     const lunary_dialect_t  *d;
 
     priv = lunary_priv(call);
+
+    priv->request_read = 1;
+
+    if (priv->text.len == 0 && priv->rq != NULL
+        && call->request_state != LUNARY_BODY_OTHER
+        && lunary_doc_close(lunary_request_doc(priv->rq)) == LUNARY_OK)
+    {
+        /* broken off or malformed: its model is worth knowing all the same,
+           its claims are not (lunary_call_claims) */
+
+        priv->text = lunary_doc_text(lunary_request_doc(priv->rq));
+    }
 
     if (!call->recognised && priv->text.len != 0
         && call->request_state != LUNARY_BODY_FORM)
