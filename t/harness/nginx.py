@@ -123,7 +123,7 @@ class Nginx:
             ASAN_OPTIONS=f"log_path={self.folder}/asan:detect_leaks=1:"
                          "detect_odr_violation=0:abort_on_error=0:"
                          "allocator_may_return_null=1",
-            UBSAN_OPTIONS=f"log_path={self.folder}/ubsan:print_stacktrace=1",
+            UBSAN_OPTIONS=f"log_path={self.folder}/asan:print_stacktrace=1",
             LSAN_OPTIONS=f"suppressions={ROOT}/t/harness/lsan.supp:"
                          "print_suppressions=0")
         return env
@@ -277,7 +277,7 @@ class Nginx:
 
         for path in self.folder.glob("*"):
             name = path.name
-            if name.startswith(("asan.", "ubsan.", "valgrind.")):
+            if name.startswith(("asan.", "valgrind.")):
                 text = path.read_text(errors="replace").strip()
                 if text:
                     problems.append(f"{name}:\n{text[:6000]}")
