@@ -433,8 +433,13 @@ ngx_http_lunary_session_hash(ngx_http_lunary_found_t *found,
         json.data = (u_char *) value->str;
         json.len = value->len;
 
-        if (json.len && json.data[0] == '{'
-            && ngx_http_lunary_json_object(&json) == NGX_OK)
+        /* objects, arrays and strings; a bare word or number is text */
+
+        if (json.len > 1
+            && (json.data[0] == '{' || json.data[0] == '['
+                || json.data[0] == '"')
+            && lunary_json_valid(lunary_ngx_str(json),
+                                 NGX_HTTP_LUNARY_JSON_DEPTH))
         {
             rc = lunary_buf_append(&found->mem, &out, json.data, json.len);
             continue;
