@@ -73,10 +73,11 @@ const snippets = {
   },
 
   async frontend() {
-    const { default: lunary } = await load('lunary');
+    const lunary = await load('lunary/browser');
+    lunary.init({ appId: 'k', apiUrl: ingest });
 
     lunary.identify('user123', { name: 'John Doe' });
-    await lunary.trackEvent('custom', 'custom-event', {
+    lunary.trackEvent('custom', 'custom-event', {
       runId: crypto.randomUUID(), name: 'clicked' });
     await lunary.flush();
   },
