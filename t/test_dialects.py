@@ -537,6 +537,53 @@ def test_many_choices_and_tools_are_bounded(inspector):
     assert got["peak"] < 4 * LIMIT
 
 
+# --- memory that ends ------------------------------------------------------
+
+TORTURE = {
+    "chat": dict(CHAT, request=b'{"model":"m","user_id":"u","messages":['
+                 b'{"role":"user","content":"x"}],"stream":true,"n":2,'
+                 b'"metadata":{"a":"b"}}', status=200, headers=SSE,
+                 response=b"".join(event(c) for c in (
+                     chunk("a" * 500), {"choices": [
+                         {"index": 1, "delta": {"reasoning": "r", "tool_calls":
+                          [{"index": 0, "id": "t", "function": {
+                              "name": "f", "arguments": "{}"}}]},
+                          "finish_reason": "stop"}],
+                         "usage": {"prompt_tokens": 1}},
+                     b'{"error":{"message":"m"}}', b"[DONE]"))),
+    "messages": dict(path="/v1/messages", status=200, headers=JSON,
+                     request=b'{"model":"m","system":"s","messages":[{"role":'
+                     b'"user","content":[{"type":"tool_result","tool_use_id":'
+                     b'"t","content":"c"},{"type":"text","text":"x"}]}]}',
+                     response=b'{"type":"message","content":[{"type":"text",'
+                     b'"text":"a"},{"type":"tool_use","id":"t","name":"f",'
+                     b'"input":{"a":1}}],"usage":{"input_tokens":1}}'),
+    "gzip": dict(CHAT, request_encoding="gzip", request=gzip.compress(b"{}"),
+                 status=200, headers=dict(SSE, **{"content-encoding": "gzip"}),
+                 response=gzip.compress(event(chunk("a" * 9000)) * 3)),
+    "form": dict(path="/v1/audio/transcriptions", status=400, headers=JSON,
+                 request=b'--b\r\nContent-Disposition: form-data; name="model"'
+                 b'\r\n\r\nw\r\n--b--\r\n',
+                 request_type="multipart/form-data; boundary=b",
+                 response=b'{"detail":[{"loc":["body"]}]}'),
+}
+
+
+@pytest.mark.parametrize("split", ["whole", "random"])
+@pytest.mark.parametrize("name", list(TORTURE))
+def test_each_allocation_may_fail(inspector, name, split):
+    """A call loses what it has no memory for and nothing else; the tool ends
+    with an error where any byte is not given back."""
+    what = dict(TORTURE[name], split=split, capture_max=2048)
+    total = inspector.run(**what, fail=10**9)["allocations"]
+    assert total > 5
+    for n in range(1, total + 1):
+        for sign in ("", "-"):
+            got = inspector.run(**what, fail=f"{sign}{n}")
+            for field in ("input", "output", "params", "usage", "error"):
+                json.loads(got.get("fields", {}).get(field, "0"))
+
+
 # --- forms -----------------------------------------------------------------
 
 def form(fields, boundary=b"xyz"):

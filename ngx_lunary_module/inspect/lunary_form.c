@@ -361,6 +361,10 @@ lunary_form_multipart(lunary_form_t *form, const unsigned char *p,
             n = form->head.len;
             lunary_form_keep(form, &form->head, p, 1, LUNARY_FORM_HEADERS);
 
+            if (form->rc < 0) {
+                return form->rc;
+            }
+
             if (form->head.len == n) {
 
                 /* too long to be a part of interest: its end still counts */

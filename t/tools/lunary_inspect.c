@@ -19,6 +19,7 @@
  *                (the request never ended)
  *     repeat     feeds the response that many times one after the other,
  *                `response-head` before and `response-tail` behind it
+ *     fail       N: the Nth allocation fails; -N: all from the Nth on
  *     usage      1: prints what lunary_stream_usage makes of the request and
  *                passes on of the response instead
  *
@@ -63,6 +64,7 @@ typedef struct {
     lunary_str_t   end;
     lunary_str_t   repeat;
     lunary_str_t   usage;
+    lunary_str_t   fail;
 
     header_t       headers[MAX_HEADERS];
     size_t         nheaders;
@@ -95,6 +97,7 @@ static const entry_t  entries[] = {
     { "end", offsetof(record_t, end) },
     { "repeat", offsetof(record_t, repeat) },
     { "usage", offsetof(record_t, usage) },
+    { "fail", offsetof(record_t, fail) },
     { NULL, 0 }
 };
 
@@ -109,6 +112,16 @@ typedef struct {
 } usage_t;
 
 
+/* memory that ends, or fails once */
+
+typedef struct {
+    long           n;                /* allocations so far                   */
+    long           at;               /* the one that fails; 0: none          */
+    int            on;               /* and all behind it                    */
+} limited_t;
+
+
+static void *limited(void *ctx, void *p, size_t old, size_t size);
 static int read_record(record_t *r);
 static void free_record(record_t *r);
 static void run_record(record_t *r, lunary_mem_t *mem, int print);
@@ -133,6 +146,7 @@ main(int argc, char **argv)
     long             i, n;
     double           ns;
     record_t         r;
+    limited_t        few;
     lunary_mem_t     mem;
     struct timespec  a, b;
 
@@ -145,6 +159,15 @@ main(int argc, char **argv)
     while (read_record(&r)) {
 
         lunary_mem_init(&mem);
+
+        if (r.fail.len != 0) {
+            few.n = 0;
+            few.at = labs(number(r.fail, 0));
+            few.on = (r.fail.data[0] == '-');
+
+            mem.fn = limited;
+            mem.ctx = &few;
+        }
 
         if (n == 0) {
             run_record(&r, &mem, 1);
@@ -175,6 +198,28 @@ main(int argc, char **argv)
     }
 
     return 0;
+}
+
+
+static void *
+limited(void *ctx, void *p, size_t old, size_t size)
+{
+    limited_t  *few;
+
+    (void) old;
+
+    few = ctx;
+
+    if (size == 0) {
+        free(p);
+        return NULL;
+    }
+
+    if (++few->n == few->at || (few->on && few->n > few->at)) {
+        return NULL;
+    }
+
+    return realloc(p, size);
 }
 
 
@@ -289,8 +334,8 @@ run_record(record_t *r, lunary_mem_t *mem, int print)
     call = lunary_call_create(mem, &conf);
 
     if (call == NULL) {
-        fprintf(stderr, "no memory\n");
-        exit(2);
+        printf("{\"failed\":1}\n");
+        return;
     }
 
     lunary_call_start(call, r->method, r->path, r->request_type,
@@ -525,11 +570,13 @@ print_run(lunary_call_t *call, lunary_run_t *run, lunary_mem_t *mem)
 
     printf("},\"request_state\":\"%s\",\"response_state\":\"%s\","
            "\"content\":%u,\"terminal\":%u,\"errored\":%u,\"recognised\":%u,"
-           "\"duplicate\":%d,\"used\":%zu,\"peak\":%zu}\n",
+           "\"duplicate\":%d,\"used\":%zu,\"peak\":%zu,"
+           "\"allocations\":%ld}\n",
            states[call->request_state], states[call->response_state],
            (unsigned) call->content, (unsigned) call->terminal,
            (unsigned) call->errored, (unsigned) call->recognised,
-           lunary_call_duplicate(call), mem->used, mem->peak);
+           lunary_call_duplicate(call), mem->used, mem->peak,
+           mem->ctx != NULL ? ((limited_t *) mem->ctx)->n : 0);
 }
 
 
