@@ -406,7 +406,7 @@ lw_ledger_event(lw_t *w, lw_share_t *s)
     lw_usage_t     u;
     lunary_str_t   event, type, what, usage;
 
-    event = s->entry->value[LUNARY_F_EVENT];
+    event = lw_field(s->entry, EVENT);
 
     if (!lunary_json_valid(event, 512)
         || lunary_buf_reserve(s->text.mem, &s->text.buf, event.len)
@@ -524,7 +524,7 @@ lw_ledger_starts(lw_t *w, lw_ledger_t *l)
             continue;
         }
 
-        run = lunary_json_inside(lunary_json_get(s->entry->value[LUNARY_F_EVENT],
+        run = lunary_json_inside(lunary_json_get(lw_field(s->entry, EVENT),
                                                  "runId"));
         s->model = lunary_str(NULL, 0);
 
@@ -603,7 +603,7 @@ lw_ledger_props(lw_t *w, lw_ledger_t *l)
 
         props = s->entry->run ? lw_field(s->entry, USER_PROPS)
                               : s->text.buf.data
-                ? lunary_json_get(s->entry->value[LUNARY_F_EVENT], "userProps")
+                ? lunary_json_get(lw_field(s->entry, EVENT), "userProps")
                 : lunary_str(NULL, 0);
 
         if (props.len) {
@@ -621,7 +621,7 @@ lw_ledger_props(lw_t *w, lw_ledger_t *l)
 
         props = s->entry->run ? lw_field(s->entry, USER_PROPS)
                               : s->text.buf.data
-                ? lunary_json_get(s->entry->value[LUNARY_F_EVENT], "userProps")
+                ? lunary_json_get(lw_field(s->entry, EVENT), "userProps")
                 : lunary_str(NULL, 0);
 
         if (props.len == 0 || !lunary_json_valid(props, 32)) {

@@ -343,7 +343,7 @@ lw_relay_event(lw_item_t *item)
     int64_t       ms;
     lunary_str_t  event;
 
-    event = item->entry.value[LUNARY_F_EVENT];
+    event = lw_field(&item->entry, EVENT);
 
     lw_text_clear(&item->text);
 
@@ -690,7 +690,7 @@ lw_relay_props(lw_t *w, lw_relay_t *r)
 
         props = item->entry.run
                 ? lw_field(&item->entry, USER_PROPS)
-                : lunary_json_get(item->entry.value[LUNARY_F_EVENT], "userProps");
+                : lunary_json_get(lw_field(&item->entry, EVENT), "userProps");
 
         if (who && lw_people_merge(w, who, props,
                                    lunary_eq(lw_field(&item->entry,
@@ -746,7 +746,7 @@ lw_relay_compose(lw_t *w, lw_relay_t *r)
                 c.props = lunary_str(NULL, 0);
             }
 
-            lw_events_forward(&r->events, item->entry.value[LUNARY_F_EVENT], &c);
+            lw_events_forward(&r->events, lw_field(&item->entry, EVENT), &c);
             item->chat_start = r->events.buf.len;
 
             if (lunary_eq(item->event_name, "chat")) {

@@ -1,0 +1,379 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * `lunary-worker show` and `forget`: for requests of access and of erasure.
+ * What they find is subject.c's.
+ */
+
+#include <stdlib.h>
+
+#include "display.h"
+#include "subject.h"
+
+
+#define LW_FORGET_ROUNDS   3
+
+
+typedef struct {
+    lw_text_t       out;
+    lw_text_t       keys;          /* show: names and hashes, printed last    */
+    int64_t         entries;
+    int64_t         dead;
+    int64_t         nkeys;
+    int             first;
+} lw_rights_t;
+
+
+static int lw_show_entry(lw_t *w, void *ctx, const char *stream, int dead,
+    const lw_entry_t *e);
+static int lw_show_key(lw_t *w, void *ctx, lunary_str_t key, int policy);
+static int lw_forget_entry(lw_t *w, void *ctx, const char *stream, int dead,
+    const lw_entry_t *e);
+static int lw_forget_key(lw_t *w, void *ctx, lunary_str_t key, int policy);
+static int lw_forget_lists(lw_t *w, lw_rights_t *r);
+static int lw_rights_code(int rc, const lw_rights_t *r);
+
+
+int
+lw_show(lw_t *w, int argc, char **argv)
+{
+    int           rc;
+    lw_rights_t   r;
+    lw_subject_t  s;
+
+    (void) argc;
+    (void) argv;
+
+    memset(&r, 0, sizeof(r));
+    memset(&s, 0, sizeof(s));
+
+    lw_text_init(&r.out, &w->mem);
+    lw_text_init(&r.keys, &w->mem);
+
+    r.first = 1;
+    s.ctx = &r;
+    s.entry = lw_show_entry;
+    s.key = lw_show_key;
+
+    rc = lw_redis_connect(w->redis);
+
+    if (rc == LW_OK) {
+
+        lw_text_lit(&r.out, "{\"app\":");
+        lw_text_json(&r.out, lw_str(w->options->app));
+        lw_text_lit(&r.out, ",\"user_id\":");
+        lw_text_json(&r.out, lw_str(w->options->user));
+        lw_text_lit(&r.out, ",\"entries\":[");
+
+        rc = lw_subject_find(w, &s);
+    }
+
+    if (rc == LW_OK) {
+        lw_text_lit(&r.out, "],\"keys\":{");
+        lw_text_str(&r.out, lw_text_get(&r.keys));
+        lw_text_lit(&r.out, "}}\n");
+        r.out.failed |= r.keys.failed;
+        rc = lw_display_flush(&r.out);
+    }
+
+    lw_text_free(&r.out);
+    lw_text_free(&r.keys);
+
+    return lw_rights_code(rc, &r);
+}
+
+
+static int
+lw_show_entry(lw_t *w, void *ctx, const char *stream, int dead,
+    const lw_entry_t *e)
+{
+    lw_rights_t *r = ctx;
+
+    (void) w;
+    (void) stream;
+
+    lw_text_add(&r->out, r->first ? "\n" : ",\n", r->first ? 1 : 2);
+    lw_display_entry(&r->out, e, NULL);
+    r->first = 0;
+
+    if (dead) {
+        r->dead++;
+    } else {
+        r->entries++;
+    }
+
+    return lw_display_flush(&r->out);
+}
+
+
+static int
+lw_show_key(lw_t *w, void *ctx, lunary_str_t key, int policy)
+{
+    lw_rights_t *r = ctx;
+
+    lw_args_t   *a;
+    redisReply  *reply;
+
+    (void) policy;
+
+    lw_text_add(&r->keys, ",", r->nkeys++ ? 1 : 0);
+    lw_text_lit(&r->keys, "\n");
+    lw_text_json(&r->keys, key);
+    lw_text_lit(&r->keys, ":");
+
+    a = lw_args(w->redis);
+    lw_arg_lit(a, "TYPE");
+    lw_arg_str(a, key);
+
+    reply = lw_args_call(a);
+
+    if (reply == NULL) {
+        return LW_REDIS;
+    }
+
+    if (lunary_eq(lw_reply_str(reply), "hash")) {
+        freeReplyObject(reply);
+
+        a = lw_args(w->redis);
+        lw_arg_lit(a, "HGETALL");
+        lw_arg_str(a, key);
+
+        reply = lw_args_call(a);
+
+        if (reply == NULL) {
+            return LW_REDIS;
+        }
+
+        lw_display_hash(&r->keys, reply);
+
+    } else if (lunary_eq(lw_reply_str(reply), "string")
+               && memmem(key.data, key.len, "user-threads:", 13) == NULL)
+    {
+        freeReplyObject(reply);
+
+        a = lw_args(w->redis);
+        lw_arg_lit(a, "GET");
+        lw_arg_str(a, key);
+
+        reply = lw_args_call(a);
+
+        if (reply == NULL) {
+            return LW_REDIS;
+        }
+
+        lw_text_json(&r->keys, lw_reply_str(reply));
+
+    } else {
+
+        /* a count of threads, that holds none of them */
+
+        lw_text_lit(&r->keys, "null");
+    }
+
+    freeReplyObject(reply);
+
+    return LW_OK;
+}
+
+
+/*
+ * Entries go first and keys last, so that what was interrupted is found
+ * again; more than once, for workers may be writing.
+ */
+
+int
+lw_forget(lw_t *w, int argc, char **argv)
+{
+    int           rc, round;
+    int64_t       before;
+    lw_rights_t   r;
+    lw_subject_t  s;
+
+    (void) argc;
+    (void) argv;
+
+    memset(&r, 0, sizeof(r));
+    memset(&s, 0, sizeof(s));
+
+    lw_text_init(&r.out, &w->mem);
+    lw_text_init(&r.keys, &w->mem);
+
+    s.ctx = &r;
+    s.entry = lw_forget_entry;
+    s.key = lw_forget_key;
+
+    rc = lw_redis_connect(w->redis);
+
+    for (round = 0; rc == LW_OK && round < LW_FORGET_ROUNDS; round++) {
+
+        before = r.entries + r.dead + r.nkeys;
+        rc = lw_subject_find(w, &s);
+
+        if (rc == LW_OK && w->options->yes) {
+            rc = lw_forget_lists(w, &r);
+        }
+
+        if (!w->options->yes || r.entries + r.dead + r.nkeys == before) {
+            break;
+        }
+    }
+
+    if (rc == LW_OK || rc == LW_REMOTE) {
+
+        if (w->options->json) {
+            lw_text_fmt(&r.out, "{\"entries\":%lld,\"dead\":%lld,"
+                        "\"keys\":%lld,\"deleted\":%s}\n",
+                        (long long) r.entries, (long long) r.dead,
+                        (long long) r.nkeys,
+                        w->options->yes ? "true" : "false");
+
+        } else {
+            lw_text_fmt(&r.out, "%s: %lld entries, %lld dead letters, "
+                        "%lld keys%s\n",
+                        w->options->yes ? "deleted" : "found",
+                        (long long) r.entries, (long long) r.dead,
+                        (long long) r.nkeys,
+                        w->options->yes ? "" : "; --yes deletes them");
+        }
+
+        if (lw_display_flush(&r.out) != LW_OK) {
+            rc = LW_ERROR;
+        }
+    }
+
+    lw_text_free(&r.out);
+    lw_text_free(&r.keys);
+
+    return lw_rights_code(rc, &r);
+}
+
+
+static int
+lw_forget_entry(lw_t *w, void *ctx, const char *stream, int dead,
+    const lw_entry_t *e)
+{
+    lw_rights_t *r = ctx;
+
+    lw_args_t   *a;
+    redisReply  *reply;
+
+    if (dead) {
+        r->dead++;
+    } else {
+        r->entries++;
+    }
+
+    if (!w->options->yes) {
+        return LW_OK;
+    }
+
+    a = lw_args(w->redis);
+    lw_arg_lit(a, "XDEL");
+    lw_arg_z(a, stream);
+    lw_arg_str(a, e->id);
+
+    reply = lw_args_call(a);
+
+    if (reply == NULL || lw_reply_is_error(reply)) {
+        if (reply) {
+            freeReplyObject(reply);
+        }
+        return LW_REDIS;
+    }
+
+    freeReplyObject(reply);
+
+    return LW_OK;
+}
+
+
+static int
+lw_forget_key(lw_t *w, void *ctx, lunary_str_t key, int policy)
+{
+    lw_rights_t *r = ctx;
+
+    lw_args_t   *a;
+    redisReply  *reply;
+
+    /* what an operator decided outlives the user's wish, unless told so */
+
+    if (policy && !w->options->policy) {
+        return LW_OK;
+    }
+
+    r->nkeys++;
+
+    if (!w->options->yes) {
+        return LW_OK;
+    }
+
+    a = lw_args(w->redis);
+    lw_arg_lit(a, "UNLINK");
+    lw_arg_str(a, key);
+
+    reply = lw_args_call(a);
+
+    if (reply == NULL || lw_reply_is_error(reply)) {
+        if (reply) {
+            freeReplyObject(reply);
+        }
+        return LW_REDIS;
+    }
+
+    freeReplyObject(reply);
+
+    return LW_OK;
+}
+
+
+static int
+lw_forget_lists(lw_t *w, lw_rights_t *r)
+{
+    size_t        i;
+    lw_args_t    *a;
+    redisReply   *reply;
+
+    static const char *const  lists[] = { "users:", "claimed:" };
+
+    for (i = 0; i < 2; i++) {
+
+        lw_text_clear(&r->keys);
+        lw_text_fmt(&r->keys, "%s%s", w->options->prefix, lists[i]);
+        lw_text_str(&r->keys, lw_str(w->options->app));
+
+        a = lw_args(w->redis);
+        lw_arg_lit(a, "ZREM");
+        lw_arg_str(a, lw_text_get(&r->keys));
+        lw_arg_z(a, w->options->user);
+
+        reply = r->keys.failed ? NULL : lw_args_call(a);
+
+        if (reply == NULL) {
+            return LW_REDIS;
+        }
+
+        freeReplyObject(reply);
+    }
+
+    return LW_OK;
+}
+
+
+static int
+lw_rights_code(int rc, const lw_rights_t *r)
+{
+    switch (rc) {
+
+    case LW_OK:
+        return r->entries + r->dead + r->nkeys ? LW_EXIT_OK : LW_EXIT_ABSENT;
+
+    case LW_REDIS:
+        return LW_EXIT_REDIS;
+
+    case LW_REMOTE:
+        return LW_EXIT_REMOTE;
+
+    default:
+        return LW_EXIT_LEFT;
+    }
+}

@@ -1,0 +1,631 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Finding what is kept about a user.  See subject.h.
+ */
+
+#include <stdlib.h>
+
+#include "subject.h"
+
+
+typedef struct {
+    uint64_t       *slots;         /* hashes of run ids; 0 is free            */
+    size_t          n;
+    size_t          size;
+} lw_runs_t;
+
+
+static int lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream,
+    int dead, lw_runs_t *runs, lw_text_t *list);
+static int lw_subject_mine(lw_t *w, const lw_entry_t *e, lw_runs_t *runs);
+static int lw_subject_note(lw_runs_t *runs, lunary_str_t id, int *added);
+static int lw_subject_noted(const lw_runs_t *runs, lunary_str_t id);
+static int lw_subject_keys(lw_t *w, lw_subject_t *s);
+static int lw_subject_key(lw_t *w, lunary_str_t key, int *policy);
+static int lw_subject_owner(lw_t *w, lunary_str_t key);
+static int lw_subject_value(lw_t *w, lunary_str_t key, int skip);
+static int lw_subject_rest(lw_t *w, lunary_str_t key, const char *kind,
+    lunary_str_t *rest);
+
+
+int
+lw_subject_find(lw_t *w, lw_subject_t *s)
+{
+    int         rc;
+    char        dead[512];
+    size_t      i;
+    lw_runs_t   runs;
+    lw_text_t   list;
+
+    memset(&runs, 0, sizeof(runs));
+    lw_text_init(&list, &w->mem);
+    s->runs = &list;
+
+    rc = LW_OK;
+
+    for (i = 0; rc == LW_OK && i < w->options->nstreams; i++) {
+        rc = lw_subject_stream(w, s, w->options->streams[i], 0, &runs,
+                               &list);
+    }
+
+    for (i = 0; rc == LW_OK && i < w->options->nstreams; i++) {
+
+        (void) snprintf(dead, sizeof(dead), "%s:dead",
+                        w->options->streams[i]);
+
+        rc = lw_subject_stream(w, s, dead, 1, &runs, &list);
+    }
+
+    if (rc == LW_OK) {
+        rc = lw_subject_keys(w, s);
+    }
+
+    if (rc == LW_OK && w->options->lunary_key_file && w->options->yes) {
+
+        int64_t  deleted;
+
+        rc = lw_subject_lunary(w, &list, &deleted);
+    }
+
+    s->runs = NULL;
+    lw_text_free(&list);
+    free(runs.slots);
+
+    return rc;
+}
+
+
+static int
+lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream, int dead,
+    lw_runs_t *runs, lw_text_t *list)
+{
+    int            rc, added;
+    char           from[80];
+    size_t         i, n;
+    lw_args_t     *a;
+    lw_entry_t     e;
+    redisReply    *reply;
+
+    memcpy(from, "-", 2);
+    rc = LW_OK;
+
+    do {
+
+        a = lw_args(w->redis);
+        lw_arg_lit(a, "XRANGE");
+        lw_arg_z(a, stream);
+        lw_arg_z(a, from);
+        lw_arg_lit(a, "+");
+        lw_arg_lit(a, "COUNT");
+        lw_arg_lit(a, "500");
+
+        reply = lw_args_call(a);
+
+        if (!lw_reply_is_array(reply)) {
+            if (reply) {
+                freeReplyObject(reply);
+            }
+            return LW_REDIS;
+        }
+
+        n = reply->elements;
+
+        for (i = 0; rc == LW_OK && i < n; i++) {
+
+            if (lw_entry_take(&e, &reply->element[i]) != LW_OK) {
+                continue;
+            }
+
+            (void) snprintf(from, sizeof(from), "(%.*s", (int) e.id.len,
+                            (const char *) e.id.data);
+
+            if (lw_subject_mine(w, &e, runs)) {
+
+                added = 0;
+
+                if (lw_field(&e, RUN_ID).len) {
+                    rc = lw_subject_note(runs, lw_field(&e, RUN_ID), &added);
+                }
+
+                if (added) {
+                    lw_text_str(list, lw_field(&e, RUN_ID));
+                    lw_text_lit(list, "\n");
+                }
+
+                if (rc == LW_OK) {
+                    rc = s->entry(w, s->ctx, stream, dead, &e);
+                }
+            }
+
+            lw_entry_free(&e);
+        }
+
+        freeReplyObject(reply);
+
+    } while (rc == LW_OK && n == 500);
+
+    return list->failed ? LW_NOMEM : rc;
+}
+
+
+/* named in it, or an SDK's event of a run that is the user's */
+
+static int
+lw_subject_mine(lw_t *w, const lw_entry_t *e, lw_runs_t *runs)
+{
+    lunary_str_t  app;
+
+    app = lw_field(e, APP).len ? lw_field(e, APP) : lw_str("default");
+
+    if (!lw_str_same(app, lw_str(w->options->app))) {
+        return 0;
+    }
+
+    if (lw_field(e, USER_ID).len) {
+        return lw_str_same(lw_field(e, USER_ID), lw_str(w->options->user));
+    }
+
+    if (lw_str_same(lw_field(e, CLAIMED_USER_ID), lw_str(w->options->user))) {
+        return 1;
+    }
+
+    return lw_field(e, RUN_ID).len
+           && lw_subject_noted(runs, lw_field(e, RUN_ID));
+}
+
+
+static int
+lw_subject_note(lw_runs_t *runs, lunary_str_t id, int *added)
+{
+    size_t     i, k, size;
+    uint64_t   h, *slots;
+
+    if (lw_subject_noted(runs, id)) {
+        return LW_OK;
+    }
+
+    if (runs->n * 2 >= runs->size) {
+
+        size = runs->size ? runs->size * 2 : 1024;
+        slots = calloc(size, sizeof(*slots));
+
+        if (slots == NULL) {
+            return LW_NOMEM;
+        }
+
+        for (i = 0; i < runs->size; i++) {
+
+            if (runs->slots[i] == 0) {
+                continue;
+            }
+
+            for (k = runs->slots[i] & (size - 1); slots[k];
+                 k = (k + 1) & (size - 1))
+            {
+                /* void */
+            }
+
+            slots[k] = runs->slots[i];
+        }
+
+        free(runs->slots);
+        runs->slots = slots;
+        runs->size = size;
+    }
+
+    h = lw_hash(id, 4) | 1;
+
+    for (i = h & (runs->size - 1); runs->slots[i];
+         i = (i + 1) & (runs->size - 1))
+    {
+        /* void */
+    }
+
+    runs->slots[i] = h;
+    runs->n++;
+    *added = 1;
+
+    return LW_OK;
+}
+
+
+static int
+lw_subject_noted(const lw_runs_t *runs, lunary_str_t id)
+{
+    size_t    i;
+    uint64_t  h;
+
+    if (runs->size == 0) {
+        return 0;
+    }
+
+    h = lw_hash(id, 4) | 1;
+
+    for (i = h & (runs->size - 1); runs->slots[i];
+         i = (i + 1) & (runs->size - 1))
+    {
+        if (runs->slots[i] == h) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* all keys of the prefix are looked at: names hold what cannot be globbed */
+
+static int
+lw_subject_keys(lw_t *w, lw_subject_t *s)
+{
+    int          rc, policy;
+    char         cursor[32], match[512];
+    size_t       i;
+    lw_args_t   *a;
+    redisReply  *reply, *list;
+
+    memcpy(cursor, "0", 2);
+    (void) snprintf(match, sizeof(match), "%s*", w->options->prefix);
+    rc = LW_OK;
+
+    do {
+
+        a = lw_args(w->redis);
+        lw_arg_lit(a, "SCAN");
+        lw_arg_z(a, cursor);
+        lw_arg_lit(a, "MATCH");
+        lw_arg_z(a, match);
+        lw_arg_lit(a, "COUNT");
+        lw_arg_lit(a, "1000");
+
+        reply = lw_args_call(a);
+
+        if (!lw_reply_is_array(reply) || reply->elements != 2) {
+            if (reply) {
+                freeReplyObject(reply);
+            }
+            return LW_REDIS;
+        }
+
+        (void) snprintf(cursor, sizeof(cursor), "%.30s",
+                        reply->element[0]->str);
+
+        list = reply->element[1];
+
+        for (i = 0; rc == LW_OK && i < list->elements; i++) {
+
+            policy = 0;
+
+            switch (lw_subject_key(w, lw_reply_str(list->element[i]),
+                                   &policy))
+            {
+            case 1:
+                rc = s->key(w, s->ctx, lw_reply_str(list->element[i]),
+                            policy);
+                break;
+
+            case LW_REDIS:
+                rc = LW_REDIS;
+                break;
+
+            default:
+                break;
+            }
+        }
+
+        freeReplyObject(reply);
+
+    } while (rc == LW_OK && strcmp(cursor, "0") != 0);
+
+    return rc;
+}
+
+
+/* 1: the user's; 0: not; LW_REDIS */
+
+static int
+lw_subject_key(lw_t *w, lunary_str_t key, int *policy)
+{
+    size_t        i;
+    lunary_str_t  rest, app;
+
+    /* kinds whose name is <app>:<id>, with how many bytes may follow */
+
+    static const struct {
+        const char  *kind;
+        int          more;        /* 0 none, 10 a date, -1 anything but ':'   */
+    } named[] = {
+        { "user:",         0 },
+        { "user-threads:", 0 },
+        { "user-day:",     10 },
+        { "budget:",       -1 },
+        { "policy:",       0 }
+    };
+
+    for (i = 0; i < sizeof(named) / sizeof(named[0]); i++) {
+
+        if (!lw_subject_rest(w, key, named[i].kind, &rest)) {
+            continue;
+        }
+
+        app = lw_str(w->options->app);
+
+        if (rest.len <= app.len || rest.data[app.len] != ':'
+            || memcmp(rest.data, app.data, app.len) != 0)
+        {
+            return 0;
+        }
+
+        rest.data += app.len + 1;
+        rest.len -= app.len + 1;
+
+        app = lw_str(w->options->user);
+
+        if (rest.len < app.len || memcmp(rest.data, app.data, app.len) != 0) {
+            return 0;
+        }
+
+        rest.data += app.len;
+        rest.len -= app.len;
+
+        *policy = (named[i].kind[0] == 'p');
+
+        if (named[i].more == 0) {
+            return rest.len == 0;
+        }
+
+        if (rest.len == 0 || rest.data[0] != ':') {
+            return 0;
+        }
+
+        if (named[i].more > 0) {
+            return rest.len == (size_t) named[i].more + 1;
+        }
+
+        /* budgets: <period>, and what the module puts behind it */
+
+        return 1;
+    }
+
+    if (lw_subject_rest(w, key, "run:", &rest)
+        || lw_subject_rest(w, key, "thread:", &rest))
+    {
+        return lw_subject_owner(w, key);
+    }
+
+    if (lw_subject_rest(w, key, "relay:run:", &rest)) {
+        return lw_subject_value(w, key, 2);
+    }
+
+    if (lw_subject_rest(w, key, "ledger:open:", &rest)) {
+        return lw_subject_value(w, key, 0);
+    }
+
+    return 0;
+}
+
+
+static int
+lw_subject_rest(lw_t *w, lunary_str_t key, const char *kind,
+    lunary_str_t *rest)
+{
+    size_t  n, k;
+
+    n = strlen(w->options->prefix);
+    k = strlen(kind);
+
+    if (key.len <= n + k || memcmp(key.data + n, kind, k) != 0) {
+        return 0;
+    }
+
+    *rest = lunary_str(key.data + n + k, key.len - n - k);
+
+    return 1;
+}
+
+
+/* a run or thread that others inherit the user of */
+
+static int
+lw_subject_owner(lw_t *w, lunary_str_t key)
+{
+    int          rc;
+    lw_args_t   *a;
+    redisReply  *reply;
+
+    a = lw_args(w->redis);
+    lw_arg_lit(a, "HMGET");
+    lw_arg_str(a, key);
+    lw_arg_lit(a, "app");
+    lw_arg_lit(a, "user");
+
+    reply = lw_args_call(a);
+
+    if (reply == NULL) {
+        return LW_REDIS;
+    }
+
+    rc = lw_reply_is_array(reply) && reply->elements == 2
+         && lw_str_same(lw_reply_str(reply->element[0]),
+                        lw_str(w->options->app))
+         && lw_str_same(lw_reply_str(reply->element[1]),
+                        lw_str(w->options->user));
+
+    freeReplyObject(reply);
+
+    return rc;
+}
+
+
+/* a value whose end, behind `skip` blanks, is the user; app is in the key */
+
+static int
+lw_subject_value(lw_t *w, lunary_str_t key, int skip)
+{
+    int          rc;
+    lw_args_t   *a;
+    redisReply  *reply;
+    lunary_str_t v, app;
+
+    const unsigned char  *p;
+
+    a = lw_args(w->redis);
+    lw_arg_lit(a, "GET");
+    lw_arg_str(a, key);
+
+    reply = lw_args_call(a);
+
+    if (reply == NULL) {
+        return LW_REDIS;
+    }
+
+    v = lw_reply_str(reply);
+
+    while (skip-- > 0 && v.len) {
+
+        p = memchr(v.data, ' ', v.len);
+
+        if (p == NULL) {
+            v.len = 0;
+            break;
+        }
+
+        v = lunary_str(p + 1, (size_t) (v.data + v.len - p) - 1);
+    }
+
+    app = lw_str(w->options->app);
+
+    rc = v.len && lw_str_same(v, lw_str(w->options->user))
+         && memmem(key.data, key.len, app.data, app.len) != NULL;
+
+    freeReplyObject(reply);
+
+    return rc;
+}
+
+
+/*
+ * Lunary's own API: the user is found by its external id, then deleted; its
+ * runs one by one.
+ */
+
+int
+lw_subject_lunary(lw_t *w, const lw_text_t *runs, int64_t *deleted)
+{
+    int                   rc;
+    char                 *escaped, url[2048], bearer[4200];
+    size_t                i, n;
+    int64_t               id;
+    lw_http_t             http;
+    lw_text_t             key, name;
+    lunary_str_t          list, one;
+    lunary_json_iter_t    it;
+    const unsigned char  *p;
+
+    *deleted = 0;
+
+    lw_text_init(&key, &w->mem);
+    lw_text_init(&name, &w->mem);
+
+    if (lw_file_read(w->options->lunary_key_file, &key, 4096) != LW_OK
+        || lw_http_init(&http, w->options, &w->mem) != LW_OK)
+    {
+        lw_text_free(&key);
+        return LW_REMOTE;
+    }
+
+    lw_text_add(&key, "", 1);
+    n = key.failed ? 0 : strcspn((char *) key.buf.data, "\r\n");
+
+    (void) snprintf(bearer, sizeof(bearer), "Bearer %.*s", (int) n,
+                    n ? (char *) key.buf.data : "");
+
+    rc = lw_http_header(&http, "Authorization", bearer);
+
+    escaped = curl_easy_escape(http.curl, w->options->user, 0);
+
+    if (escaped == NULL || rc != LW_OK
+        || (size_t) snprintf(url, sizeof(url),
+                             "%s/v1/external-users?search=%s&limit=100",
+                             w->options->api, escaped) >= sizeof(url)
+        || lw_http_send(&http, "GET", url, NULL, 0) != LW_OK
+        || http.status != 200
+        || !lunary_json_valid(lw_text_get(&http.answer), 64))
+    {
+        lw_log(LW_LOG_ERROR, "Lunary does not tell its users (status %ld)",
+               http.status);
+        curl_free(escaped);
+        lw_http_free(&http);
+        lw_text_free(&key);
+        return LW_REMOTE;
+    }
+
+    curl_free(escaped);
+
+    p = http.answer.buf.data;
+    list = lunary_json_value(&p, p + http.answer.buf.len);
+
+    if (lunary_json_is_object(list)) {
+        list = lunary_json_get(list, "data");
+    }
+
+    id = -1;
+    lunary_json_iter(&it, list);
+
+    while (lunary_json_element(&it, &one)) {
+
+        lw_text_clear(&name);
+        lw_text_plain(&name, lunary_json_get(one, "externalId"));
+
+        if (lw_str_same(lw_text_get(&name), lw_str(w->options->user))) {
+            (void) lunary_json_int(lunary_json_get(one, "id"), &id);
+        }
+    }
+
+    rc = LW_OK;
+
+    for (i = 0; rc == LW_OK && i < runs->buf.len; i += n + 1) {
+
+        p = memchr(runs->buf.data + i, '\n', runs->buf.len - i);
+        n = (size_t) (p - (runs->buf.data + i));
+
+        escaped = curl_easy_escape(http.curl, (char *) runs->buf.data + i,
+                                   (int) n);
+
+        if (escaped == NULL
+            || (size_t) snprintf(url, sizeof(url), "%s/v1/runs/%s",
+                                 w->options->api, escaped) >= sizeof(url)
+            || lw_http_send(&http, "DELETE", url, NULL, 0) != LW_OK
+            || (http.status >= 300 && http.status != 404))
+        {
+            rc = LW_REMOTE;
+        }
+
+        curl_free(escaped);
+        *deleted += (rc == LW_OK && http.status < 300);
+    }
+
+    if (rc == LW_OK && id >= 0) {
+
+        (void) snprintf(url, sizeof(url), "%s/v1/external-users/%lld",
+                        w->options->api, (long long) id);
+
+        if (lw_http_send(&http, "DELETE", url, NULL, 0) != LW_OK
+            || (http.status >= 300 && http.status != 404))
+        {
+            rc = LW_REMOTE;
+        }
+    }
+
+    if (rc != LW_OK) {
+        lw_log(LW_LOG_ERROR, "Lunary did not delete everything (status %ld)",
+               http.status);
+    }
+
+    lw_http_free(&http);
+    lw_text_free(&key);
+    lw_text_free(&name);
+
+    return rc;
+}
