@@ -495,6 +495,20 @@ ngx_http_lunary_ingest_events(ngx_http_request_t *r, ngx_str_t *app,
                                  "of events");
     }
 
+    /* known before the first is taken: a batch is refused as a whole */
+
+    n = 0;
+    lunary_json_iter(&it, events);
+
+    while (lunary_json_is_array(events) && lunary_json_element(&it, &event)) {
+
+        if (++n > NGX_HTTP_LUNARY_INGEST_EVENTS) {
+            return ngx_http_lunary_ingest_error(r,
+                                            NGX_HTTP_REQUEST_ENTITY_TOO_LARGE,
+                                            "The batch has too many events");
+        }
+    }
+
     lunary_mem_init(&mem);
     ngx_memzero(&out, sizeof(lunary_buf_t));
 
@@ -519,9 +533,7 @@ ngx_http_lunary_ingest_events(ngx_http_request_t *r, ngx_str_t *app,
             break;
         }
 
-        if (++n > NGX_HTTP_LUNARY_INGEST_EVENTS) {
-            break;
-        }
+        n++;
 
         result = ngx_http_lunary_ingest_event(r, &mem, app, drop, event, &id,
                                               &error);
@@ -751,6 +763,7 @@ ngx_http_lunary_ingest_event(ngx_http_request_t *r, lunary_mem_t *mem,
                                   lunary_run_count(&run),
                                   lunary_run_size(&run), hash);
     if (p == NULL) {
+        *error = "The spool is full, try again later";
         rc = NGX_BUSY;
         goto done;
     }

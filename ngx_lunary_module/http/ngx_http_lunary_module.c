@@ -437,6 +437,7 @@ ngx_http_lunary_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_lunary_loc_conf_t *conf = child;
 
     ngx_uint_t                    i;
+    ngx_http_core_loc_conf_t     *clcf;
     ngx_http_lunary_main_conf_t  *mcf;
 
     if (conf->enable.value == NGX_CONF_UNSET_UINT && conf->enable.cv == NULL) {
@@ -507,6 +508,22 @@ ngx_http_lunary_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     if (!conf->api_set) {
         conf->api = prev->api;
         conf->api_set = prev->api_set;
+    }
+
+    /* `if` and limit_except: the content handler is the location's */
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    if (conf->ingest == NULL && clcf->noname) {
+        conf->ingest = prev->ingest;
+    }
+
+    if (conf->ingest) {
+
+        /* what SDKs report is no call itself */
+
+        conf->enable.value = 0;
+        conf->enable.cv = NULL;
     }
 
     mcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_lunary_module);

@@ -240,6 +240,15 @@ ngx_lunary_outbox_reserve(ngx_uint_t kind, ngx_uint_t fields, size_t size,
         return NULL;
     }
 
+    /* who floods with events leaves half of the room to runs */
+
+    if (kind == NGX_LUNARY_RECORD_EVENT
+        && ob->own->spool.bytes + size > ob->own->spool.size / 2)
+    {
+        ngx_lunary_outbox_drop(ob, kind, LUNARY_SPOOL_FULL, size);
+        return NULL;
+    }
+
     p = lunary_spool_reserve(&ob->own->spool, size, &status);
 
     if (p == NULL) {
