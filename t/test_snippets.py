@@ -112,9 +112,11 @@ def test_openai_python_with_one_line_more(run_snippet, upstream, how, source):
 
 @pytest.mark.parametrize("language", ["python", "js"])
 def test_langchain(run_snippet, language):
-    (call,), _ = run_snippet(language, "langchain")
+    (call,), events = run_snippet(language, "langchain")
 
     assert "user_id" not in call
+    assert of(events) == {"user123"}
+    assert {"name": "John Doe"} in props(events)
 
 
 @pytest.mark.parametrize("language", ["python", "js"])

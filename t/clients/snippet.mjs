@@ -34,7 +34,11 @@ const snippets = {
 
   async langchain() {
     const { ChatOpenAI } = await load('@langchain/openai');
-    const chat = new ChatOpenAI({ model: 'gpt-4o' });
+    const { LunaryHandler } = await load('lunary/langchain');
+    const chat = new ChatOpenAI({
+      model: 'gpt-4o',
+      callbacks: [new LunaryHandler()],
+    });
 
     await chat.invoke('Hello, world!', {
       metadata: { userId: 'user123', userProps: { name: 'John Doe' } },

@@ -46,9 +46,13 @@ def openai_extra_body():
 
 def langchain():
     from langchain_openai import ChatOpenAI
+    from lunary import LunaryCallbackHandler
+
+    handler = LunaryCallbackHandler()
 
     chat = ChatOpenAI(
         model="gpt-4o",
+        callbacks=[handler],
         metadata={"user_id": "user123", "user_props": {"name": "John Doe"}})
     chat.invoke("Hello, world!")
 
