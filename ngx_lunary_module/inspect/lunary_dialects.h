@@ -129,7 +129,8 @@ void lunary_anthropic_value(lunary_call_t *call, lunary_str_t v);
 void lunary_anthropic_stream(lunary_call_t *call, lunary_str_t name,
     lunary_str_t v);
 
-/* bedrock.c */
+/* bedrock_converse.c */
+void lunary_bedrock_path(lunary_call_t *call);
 void lunary_converse_messages(lunary_call_t *call, lunary_str_t text);
 void lunary_converse_value(lunary_call_t *call, lunary_str_t v);
 void lunary_converse_event(lunary_call_t *call, lunary_str_t name,

@@ -1,0 +1,223 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Server-sent events (WHATWG HTML, 9.2).  See lunary_frame.h.
+ */
+
+#include "lunary_frame_internal.h"
+
+
+static void lunary_frame_sse_field(lunary_frame_t *f);
+
+
+/*
+ * Where the line that starts at p ends, or NULL.  lf and cr remember the next
+ * one of each over the lines of one feed, so that each byte is searched once.
+ */
+
+static inline const unsigned char *
+lunary_frame_eol(const unsigned char *p, const unsigned char *end,
+    const unsigned char **lf, const unsigned char **cr)
+{
+    if (*lf == NULL || *lf < p) {
+        *lf = memchr(p, '\n', (size_t) (end - p));
+
+        if (*lf == NULL) {
+            *lf = end;
+        }
+    }
+
+    if (*cr == NULL || *cr < p) {
+
+        /* only as far as the next LF: streams use one of the two */
+
+        *cr = memchr(p, '\r', (size_t) (*lf - p));
+
+        if (*cr == NULL) {
+            *cr = *lf;
+        }
+    }
+
+    p = (*cr < *lf) ? *cr : *lf;
+
+    return p == end ? NULL : p;
+}
+
+
+int
+lunary_frame_sse(lunary_frame_t *f, const unsigned char *p,
+    const unsigned char *end)
+{
+    size_t                n;
+    const unsigned char  *eol, *next, *lf, *cr, *stop;
+
+    lf = NULL;
+    cr = NULL;
+
+    while (p < end) {
+
+        if (f->cr) {
+            f->cr = 0;
+
+            if (*p == '\n') {
+                p++;
+                continue;
+            }
+        }
+
+        if (f->state == LUNARY_SSE_LINE) {
+
+            if (*p == '\n' || *p == '\r') {
+                f->cr = (*p == '\r');
+                p++;
+
+                if (f->have) {
+                    lunary_frame_dispatch(f, 1);
+                }
+
+                f->name_len = 0;
+                f->flags = 0;
+                continue;
+            }
+
+            if (*p != 'd' || f->have || end - p < 6
+                || memcmp(p, "data:", 5) != 0)
+            {
+                f->state = LUNARY_SSE_FIELD;
+                f->head_len = 0;
+                continue;
+            }
+
+            /* the usual event: one line of data, a blank line, all here */
+
+            eol = lunary_frame_eol(p, end, &lf, &cr);
+
+            if (eol != NULL && eol + 1 < end) {
+
+                next = eol + 1;
+
+                if (*eol == '\r' && *next == '\n') {
+                    next++;
+                }
+
+                if (next < end && (*next == '\n' || *next == '\r')) {
+                    p += 5;
+                    p += (*p == ' ');
+
+                    lunary_frame_whole(f, p, (size_t) (eol - p));
+
+                    f->name_len = 0;
+                    f->cr = (*next == '\r');
+                    p = next + 1;
+                    continue;
+                }
+            }
+
+            f->state = LUNARY_SSE_FIELD;
+            f->head_len = 0;
+            continue;
+        }
+
+        if (f->state == LUNARY_SSE_FIELD) {
+
+            /* names of interest have at most 5 bytes; the head keeps 8 */
+
+            while (p < end && *p != ':' && *p != '\n' && *p != '\r') {
+                if (f->head_len < 8) {
+                    f->head[f->head_len++] = *p;
+                }
+
+                p++;
+            }
+
+            if (p == end) {
+                break;
+            }
+
+            lunary_frame_sse_field(f);
+
+            if (*p == ':') {
+                p++;
+
+                if (f->state != LUNARY_SSE_SKIP) {
+                    f->after = f->state;
+                    f->state = LUNARY_SSE_SPACE;
+                }
+
+                continue;
+            }
+
+            /* a line without a colon: the value is empty; its end is next */
+        }
+
+        if (f->state == LUNARY_SSE_SPACE) {
+            p += (*p == ' ');
+            f->state = f->after;
+
+            if (p == end) {
+                break;
+            }
+        }
+
+        eol = lunary_frame_eol(p, end, &lf, &cr);
+        stop = (eol != NULL) ? eol : end;
+        n = (size_t) (stop - p);
+
+        if (f->state == LUNARY_SSE_DATA) {
+            lunary_frame_add(f, p, n);
+
+        } else if (f->state == LUNARY_SSE_EVENT) {
+
+            if (n > LUNARY_FRAME_NAME - f->name_len) {
+                n = LUNARY_FRAME_NAME - f->name_len;
+            }
+
+            memcpy(f->name + f->name_len, p, n);
+            f->name_len += n;
+        }
+
+        p = stop;
+
+        if (eol != NULL) {
+            f->cr = (*eol == '\r');
+            f->state = LUNARY_SSE_LINE;
+            p++;
+        }
+    }
+
+    return f->error;
+}
+
+
+/* a field's name is complete: what its value is for */
+
+static void
+lunary_frame_sse_field(lunary_frame_t *f)
+{
+    lunary_str_t  name;
+
+    name = lunary_str(f->head, f->head_len);
+
+    if (lunary_eq(name, "data") || lunary_eq(name, "error")) {
+
+        if (f->have) {
+            lunary_frame_add(f, (const unsigned char *) "\n", 1);
+        }
+
+        if (name.len == 5) {
+            f->flags = LUNARY_FRAME_FIELD;
+        }
+
+        f->have = 1;
+        f->state = LUNARY_SSE_DATA;
+        return;
+    }
+
+    if (lunary_eq(name, "event")) {
+        f->name_len = 0;
+        f->state = LUNARY_SSE_EVENT;
+        return;
+    }
+
+    f->state = LUNARY_SSE_SKIP;
+}
