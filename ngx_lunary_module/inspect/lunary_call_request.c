@@ -387,5 +387,3 @@ lunary_call_duplicate(const lunary_call_t *call)
     return call->request_state == LUNARY_BODY_JSON
            && lunary_request_duplicate(priv->rq);
 }
-
-

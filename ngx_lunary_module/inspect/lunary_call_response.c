@@ -638,5 +638,3 @@ lunary_call_close(lunary_call_t *call)
 
     priv->rs_kind = LUNARY_KIND_SKIP;
 }
-
-
