@@ -3,9 +3,10 @@
  *
  * Cutting strings.  See lunary_cut.h.
  *
- * A growing string is head | tail: once the tail is three times as long as
- * what will be kept of it, all but that is dropped.  So a byte is moved at
- * most once, and what is kept does not depend on how the bytes came.
+ * A growing string is head | tail.  Of the tail only the end is needed, and
+ * whether it begins inside of an escape: so long runs are not even copied, and
+ * after short ones all but the end is dropped once that pays.  What becomes of
+ * the string does not depend on how its bytes came.
  */
 
 #include <stdio.h>
@@ -13,6 +14,11 @@
 #include "lunary_cut.h"
 #include "lunary_escape.h"
 #include "lunary_simd.h"
+
+
+#define LUNARY_CUT_BACK  64         /* so far back an easy place is sought    */
+#define LUNARY_CUT_MORE  16         /* kept of a tail that may lose its end:
+                                       an escape, a pair's half, a character  */
 
 
 static int lunary_cut_surrogate(const unsigned char *p,
@@ -40,6 +46,25 @@ unsigned
 lunary_cut_state(unsigned state, const unsigned char *p,
     const unsigned char *end)
 {
+    unsigned              clean;
+    const unsigned char  *q;
+
+    /* no escape is longer than six bytes: behind five that are no backslash
+     * we are outside of any, whatever was before them */
+
+    if (end - p > LUNARY_CUT_BACK) {
+        clean = 0;
+
+        for (q = end; q > end - LUNARY_CUT_BACK && clean < 5; /* void */ ) {
+            clean = (*--q == '\\') ? 0 : clean + 1;
+        }
+
+        if (clean == 5) {
+            p = q + 5;
+            state = 0;
+        }
+    }
+
     while (p < end) {
 
         if (state == 0) {
@@ -156,7 +181,7 @@ lunary_cut_room(const lunary_cut_t *c, size_t len, size_t cut)
 {
     size_t  n;
 
-    n = len - (c->head ? c->head : c->at);
+    n = len - c->at;
 
     return (n < cut + cut / 2) ? cut + cut / 2 - n : 1;
 }
@@ -169,15 +194,42 @@ lunary_cut_trim(lunary_cut_t *c, unsigned char *text, size_t len, size_t cut)
 
     half = cut / 2;
 
-    if (len - (c->head ? c->head : c->at) < cut + half) {
+    if (c->head != 0 || len - c->at < cut + half) {
         return len;
     }
 
-    if (c->head == 0) {
-        c->head = c->at + lunary_cut_head(text + c->at, half);
+    c->head = c->at + lunary_cut_head(text + c->at, half);
+
+    return lunary_cut_drop(c, text, len, text + len - half - LUNARY_CUT_MORE);
+}
+
+
+size_t
+lunary_cut_add(lunary_cut_t *c, unsigned char *text, size_t len, size_t cut,
+    const unsigned char *p, size_t n)
+{
+    size_t  keep;
+
+    keep = cut / 2 + LUNARY_CUT_MORE;
+
+    if (n >= keep) {
+        c->state = lunary_cut_state(c->state, text + c->head, text + len);
+        c->state = lunary_cut_state(c->state, p, p + n - keep);
+        c->taken += len - c->head + n - keep;
+
+        memcpy(text + c->head, p + n - keep, keep);
+
+        return c->head + keep;
     }
 
-    return lunary_cut_drop(c, text, len, text + len - half);
+    memcpy(text + len, p, n);
+    len += n;
+
+    if (len - c->head > cut + LUNARY_CUT_MORE) {
+        len = lunary_cut_drop(c, text, len, text + len - keep);
+    }
+
+    return len;
 }
 
 

@@ -57,12 +57,20 @@ typedef struct {
 
 void lunary_cut_start(lunary_cut_t *c, size_t at);
 
-/* bytes that may be added before the next trim; at least 1 */
+/* while nothing has been taken out: bytes that may be added before the next
+ * trim; at least 1 */
 size_t lunary_cut_room(const lunary_cut_t *c, size_t len, size_t cut);
 
 /* takes out what can be, where that is worth it; returns the text's length */
 size_t lunary_cut_trim(lunary_cut_t *c, unsigned char *text, size_t len,
     size_t cut);
+
+/*
+ * Adds n bytes where something has been taken out; the text has room for `cut`
+ * bytes behind it.  Returns the text's length.
+ */
+size_t lunary_cut_add(lunary_cut_t *c, unsigned char *text, size_t len,
+    size_t cut, const unsigned char *p, size_t n);
 
 /*
  * The string is complete: puts the marker in.  Returns the text's length;

@@ -172,7 +172,8 @@ lunary_doc_feed(lunary_doc_t *d, const unsigned char *p, size_t n)
 
         room = lunary_doc_room(d, (size_t) (end - p));
 
-        rc = lunary_doc_reserve(d, lunary_doc_kept(d) ? room : 0);
+        rc = lunary_doc_reserve(d, lunary_doc_cut(d) ? d->r.cut
+                                   : lunary_doc_kept(d) ? room : 0);
         if (rc != LUNARY_OK) {
             d->rc = rc;
             break;
@@ -180,7 +181,9 @@ lunary_doc_feed(lunary_doc_t *d, const unsigned char *p, size_t n)
 
         d->rc = lunary_doc_step(d, &p, p + room);
 
-        if (d->r.len >= d->limit && lunary_doc_kept(d)) {
+        if (d->r.len >= d->limit && lunary_doc_kept(d)
+            && !lunary_doc_cut(d))
+        {
             lunary_doc_reduce(d, lunary_doc_at(d, p));
         }
     }
@@ -296,7 +299,7 @@ lunary_doc_room(const lunary_doc_t *d, size_t n)
 {
     size_t  room;
 
-    if (!lunary_doc_kept(d)) {
+    if (!lunary_doc_kept(d) || lunary_doc_cut(d)) {
         return n;
     }
 
@@ -325,7 +328,7 @@ static int
 lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
     const unsigned char *end)
 {
-    int                   back;
+    int                   back, mode;
     lunary_scan_t        *s;
     const unsigned char  *p, *from;
     lunary_scan_event_e   ev;
@@ -430,10 +433,16 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
                 back = 1;
             }
 
-            if (lunary_doc_string(d, p, end)) {
+            mode = lunary_doc_string(d, p, end);
+
+            if (mode != MODE_TEXT) {
+
+                /* what is before it, and the quote, are no part of it */
+
                 lunary_doc_put(d, from, p);
                 lunary_probe_init(&d->probe, d->class & LUNARY_MEDIA_STRING);
                 lunary_cut_start(&d->cut, d->r.len);
+                d->mode = (uint8_t) mode;
                 *pp = p;
 
                 return LUNARY_OK;
@@ -555,7 +564,13 @@ lunary_doc_put(lunary_doc_t *d, const unsigned char *from,
                          + (s->state == LUNARY_SCAN_S_STRING);
         }
 
-        lunary_doc_add(d, from, (size_t) (to - from));
+        if (lunary_doc_cut(d)) {
+            d->r.len = lunary_cut_add(&d->cut, d->r.data, d->r.len, d->r.cut,
+                                      from, (size_t) (to - from));
+
+        } else {
+            lunary_doc_add(d, from, (size_t) (to - from));
+        }
     }
 
     s->name_start = NULL;

@@ -197,17 +197,14 @@ lunary_doc_string(lunary_doc_t *d, const unsigned char *p,
     }
 
     if (d->mode != MODE_TEXT) {
-        return 0;
+        return MODE_TEXT;
     }
 
     if ((d->class & LUNARY_MEDIA_STRING) || p == end || *p == 'd') {
-        d->mode = MODE_PROBE;
-
-    } else if (d->cutting) {
-        d->mode = MODE_CUT;
+        return MODE_PROBE;
     }
 
-    return d->mode != MODE_TEXT;
+    return d->cutting ? MODE_CUT : MODE_TEXT;
 }
 
 

@@ -32,8 +32,8 @@ lunary_doc_reduce(lunary_doc_t *d, uint64_t offset)
 
     r = &d->r;
 
-    /* more than the bound, so that an open string's end, which is held twice
-     * as long as it will be, costs nobody's place */
+    /* more than the bound, so that an open string, which may be held longer
+     * than it will be, costs nobody's place */
 
     enough = d->max + d->max / 16;
 

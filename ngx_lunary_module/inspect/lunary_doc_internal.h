@@ -75,6 +75,11 @@ struct lunary_doc_s {
 
 
 #define lunary_doc_kept(d)     ((d)->mode <= MODE_CUT)
+
+/* the end of a string that is being cut is not a part of the text yet: how
+ * much of it is there depends on the pieces */
+#define lunary_doc_cut(d)      ((d)->mode == MODE_CUT && (d)->cut.head != 0)
+
 #define lunary_doc_at(d, p)    lunary_scan_offset(&(d)->scan, p)
 
 
@@ -113,7 +118,8 @@ void lunary_doc_closed(lunary_doc_t *d);
 /* what was made null while it was open ends at this offset */
 void lunary_doc_skip_end(lunary_doc_t *d, uint64_t end);
 
-/* a string value starts; p is behind its quote.  1: it has to be followed */
+/* a string value starts; p is behind its quote: the mode to read it in, where
+ * it has to be followed, else MODE_TEXT */
 int lunary_doc_string(lunary_doc_t *d, const unsigned char *p,
     const unsigned char *end);
 
