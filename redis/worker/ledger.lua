@@ -99,6 +99,12 @@ for _ = 1, tonumber(arg()) do
     redis.call('SET', key, value, 'PX', ttl)
 end
 
+-- numbers of this size are exact in a double (2^53), dollars up to 9 million
+
+local function whole(n)
+    return string.format('%.0f', n)
+end
+
 -- billionths of a dollar as decimal text
 local function usd(nano)
     return string.format('%d.%09d', math.floor(nano / 1e9), nano % 1e9)
@@ -106,33 +112,41 @@ end
 
 local names = {'runs', 'errors', 'aborted', 'rejected', 'input_tokens',
                'output_tokens', 'unpriced_runs', 'claimed_runs'}
-
-local function add(key, sums, cost)
-    for i, name in ipairs(names) do
-        if sums[i] ~= '0' then
-            redis.call('HINCRBY', key, name, sums[i])
-        end
-    end
-    if cost ~= '' then
-        local nano = redis.call('HINCRBY', key, 'cost_nano', cost)
-        redis.call('HSET', key, 'cost_usd', usd(nano))
-    end
-end
+local fields = {'runs', 'errors', 'aborted', 'rejected', 'input_tokens',
+                'output_tokens', 'unpriced_runs', 'claimed_runs', 'cost_nano',
+                'first_seen', 'last_seen', 'verified', 'models'}
 
 local function read_sums()
     local sums = {}
     for i = 1, #names do
-        sums[i] = arg()
+        sums[i] = tonumber(arg())
     end
     return sums, arg()
 end
 
+-- appends to `set` what a hash is to hold, by what it held
+local function add(set, had, sums, cost)
+    for i, name in ipairs(names) do
+        if sums[i] ~= 0 then
+            set[#set + 1] = name
+            set[#set + 1] = whole((tonumber(had[i]) or 0) + sums[i])
+        end
+    end
+    if cost ~= '' then
+        local nano = (tonumber(had[9]) or 0) + tonumber(cost)
+        set[#set + 1] = 'cost_nano'
+        set[#set + 1] = whole(nano)
+        set[#set + 1] = 'cost_usd'
+        set[#set + 1] = usd(nano)
+    end
+end
+
 -- at most 32 models by name: {"gpt-4o":3}
-local function add_models(key, n)
+local function add_models(set, had)
+    local n = tonumber(arg())
     if n == 0 then
         return
     end
-    local had = redis.call('HGET', key, 'models')
     local ok, models = pcall(cjson.decode, had or '{}')
     if not ok or type(models) ~= 'table' then
         models = {}
@@ -149,80 +163,122 @@ local function add_models(key, n)
             end
             count = count + 1
         end
-        models[name] = (models[name] or 0) + runs
+        models[name] = (tonumber(models[name]) or 0) + runs
     end
-    redis.call('HSET', key, 'models', cjson.encode(models))
+    set[#set + 1] = 'models'
+    set[#set + 1] = cjson.encode(models)
 end
 
 -- a user's row: app, id ('' is nobody), verified, first, last, sums, cost,
 -- models (count, then name and runs), threads (count, then ids), days
 -- (count, then date, sums and cost)
 
+local lists = {}
+
 for _ = 1, tonumber(arg()) do
     local app, id, verified = arg(), arg(), arg() == '1'
     local first, last = arg(), arg()
     local sums, cost = read_sums()
-    local key = prefix .. 'user:' .. app .. ':' .. id
+    local name = app .. ':' .. id
+    local key = prefix .. 'user:' .. name
     local claimed = prefix .. 'claimed:' .. app
-    local day = prefix .. 'user-day:' .. app .. ':' .. id .. ':'
-    local threads = prefix .. 'user-threads:' .. app .. ':' .. id
+    local day = prefix .. 'user-day:' .. name .. ':'
+    local threads = prefix .. 'user-threads:' .. name
     local rest = false
+    local had
 
     if id == '' then
-        key, rest = prefix .. 'user-rest:' .. app .. ':none', 'none'
+        rest = 'none'
 
-    elseif not verified and redis.call('EXISTS', key) == 0 then
-        redis.call('ZREMRANGEBYSCORE', claimed, '-inf', now - claimed_ttl)
-        if redis.call('ZCARD', claimed) >= max_claimed then
-            key, rest = prefix .. 'user-rest:' .. app .. ':claimed', 'claimed'
+    else
+        had = redis.call('HMGET', key, unpack(fields))
+        if not verified and not had[1]
+           and redis.call('EXISTS', key) == 0 then
+            redis.call('ZREMRANGEBYSCORE', claimed, '-inf',
+                       whole(now - claimed_ttl))
+            if redis.call('ZCARD', claimed) >= max_claimed then
+                rest = 'claimed'
+            end
         end
     end
 
     if rest then
-        day = prefix .. 'user-rest-day:' .. app .. ':' .. rest .. ':'
-        threads = prefix .. 'user-rest-threads:' .. app .. ':' .. rest
+        name = app .. ':' .. rest
+        key = prefix .. 'user-rest:' .. name
+        day = prefix .. 'user-rest-day:' .. name .. ':'
+        threads = prefix .. 'user-rest-threads:' .. name
+        had = redis.call('HMGET', key, unpack(fields))
     end
 
-    add(key, sums, cost)
-    add_models(key, tonumber(arg()))
+    local set = {}
+    add(set, had, sums, cost)
+    add_models(set, had[13])
 
     local n = tonumber(arg())
     if n > 0 then
         for _ = 1, n do
             redis.call('PFADD', threads, arg())
         end
-        redis.call('HSET', key, 'threads', redis.call('PFCOUNT', threads))
+        set[#set + 1] = 'threads'
+        set[#set + 1] = redis.call('PFCOUNT', threads)
     end
 
-    local had = redis.call('HMGET', key, 'first_seen', 'last_seen', 'verified')
-    if not had[1] or tonumber(had[1]) > tonumber(first) then
-        redis.call('HSET', key, 'first_seen', first)
+    if not had[10] or tonumber(had[10]) > tonumber(first) then
+        set[#set + 1] = 'first_seen'
+        set[#set + 1] = first
     end
-    if not had[2] or tonumber(had[2]) < tonumber(last) then
-        redis.call('HSET', key, 'last_seen', last)
+    if not had[11] or tonumber(had[11]) < tonumber(last) then
+        set[#set + 1] = 'last_seen'
+        set[#set + 1] = last
+    end
+    if verified and had[12] ~= '1' then
+        set[#set + 1] = 'verified'
+        set[#set + 1] = '1'
+    end
+    if #set > 0 then
+        redis.call('HSET', key, unpack(set))
     end
 
     for _ = 1, tonumber(arg()) do
         local bucket = day .. arg()
-        add(bucket, read_sums())
-        redis.call('PEXPIRE', bucket, daily_ttl)
+        local before = redis.call('HMGET', bucket, unpack(fields, 1, 9))
+        set = {}
+        add(set, before, read_sums())
+        if #set > 0 then
+            redis.call('HSET', bucket, unpack(set))
+            if not before[1] then
+                redis.call('PEXPIRE', bucket, daily_ttl)
+            end
+        end
     end
 
     if not rest then
-        redis.call('ZADD', prefix .. 'users:' .. app, 'GT', last, id)
+        local list = lists[app]
+        if not list then
+            list = {}
+            lists[app] = list
+        end
+        list[#list + 1] = last
+        list[#list + 1] = id
+
         if verified then
-            if had[3] ~= '1' then
-                redis.call('HSET', key, 'verified', '1')
+            if had[12] ~= '1' then
                 redis.call('PERSIST', key)
                 redis.call('PERSIST', threads)
                 redis.call('ZREM', claimed, id)
             end
-        elseif had[3] ~= '1' then
+        elseif had[12] ~= '1' then
             redis.call('ZADD', claimed, 'GT', last, id)
             redis.call('PEXPIRE', key, claimed_ttl)
             redis.call('PEXPIRE', threads, claimed_ttl)
         end
     end
+end
+
+for app, list in pairs(lists) do
+    pieces(list, function(...)
+        redis.call('ZADD', prefix .. 'users:' .. app, 'GT', ...)
+    end)
 end
 
 for i = 1, #ids, 4000 do
