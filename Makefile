@@ -263,6 +263,11 @@ bench: test-deps module venv ## plain nginx beside the module, a table at the en
 	@NGINX_BIN=$(NGINX_BIN) NGINX_MODULE=$(MODULE) BUILD=$(BUILD) \
 	    $(BUILD)/venv/bin/python t/bench/run.py
 
+.PHONY: bench-instructions
+bench-instructions: ## instructions a call, compared with the committed figures
+	@.ci/deps install valgrind
+	@python3 t/bench/instructions.py
+
 
 ##@ Installing
 

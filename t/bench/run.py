@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import pathlib
+import platform
 import shutil
 import statistics
 import subprocess
@@ -33,6 +34,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 STREAM = "lunary:runs"
 MODULES = pathlib.Path("/usr/lib/nginx/modules")
+
+# what the Lua tracker needs: libnginx-mod-http-lua lua-cjson lua-nginx-redis
+LUA = (MODULES / "ngx_http_lua_module.so", "/usr/share/lua/5.1/cjson/util.lua",
+       "/usr/share/lua/5.1/nginx/redis.lua")
 
 CONFIG = """
 daemon off;
@@ -223,8 +228,7 @@ class Bench:
             "lunary_redis redis://127.0.0.1:%d/0;\nlunary_spool spool;"
             % free_port()), port
 
-        if self.args.no_lua or not (MODULES / "ngx_http_lua_module.so"
-                                    ).exists():
+        if self.args.no_lua or not all(map(os.path.exists, LUA)):
             return
 
         lua = (HERE / "tracker.lua").read_text()
@@ -238,9 +242,9 @@ class Bench:
             % (MODULES / "ndk_http_module.so",
                MODULES / "ngx_http_lua_module.so"),
             'lua_package_path "%s/?.lua;/usr/share/lua/5.1/?.lua;;";\n'
-            'lua_package_cpath "/usr/lib/x86_64-linux-gnu/lua/5.1/?.so;;";\n'
+            'lua_package_cpath "/usr/lib/%s-linux-gnu/lua/5.1/?.so;;";\n'
             'init_worker_by_lua_block { require("tracker").start(%d) }'
-            % (self.lab.dir, self.redis.port)), port
+            % (self.lab.dir, platform.machine(), self.redis.port)), port
 
     def floor(self, size):
         """Plain nginx that also writes so many bytes a request."""
