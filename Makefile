@@ -124,6 +124,18 @@ module: deps-build  ## build/ngx_http_lunary_module.so, for Debian's nginx or NG
 	         mv $(MODULE).new $(MODULE); \
 	         echo "built $(MODULE) for nginx $(ID)"; }
 
+.PHONY: worker
+worker:         ## build/lunary-worker, which reads the stream
+	@CC="$(CC)" .ci/deps check worker
+	@mkdir -p $(BUILD)
+	@flock $(BUILD)/.worker-lock $(MAKE) --no-print-directory -j$(J) \
+	    -C redis/worker BUILD=$(BUILD) $(if $(SAN),SAN=1)
+
+.PHONY: prices
+prices: venv    ## refreshes redis/prices from the genai-prices package
+	@$(BUILD)/venv/bin/pip install -q --upgrade genai-prices
+	@$(BUILD)/venv/bin/python redis/prices/refresh.py
+
 .PHONY: deps-build
 deps-build:
 	@CC="$(CC)" .ci/deps check $(GROUP)
@@ -199,10 +211,10 @@ test: test-deps ## installs what is missing, builds, runs every test
 
 .PHONY: test-deps
 test-deps:
-	@.ci/deps install $(GROUP) codecs run test
+	@.ci/deps install $(GROUP) codecs worker run test
 
 .PHONY: check
-check: module venv node   ## the tests, with what is installed
+check: module worker venv node   ## the tests, with what is installed
 	@NGINX_BIN=$(NGINX_BIN) NGINX_MODULE=$(MODULE) BUILD=$(BUILD) \
 	    $(BUILD)/venv/bin/python -m pytest -c t/pytest.ini -n $(N) $(T)
 
@@ -275,11 +287,20 @@ DESTDIR    ?=
 prefix     ?= /usr
 modulesdir ?= /usr/lib/nginx/modules
 docdir     ?= $(prefix)/share/doc/ngx-lunary-module
+mandir     ?= $(prefix)/share/man
+unitdir    ?= /usr/lib/systemd/system
 
 .PHONY: install
-install: module ## module, documentation, example configurations (DESTDIR=)
+install: module worker ## module, worker, documentation, example configurations (DESTDIR=)
 	install -d $(DESTDIR)$(modulesdir) $(DESTDIR)$(docdir)/examples \
-	    $(DESTDIR)/usr/share/nginx/modules-available
+	    $(DESTDIR)/usr/share/nginx/modules-available \
+	    $(DESTDIR)$(prefix)/bin $(DESTDIR)$(mandir)/man1 \
+	    $(DESTDIR)$(unitdir)
+	install -m 755 $(BUILD)/lunary-worker $(DESTDIR)$(prefix)/bin/
+	for f in $(wildcard redis/man/*.1); do \
+	    install -m 644 $$f $(DESTDIR)$(mandir)/man1/; done
+	for f in $(wildcard redis/systemd/*.service); do \
+	    install -m 644 $$f $(DESTDIR)$(unitdir)/; done
 	install -m 644 $(MODULE) $(DESTDIR)$(modulesdir)/
 	echo 'load_module modules/$(SO);' \
 	    > $(DESTDIR)/usr/share/nginx/modules-available/mod-http-lunary.conf

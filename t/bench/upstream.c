@@ -186,7 +186,8 @@ prepare(void)
                      "fkBeAs8l4bebGdFOJ6PeG\",\"object\":\"chat.completion."
                      "chunk\",\"created\":1741570283,\"model\":\"gpt-4o-mini-"
                      "2024-07-18\",\"choices\":[],\"usage\":{"
-                     "\"prompt_tokens\":129,\"completion_tokens\":197,\"total_tokens\":326}}\n\n");
+                     "\"prompt_tokens\":129,\"completion_tokens\":197,"
+                     "\"total_tokens\":326}}\n\n");
 
         } else {
             snprintf(line, sizeof(line), "data: {\"id\":\"chatcmpl-B9MHDbsl"
