@@ -4,6 +4,7 @@ worker may have kept the one call to itself that it had answered and not yet
 logged.  t/test_outbox_crash.py does the same with many more records."""
 
 import collections
+import json
 import os
 import signal
 import threading
@@ -33,11 +34,17 @@ http {
         listen 127.0.0.1:{{ port2 }};
         default_type application/json;
         location / {
-            return 200 '{"id":"c","object":"chat.completion","model":"m-1","choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}';
+            return 200 '{{ answer }}';
         }
     }
 }
 """
+
+ANSWER = {"id": "c", "object": "chat.completion", "model": "m-1",
+          "choices": [{"index": 0, "finish_reason": "stop", "message": {
+              "role": "assistant", "content": "Hi"}}],
+          "usage": {"prompt_tokens": 1, "completion_tokens": 2,
+                    "total_tokens": 3}}
 
 BODY = {"model": "m", "user": "ada",
         "messages": [{"role": "user", "content": "Hello " * 20}]}
@@ -98,7 +105,8 @@ def compare(redis, calls, killed=0, timeout=15):
 
 def test_workers_killed(nginx, redis_server):
     redis = redis_server()
-    nginx = nginx(CONFIG, workers=2, redis=redis.url, level="info")
+    nginx = nginx(CONFIG, workers=2, redis=redis.url, level="info",
+                  answer=json.dumps(ANSWER))
     nginx.allow("exited on signal")
     killed = 0
     with Calls(nginx) as calls:
@@ -115,7 +123,8 @@ def test_workers_killed(nginx, redis_server):
 
 def test_everything_killed(nginx, redis_server):
     redis = redis_server()
-    nginx = nginx(CONFIG, workers=2, redis=redis.url, level="info")
+    nginx = nginx(CONFIG, workers=2, redis=redis.url, level="info",
+                  answer=json.dumps(ANSWER))
     with Calls(nginx) as calls:
         calls.more()
         redis.pause()
@@ -130,7 +139,8 @@ def test_everything_killed(nginx, redis_server):
 
 def test_redis_killed_with_its_log_synced_always(nginx, redis_server):
     redis = redis_server(appendonly="yes", appendfsync="always")
-    nginx = nginx(CONFIG, workers=2, redis=redis.url, level="info")
+    nginx = nginx(CONFIG, workers=2, redis=redis.url, level="info",
+                  answer=json.dumps(ANSWER))
     with Calls(nginx) as calls:
         for _ in range(3):
             calls.more()
@@ -143,7 +153,8 @@ def test_redis_killed_with_its_log_synced_always(nginx, redis_server):
 
 def test_reloaded(nginx, redis_server):
     redis = redis_server()
-    nginx = nginx(CONFIG, workers=2, redis=redis.url, level="info")
+    nginx = nginx(CONFIG, workers=2, redis=redis.url, level="info",
+                  answer=json.dumps(ANSWER))
     with Calls(nginx) as calls:
         for workers in (1, 3, 2, 1, 2):
             calls.more(50)

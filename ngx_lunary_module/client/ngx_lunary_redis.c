@@ -443,69 +443,6 @@ ngx_lunary_redis_read_handler(ngx_event_t *rev)
 }
 
 
-/*
- * hiredis allocates an array when it has read its length, whatever that is,
- * and frees it element by element: its function is wrapped to refuse what no
- * reply to us can be.  The number's type differs between its versions.
- */
-
-#if (HIREDIS_MAJOR >= 1)
-typedef size_t  ngx_lunary_redis_elements_t;
-#else
-typedef int     ngx_lunary_redis_elements_t;
-#endif
-
-static void *(*ngx_lunary_redis_create_array)(const redisReadTask *task,
-    ngx_lunary_redis_elements_t n);
-static redisReplyObjectFunctions  ngx_lunary_redis_functions;
-
-
-static void *
-ngx_lunary_redis_limited_array(const redisReadTask *task,
-    ngx_lunary_redis_elements_t n)
-{
-    ngx_uint_t            depth;
-    const redisReadTask  *parent;
-
-    depth = 0;
-
-    for (parent = task->parent; parent; parent = parent->parent) {
-        if (++depth > NGX_LUNARY_REDIS_MAX_DEPTH) {
-            return NULL;
-        }
-    }
-
-    if (n > NGX_LUNARY_REDIS_MAX_ELEMENTS) {
-        return NULL;
-    }
-
-    return ngx_lunary_redis_create_array(task, n);
-}
-
-
-redisReader *
-ngx_lunary_redis_reader(void)
-{
-    redisReader  *reader;
-
-    reader = redisReaderCreate();
-
-    if (reader) {
-
-        if (ngx_lunary_redis_create_array == NULL) {
-            ngx_lunary_redis_functions = *reader->fn;
-            ngx_lunary_redis_create_array = reader->fn->createArray;
-            ngx_lunary_redis_functions.createArray =
-                                              ngx_lunary_redis_limited_array;
-        }
-
-        reader->fn = &ngx_lunary_redis_functions;
-    }
-
-    return reader;
-}
-
-
 static void
 ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
 {
@@ -547,12 +484,7 @@ ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
         }
 
         if (req == NULL) {
-            ngx_str_null(&text);
-
-            if (reply->type == REDIS_REPLY_ERROR) {
-                text.data = (u_char *) reply->str;
-                text.len = reply->len;
-            }
+            ngx_lunary_redis_text(reply, &text);
 
             ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_PROTOCOL);
             ngx_lunary_redis_failed(rc, NGX_LOG_ERR, 0, &text,
@@ -757,66 +689,4 @@ ngx_lunary_redis_set_timer(ngx_lunary_redis_t *rc)
     left = (ngx_msec_int_t) (req->start + rc->timeout - ngx_current_msec);
 
     ngx_add_timer(&rc->timer, left > 0 ? (ngx_msec_t) left : 1);
-}
-
-
-ngx_lunary_redis_error_e
-ngx_lunary_redis_error(redisReply *reply)
-{
-    size_t      len;
-    ngx_uint_t  i;
-
-    static const struct {
-        ngx_str_t                  text;
-        ngx_lunary_redis_error_e   kind;
-    } errors[] = {
-        { ngx_string("LOADING"),      NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("READONLY"),     NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("OOM"),          NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("MASTERDOWN"),   NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("CLUSTERDOWN"),  NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("TRYAGAIN"),     NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("BUSY"),         NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("MISCONF"),      NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("NOREPLICAS"),   NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("UNBLOCKED"),    NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("UNKILLABLE"),   NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("ERR max number of clients"), NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("ERR Error running script, script killed"),
-                                      NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("ERR Script killed"), NGX_LUNARY_REDIS_RETRY },
-        { ngx_string("MOVED"),        NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("ASK"),          NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("CROSSSLOT"),    NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("NOAUTH"),       NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("WRONGPASS"),    NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("NOPERM"),       NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("WRONGTYPE"),    NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("DENIED"),       NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("ERR unknown command"), NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("ERR invalid password"), NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("ERR DB index"), NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("ERR operation not permitted"), NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("ERR The user executing the script"),
-                                      NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("ERR ACL failure"), NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("ERR AUTH"),     NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("ERR Client sent AUTH"), NGX_LUNARY_REDIS_FATAL }
-    };
-
-    if (reply == NULL) {
-        return NGX_LUNARY_REDIS_RETRY;
-    }
-
-    for (i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
-        len = errors[i].text.len;
-
-        if ((size_t) reply->len >= len
-            && ngx_memcmp(reply->str, errors[i].text.data, len) == 0)
-        {
-            return errors[i].kind;
-        }
-    }
-
-    return NGX_LUNARY_REDIS_OTHER;
 }

@@ -513,8 +513,7 @@ ngx_lunary_redis_hello_reply(void *data, redisReply *reply)
 
     rc->fatal = (ngx_lunary_redis_error(reply) == NGX_LUNARY_REDIS_FATAL);
 
-    text.data = (u_char *) reply->str;
-    text.len = reply->len;
+    ngx_lunary_redis_text(reply, &text);
 
     ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_REPLY);
     ngx_lunary_redis_failed(rc, NGX_LOG_ERR, 0, &text,

@@ -4,6 +4,7 @@
  * What the files of client/ share.
  *
  *     ngx_lunary_redis.c           commands, replies, timeouts
+ *     ngx_lunary_redis_reply.c     what a reply may be, and what it means
  *     ngx_lunary_redis_connect.c   addresses, connecting, TLS, log-in, backoff
  *     ngx_lunary_redis_conf.c      the directive
  *
@@ -106,12 +107,16 @@ ngx_lunary_redis_request_t *ngx_lunary_redis_build(ngx_lunary_redis_t *rc,
 void ngx_lunary_redis_queue(ngx_lunary_redis_t *rc,
     ngx_lunary_redis_request_t *req);
 void ngx_lunary_redis_start_waiting(ngx_lunary_redis_t *rc);
-redisReader *ngx_lunary_redis_reader(void);
 void ngx_lunary_redis_read_handler(ngx_event_t *rev);
 void ngx_lunary_redis_write_handler(ngx_event_t *wev);
 void ngx_lunary_redis_set_timer(ngx_lunary_redis_t *rc);
 void ngx_lunary_redis_set_idle(ngx_lunary_redis_t *rc);
 void ngx_lunary_redis_fail_commands(ngx_lunary_redis_t *rc);
+
+/* ngx_lunary_redis_reply.c */
+
+redisReader *ngx_lunary_redis_reader(void);
+void ngx_lunary_redis_text(redisReply *reply, ngx_str_t *text);
 
 /* ngx_lunary_redis_connect.c */
 

@@ -6,6 +6,7 @@
  *     ngx_lunary_outbox.c          a worker's outbox: start, append, end
  *     ngx_lunary_outbox_send.c     flights: what is sent
  *     ngx_lunary_outbox_land.c     their end: what came of it, errors, pauses
+ *     ngx_lunary_outbox_count.c    counters, and what is dropped
  *     ngx_lunary_outbox_source.c   a spool with its keys
  *     ngx_lunary_outbox_watermark.c  what Redis has: agreed, older, missing
  *     ngx_lunary_outbox_script.c   the script, its commands and replies
@@ -244,12 +245,8 @@ typedef struct {
 
 /* ngx_lunary_outbox.c */
 
-void ngx_lunary_outbox_gauges(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_schedule(ngx_lunary_outbox_t *ob);
 ngx_uint_t ngx_lunary_outbox_pending(ngx_lunary_outbox_t *ob);
-void ngx_lunary_outbox_acked(ngx_lunary_outbox_t *ob,
-    ngx_lunary_outbox_source_t *src, uint64_t seq);
-void ngx_lunary_outbox_others(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_adopted(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src);
 void ngx_lunary_outbox_synced(ngx_lunary_outbox_t *ob, uint64_t seq,
@@ -266,6 +263,16 @@ void ngx_lunary_outbox_pause_handler(ngx_event_t *ev);
 void ngx_lunary_outbox_land(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_settle(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src);
+
+/* ngx_lunary_outbox_count.c */
+
+void ngx_lunary_outbox_gauges(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_acked(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, uint64_t seq);
+void ngx_lunary_outbox_others(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_drop(ngx_lunary_outbox_t *ob, ngx_uint_t kind,
+    lunary_spool_status_e why, size_t size);
+void ngx_lunary_outbox_log_drops(ngx_lunary_outbox_t *ob);
 
 /* ngx_lunary_outbox_source.c */
 
@@ -294,6 +301,10 @@ u_char *ngx_lunary_outbox_script_add(u_char *p, ngx_uint_t eval,
     ngx_uint_t limit, size_t maxbytes);
 void ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
     redisReply *reply);
+
+/* ngx_lunary_outbox_conf.c */
+
+extern uint64_t  ngx_lunary_outbox_generation;
 
 /* ngx_lunary_outbox_thread.c */
 
