@@ -203,7 +203,7 @@ class Ingest:
         if not isinstance(events, list):
             events = [events]
         with self.lock:
-            results = self.take(key, camelized(events))
+            results = self.take(key, events)
         if self.lose:
             self.lose -= 1
             h.close_connection = True
@@ -244,7 +244,8 @@ class Ingest:
 
     def take(self, key, events):
         results = []
-        for e in sorted(events, key=lambda e: e.get("timestamp") or 0):
+        for raw in sorted(events, key=lambda e: e.get("timestamp") or 0):
+            e = camelized(raw)
             run_id = e.get("runId")
             if not isinstance(run_id, str) or not run_id:
                 results.append({"id": run_id, "success": False,
@@ -261,7 +262,7 @@ class Ingest:
             if error:
                 results.append({"id": uid, "success": False, "error": error})
             else:
-                self.events.append(e)
+                self.events.append(raw)
                 results.append({"id": uid, "success": True})
         return results
 
