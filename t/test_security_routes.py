@@ -430,3 +430,111 @@ def test_limit_conn_may_key_on_the_user(guarded, upstream):
         gate.open()
         c.read("POST")
     wait_for(lambda: one.post(PATH, json=CHAT, headers=COOKIE).status == 200)
+
+
+# -- what `verified:` may stand before
+
+LAUNDERED = {
+    "a map": ("map $http_x_user $who { default $http_x_user; }", ""),
+    "a map's capture": ('map $http_x_user $who { "~^(.+)$" $1; }', ""),
+    "a named capture": (
+        'map $http_x_user $who { "~^u-(?<u>.+)$" $u; default ""; }', ""),
+    "a braced name": ('map $host $who { default "x-${arg_user}"; }', ""),
+    "two maps": ("map $cookie_u $a { default $cookie_u; }"
+                 " map $a $who { default $a; }", ""),
+    "set": ("", "set $who $http_x_user;"),
+    "set and a map": ("map $arg_u $a { default $arg_u; }", "set $who $a;"),
+    "an if's capture": ("", "if ($http_x_user ~ (.*)) { set $who $1; }"),
+    "an included file": ("include {{ dir }}/../map*.conf;", ""),
+    "session id": ("", "set $who $lunary_session_id;")}
+
+
+@pytest.mark.parametrize("kind", LAUNDERED)
+def test_client_text_is_not_laundered_into_verified(conf_test, folder, kind):
+    main, location = LAUNDERED[kind]
+    (folder / "map1.conf").write_text(
+        "map $http_x_user $who { # a comment { ; }\n  default $http_x_user;}")
+    server = "location / { %s lunary_user verified:$who; }" % location
+
+    accepted, words = conf_test(
+        CONFIG.replace("{{ server }}", server).replace(
+            '{{ main | default("") }}', main))
+
+    assert not accepted and "would trust text that the client wrote" in words
+
+
+FAIR = {
+    "a map from keys": (
+        'map $http_x_key $who { "k1" alice; k2 "bob"; default ""; }', ""),
+    "a map of certificates": (
+        "map $ssl_client_fingerprint $who { default $ssl_client_fingerprint;}",
+        ""),
+    "a map by address": ("map $remote_addr $who { 127.0.0.1 local; }", ""),
+    "set": ("", "set $who alice;"),
+    "another variable's map": (
+        "map $http_x $other { default $http_x; }"
+        "map $remote_addr $who { default $remote_addr; }", ""),
+    "geo": ("geo $who { default x; 127.0.0.1 local; }", "")}
+
+
+@pytest.mark.parametrize("kind", FAIR)
+def test_what_is_yours_may_be_verified(conf_test, kind):
+    main, location = FAIR[kind]
+    server = "location / { %s lunary_user verified:$who; }" % location
+
+    accepted, words = conf_test(
+        CONFIG.replace("{{ server }}", server).replace(
+            '{{ main | default("") }}', main))
+
+    assert accepted, words
+
+
+def certificate(folder, name):
+    from datetime import datetime, timedelta, timezone
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(timezone.utc)
+    cert = (x509.CertificateBuilder().subject_name(subject)
+            .issuer_name(subject).public_key(key.public_key())
+            .serial_number(7).not_valid_before(now - timedelta(1))
+            .not_valid_after(now + timedelta(1)).sign(key, hashes.SHA256()))
+    path = folder / f"{name}.pem"
+    path.write_bytes(cert.public_bytes(serialization.Encoding.PEM)
+                     + key.private_bytes(
+                         serialization.Encoding.PEM,
+                         serialization.PrivateFormat.PKCS8,
+                         serialization.NoEncryption()))
+    return path
+
+
+@pytest.mark.parametrize("verify, name, status", [
+    ("optional_no_ca", "$ssl_client_s_dn", 401),
+    ("optional_no_ca", "$ssl_client_fingerprint", 200),
+    ("on", "$ssl_client_s_dn", 200)])
+def test_a_certificate_that_nobody_signed_names_nobody(
+        guarded, upstream, folder, verify, name, status):
+    import ssl
+
+    from harness.client import Client
+    own, alice = certificate(folder, "server"), certificate(folder, "alice")
+    one = guarded(f"""
+        listen 127.0.0.1:{{{{ port2 }}}} ssl;
+        ssl_certificate {own};
+        ssl_certificate_key {own};
+        ssl_client_certificate {alice};
+        ssl_verify_client {verify};
+        location / {{ lunary_user verified:{name};
+                     lunary_require_user verified;
+                     proxy_pass {{{{ upstream }}}}; }}""")
+    context = ssl._create_unverified_context()
+    mallory = certificate(folder, "mallory")
+    context.load_cert_chain(alice if verify == "on" else mallory)
+
+    with Client("127.0.0.1", one.port2, ssl=context) as c:
+        assert c.request("POST", PATH, json=CHAT).status == status
+    assert len(upstream.requests) == (status == 200)

@@ -11,32 +11,12 @@
 static ngx_int_t ngx_http_lunary_conf_complex(ngx_conf_t *cf,
     ngx_str_t *value, ngx_http_complex_value_t *cv);
 static size_t ngx_http_lunary_conf_literal(ngx_str_t *value);
-static char *ngx_http_lunary_conf_verified(ngx_conf_t *cf, ngx_str_t *value);
 static ngx_uint_t ngx_http_lunary_conf_duplicate(ngx_conf_t *cf,
     ngx_flag_t *set);
 static ngx_int_t ngx_http_lunary_conf_lookups(
     ngx_http_lunary_main_conf_t *mcf, ngx_lunary_redis_conf_t *redis);
 static void *ngx_http_lunary_conf_field(ngx_conf_t *cf, const char *module,
     const char *directive);
-
-
-/* names that $http_x and friends begin with: text that the client wrote */
-
-static ngx_str_t  ngx_http_lunary_client_text[] = {
-    ngx_string("http_"),
-    ngx_string("arg_"),
-    ngx_string("cookie_"),
-    ngx_string("args"),
-    ngx_string("query_string"),
-    ngx_string("request_body"),
-    ngx_string("request_uri"),
-    ngx_string("uri"),
-    ngx_string("document_uri"),
-    ngx_string("request"),
-    ngx_string("host"),
-    ngx_string("content_type"),
-    ngx_null_string
-};
 
 
 static ngx_conf_enum_t  ngx_http_lunary_formats[] = {
@@ -367,60 +347,6 @@ ngx_http_lunary_conf_literal(ngx_str_t *value)
     }
 
     return n;
-}
-
-
-/* `verified:` is refused on what is client text by its name */
-
-static char *
-ngx_http_lunary_conf_verified(ngx_conf_t *cf, ngx_str_t *value)
-{
-    u_char      *p, *last, *name;
-    size_t       len;
-    ngx_str_t   *text;
-    ngx_uint_t   brace;
-
-    p = value->data;
-    last = p + value->len;
-
-    while (p < last) {
-
-        if (*p++ != '$') {
-            continue;
-        }
-
-        brace = (p < last && *p == '{');
-        p += brace;
-        name = p;
-
-        while (p < last
-               && ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z')
-                   || (*p >= '0' && *p <= '9') || *p == '_'))
-        {
-            p++;
-        }
-
-        len = p - name;
-
-        for (text = ngx_http_lunary_client_text; text->len; text++) {
-
-            if (text->data[text->len - 1] == '_'
-                ? len >= text->len
-                  && ngx_strncasecmp(name, text->data, text->len) == 0
-                : len == text->len
-                  && ngx_strncasecmp(name, text->data, text->len) == 0)
-            {
-                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                                   "\"verified:%V\" would trust text that the "
-                                   "client wrote: leave \"verified:\" out, or "
-                                   "use lunary_trusted_from for headers of "
-                                   "a trusted proxy", value);
-                return NGX_CONF_ERROR;
-            }
-        }
-    }
-
-    return NGX_CONF_OK;
 }
 
 

@@ -73,7 +73,7 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
     lunary_str_t            type, encoding;
     ngx_http_lunary_ctx_t  *ctx;
 
-    if (r != r->main) {
+    if (r != r->main || r->post_action) {
         return ngx_http_next_header_filter(r);
     }
 
@@ -113,7 +113,7 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
     ctx->answered = 1;
     ctx->last = ngx_current_msec;
 
-    if (!(r->method & NGX_HTTP_POST) && !ctx->call->recognised) {
+    if (!ctx->post && !ctx->call->recognised) {
         return ngx_http_next_header_filter(r);
     }
 
@@ -169,7 +169,7 @@ ngx_http_lunary_early(ngx_http_request_t *r)
 {
     ngx_http_lunary_loc_conf_t  *lcf;
 
-    if (!(r->method & NGX_HTTP_POST)) {
+    if (!ngx_http_lunary_posted(r)) {
         return NULL;
     }
 
@@ -260,7 +260,7 @@ ngx_http_lunary_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
     ngx_int_t               rc;
     ngx_http_lunary_ctx_t  *ctx;
 
-    if (r != r->main) {
+    if (r != r->main || r->post_action) {
         return ngx_http_next_body_filter(r, in);
     }
 

@@ -35,6 +35,8 @@ static ngx_int_t ngx_http_lunary_candidate(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
     ngx_http_lunary_source_t *src, ngx_http_lunary_candidate_t *c);
 static ngx_uint_t ngx_http_lunary_password_checked(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_lunary_certificate_checked(ngx_http_request_t *r,
+    ngx_str_t *name);
 static void ngx_http_lunary_read_header(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_array_t *names, ngx_uint_t kind);
 static ngx_table_elt_t *ngx_http_lunary_find_header(ngx_http_request_t *r,
@@ -712,6 +714,12 @@ ngx_http_lunary_candidate(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
             c->user.len = 0;
         }
 
+        if (src->verified && c->user.len
+            && !ngx_http_lunary_certificate_checked(r, &src->name))
+        {
+            c->user.len = 0;
+        }
+
         break;
     }
 
@@ -779,6 +787,42 @@ ngx_http_lunary_password_checked(ngx_http_request_t *r)
     }
 
     return 0;
+}
+
+
+/*
+ * 1 where names in a client's certificate can be believed: with
+ * `ssl_verify_client optional_no_ca` anybody writes his own.  A fingerprint
+ * needs nobody's word: who shows it holds the key.
+ */
+
+static ngx_uint_t
+ngx_http_lunary_certificate_checked(ngx_http_request_t *r, ngx_str_t *name)
+{
+    ngx_str_t                   var;
+    ngx_uint_t                  i;
+    ngx_http_variable_value_t  *vv;
+    static char                *said[] = {
+        "ssl_client_s_dn", "ssl_client_i_dn", "ssl_client_serial", NULL
+    };
+
+    for (i = 0; said[i]; i++) {
+        if (ngx_strcasestrn(name->data, said[i], ngx_strlen(said[i]) - 1)) {
+            break;
+        }
+    }
+
+    if (said[i] == NULL) {
+        return 1;
+    }
+
+    ngx_str_set(&var, "ssl_client_verify");
+
+    vv = ngx_http_get_variable(r, &var, ngx_hash_key(var.data, var.len));
+
+    return vv && vv->valid && !vv->not_found
+           && vv->len == sizeof("SUCCESS") - 1
+           && ngx_strncmp(vv->data, "SUCCESS", vv->len) == 0;
 }
 
 

@@ -75,7 +75,7 @@ ngx_http_lunary_log_handler(ngx_http_request_t *r)
         ngx_http_lunary_policy_settle(r, ctx);
     }
 
-    if (!(r->method & NGX_HTTP_POST)
+    if (!ctx->post
         && !ctx->call->recognised
         && ctx->verdict != NGX_HTTP_LUNARY_REJECTED)
     {
@@ -245,8 +245,8 @@ ngx_http_lunary_fill(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
                            (int64_t) ngx_min(ctx->ttft, elapsed));
     }
 
-    ngx_http_lunary_set_text(r, ctx, run, LUNARY_F_METHOD, &r->method_name);
-    ngx_http_lunary_set_text(r, ctx, run, LUNARY_F_URI, &r->uri);
+    ngx_http_lunary_set_text(r, ctx, run, LUNARY_F_METHOD, &ctx->method);
+    ngx_http_lunary_set_text(r, ctx, run, LUNARY_F_URI, &ctx->uri);
 
     if (r->headers_in.server.len) {
         ngx_http_lunary_set_text(r, ctx, run, LUNARY_F_HOST,

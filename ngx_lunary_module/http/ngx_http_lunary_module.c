@@ -34,6 +34,7 @@ static ngx_int_t ngx_http_lunary_preconfiguration(ngx_conf_t *cf);
 static ngx_int_t ngx_http_lunary_postconfiguration(ngx_conf_t *cf);
 static ngx_int_t ngx_http_lunary_init_process(ngx_cycle_t *cycle);
 static void ngx_http_lunary_exit_process(ngx_cycle_t *cycle);
+static ngx_str_t ngx_http_lunary_method(ngx_http_request_t *r);
 static void ngx_http_lunary_ctx_cleanup(void *data);
 static void *ngx_http_lunary_mem(void *ctx, void *p, size_t old, size_t size);
 
@@ -798,6 +799,45 @@ ngx_http_lunary_enabled(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
 }
 
 
+static ngx_str_t
+ngx_http_lunary_method(ngx_http_request_t *r)
+{
+    u_char     *p;
+    ngx_str_t   method;
+
+    method = r->method_name;
+
+    if (r->internal && r->request_line.len) {
+
+        p = ngx_strlchr(r->request_line.data,
+                        r->request_line.data + r->request_line.len, ' ');
+
+        if (p && p != r->request_line.data) {
+            method.data = r->request_line.data;
+            method.len = p - r->request_line.data;
+        }
+    }
+
+    return method;
+}
+
+
+ngx_uint_t
+ngx_http_lunary_posted(ngx_http_request_t *r)
+{
+    ngx_str_t  method;
+
+    if (r->method & NGX_HTTP_POST) {
+        return 1;
+    }
+
+    method = ngx_http_lunary_method(r);
+
+    return method.len == sizeof("POST") - 1
+           && ngx_strncmp(method.data, "POST", sizeof("POST") - 1) == 0;
+}
+
+
 ngx_http_lunary_ctx_t *
 ngx_http_lunary_get_ctx(ngx_http_request_t *r)
 {
@@ -830,7 +870,7 @@ ngx_http_lunary_ctx_t *
 ngx_http_lunary_make_ctx(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf)
 {
-    u_char                  random[10];
+    u_char                 *p, random[10];
     ngx_pool_cleanup_t     *cln;
     ngx_http_lunary_ctx_t  *ctx;
 
@@ -854,6 +894,22 @@ ngx_http_lunary_make_ctx(ngx_http_request_t *r,
     ctx->last = ngx_current_msec;
     ctx->mem.fn = ngx_http_lunary_mem;
     ctx->mem.ctx = r->connection->log;
+
+    ctx->post = ngx_http_lunary_posted(r);
+    ctx->method = ngx_http_lunary_method(r);
+    ctx->uri = r->uri;
+
+    if (r->internal && r->unparsed_uri.len) {
+
+        /* a redirect was quicker than the phases */
+
+        ctx->uri = r->unparsed_uri;
+        p = ngx_strlchr(ctx->uri.data, ctx->uri.data + ctx->uri.len, '?');
+
+        if (p) {
+            ctx->uri.len = p - ctx->uri.data;
+        }
+    }
 
     if (ngx_http_lunary_open_call(r, ctx) != NGX_OK) {
         return NULL;
@@ -930,7 +986,7 @@ ngx_http_lunary_open_call(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         }
     }
 
-    lunary_call_start(ctx->call, lunary_ngx_str(r->method_name),
+    lunary_call_start(ctx->call, lunary_ngx_str(ctx->method),
                       lunary_ngx_str(r->uri), type, encoding);
 
     return NGX_OK;

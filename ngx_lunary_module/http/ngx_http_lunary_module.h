@@ -6,6 +6,7 @@
  *
  *     ngx_http_lunary_module.c     directives, phases, process start and end
  *     ngx_http_lunary_conf.c       the directives that need parsing
+ *     ngx_http_lunary_conf_verified.c  what `verified:` may not stand before
  *     ngx_http_lunary_request.c    phase handler: read, identify, judge
  *     ngx_http_lunary_identity.c   sources, precedence, claims
  *     ngx_http_lunary_accept.c     names that other gateways give them
@@ -347,8 +348,8 @@ struct ngx_http_lunary_ctx_s {
     off_t                              body_length;  /* Content-Length then  */
     ngx_str_t                          body_header;
 
-    ngx_str_t                          uri;          /* judged for           */
-    ngx_str_t                          method;
+    ngx_str_t                          judged_uri;
+    ngx_str_t                          judged_method;
 
     ngx_http_lunary_lookup_state_t     lookup;
     ngx_http_lunary_cascade_t          cascade;
@@ -359,6 +360,8 @@ struct ngx_http_lunary_ctx_s {
     ngx_uint_t                         refusal;      /* index, see enforce   */
     ngx_str_t                          would_reject; /* code                 */
 
+    ngx_str_t                          method;       /* as the client sent   */
+    ngx_str_t                          uri;          /* before redirects     */
     ngx_str_t                          app;
     u_char                             run_id[36];
 
@@ -378,6 +381,7 @@ struct ngx_http_lunary_ctx_s {
     ngx_str_t                          outcome;      /* its name             */
     lunary_run_t                      *run;          /* in the log phase     */
 
+    unsigned                           post:1;       /* by method            */
     unsigned                           body_started:1;
     unsigned                           body_ended:1; /* scanned to its end   */
     unsigned                           reading:1;
@@ -416,6 +420,9 @@ ngx_uint_t ngx_http_lunary_choice(ngx_http_request_t *r,
 extern ngx_conf_enum_t  ngx_http_lunary_enable_words[];
 extern ngx_conf_enum_t  ngx_http_lunary_require_words[];
 extern ngx_conf_enum_t  ngx_http_lunary_capture_words[];
+
+/* 1 where the client sent a POST: an error_page has made it a GET, perhaps */
+ngx_uint_t ngx_http_lunary_posted(ngx_http_request_t *r);
 
 /* the main request's context, or NULL */
 ngx_http_lunary_ctx_t *ngx_http_lunary_get_ctx(ngx_http_request_t *r);
@@ -474,6 +481,12 @@ char *ngx_http_lunary_conf_props(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_lunary_conf_api(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+
+/* ngx_http_lunary_conf_verified.c */
+
+/* NGX_CONF_ERROR, logged, where VALUE of verified:VALUE is client text */
+char *ngx_http_lunary_conf_verified(ngx_conf_t *cf, ngx_str_t *value);
+
 
 /* checks of a merged location: NGX_CONF_OK or NGX_CONF_ERROR, logged */
 char *ngx_http_lunary_conf_check(ngx_conf_t *cf,

@@ -72,7 +72,7 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     ngx_int_t               rc;
     ngx_http_lunary_ctx_t  *ctx;
 
-    if (!ngx_http_lunary_enabled(r, lcf)) {
+    if (!ngx_http_lunary_enabled(r, lcf) || r->post_action) {
         return NGX_DECLINED;
     }
 
@@ -139,8 +139,8 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     }
 
     ctx->judged = 1;
-    ctx->uri = r->uri;
-    ctx->method = r->method_name;
+    ctx->judged_uri = r->uri;
+    ctx->judged_method = r->method_name;
 
     rc = ngx_http_lunary_enforce(r, ctx, lcf);
 
@@ -168,10 +168,11 @@ static ngx_uint_t
 ngx_http_lunary_redirected(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
     return ctx->judged
-           && (ctx->uri.len != r->uri.len
-               || ngx_memcmp(ctx->uri.data, r->uri.data, r->uri.len) != 0
-               || ctx->method.len != r->method_name.len
-               || ngx_memcmp(ctx->method.data, r->method_name.data,
+           && (ctx->judged_uri.len != r->uri.len
+               || ngx_memcmp(ctx->judged_uri.data, r->uri.data, r->uri.len)
+                  != 0
+               || ctx->judged_method.len != r->method_name.len
+               || ngx_memcmp(ctx->judged_method.data, r->method_name.data,
                              r->method_name.len)
                   != 0);
 }
@@ -187,7 +188,7 @@ static ngx_uint_t
 ngx_http_lunary_aside(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
 {
-    return !(r->method & NGX_HTTP_POST)
+    return !ctx->post
            && !ctx->call->recognised
            && ngx_http_lunary_choice(r, &lcf->require,
                                      ngx_http_lunary_require_words,
