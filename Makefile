@@ -306,6 +306,7 @@ install: module worker ## module, worker, documentation, example configurations 
 	    > $(DESTDIR)/usr/share/nginx/modules-available/mod-http-lunary.conf
 	install -m 644 README.md CHANGELOG.md SECURITY.md LICENSE \
 	    $(wildcard docs/*.md) $(DESTDIR)$(docdir)/
-	install -m 644 $(wildcard docs/examples/*.conf) $(DESTDIR)$(docdir)/examples/
+	install -m 644 $(wildcard docs/examples/*.conf) docs/alerts.yml \
+	    redis/systemd/worker.conf $(DESTDIR)$(docdir)/examples/
 	install -d $(DESTDIR)$(docdir)/schema
 	install -m 644 $(wildcard redis/schema/*.json) $(DESTDIR)$(docdir)/schema/
