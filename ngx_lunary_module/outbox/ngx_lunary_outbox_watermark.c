@@ -66,8 +66,10 @@ void
 ngx_lunary_outbox_watermark(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
 {
-    uint64_t                    seq, n, before[LUNARY_SPOOL_KINDS];
+    uint64_t                    seq, n, acked, before[LUNARY_SPOOL_KINDS];
     ngx_uint_t                  i;
+    lunary_spool_pos_t          pos;
+    lunary_spool_record_t       rec;
     ngx_lunary_outbox_shard_t  *shard;
 
     shard = &src->shards[b->shard];
@@ -87,23 +89,35 @@ ngx_lunary_outbox_watermark(ngx_lunary_outbox_t *ob,
 
         ngx_memcpy(before, src->spool.unacked, sizeof(before));
 
-        n = lunary_spool_rewind(&src->spool, seq);
+        acked = src->spool.head.seq;
+
+        (void) lunary_spool_rewind(&src->spool, seq);
 
         for (i = 0; i < LUNARY_SPOOL_KINDS; i++) {
             src->uncounted[i] += src->spool.unacked[i] - before[i];
         }
 
+        /* those of other shards are passed over */
+
+        n = 0;
+        pos = src->spool.head;
+
+        while (pos.seq < acked && lunary_spool_read(&src->spool, &pos, &rec)) {
+            n += (rec.hash % src->spool.shards == b->shard);
+            lunary_spool_next(&src->spool, &pos);
+        }
+
         ngx_lunary_stats_add(NGX_LUNARY_C_RUNS_RESENT, n);
 
         ngx_log_error(NGX_LOG_WARN, ob->log, 0,
-                      "lunary: redis %V %s: up to %uL records are sent again "
+                      "lunary: redis %V %s: %uL records are sent again "
                       "to \"%V\", from sequence %uL on; consumers know them "
                       "by their run_id", &ob->conf->redis->url,
                       b->created ? "has lost the watermark"
                                  : "went back to an older state",
                       n, &shard->stream, src->spool.head.seq);
 
-        if (src->spool.head.seq > seq + 1) {
+        if (src->spool.shards == 1 && src->spool.head.seq > seq + 1) {
             ngx_log_error(NGX_LOG_ERR, ob->log, 0,
                           "lunary: %uL records before them are no longer in "
                           "the spool", src->spool.head.seq - seq - 1);
