@@ -14,7 +14,9 @@
  *   - nothing here fails the caller's traffic: a body that cannot be read
  *     sets request_state / response_state, and the rest is passed over;
  *   - linear time and bounded memory, whatever the bytes: about capture_max a
- *     captured field and a few KiB (44 KiB more where something is inflated);
+ *     captured field and a few KiB; where something is inflated 44 KiB more
+ *     (br and zstd: their window, lunary_inflate.h); a JSON answer is held
+ *     as text and as fields while it is read;
  *   - nothing points into the caller's bytes once a function has returned.
  */
 
