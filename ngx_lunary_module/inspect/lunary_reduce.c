@@ -35,6 +35,7 @@ typedef struct {
     lunary_node_t   node;
     size_t          best;             /* 0: none yet                          */
     size_t          need;
+    size_t          least;
 } lunary_choice_t;
 
 
@@ -42,6 +43,7 @@ static size_t lunary_reduce_string(lunary_reduce_t *r, unsigned char *s,
     size_t len, lunary_str_t key);
 static void lunary_reduce_walk(const lunary_reduce_t *r,
     lunary_reduce_visit_pt visit, void *ctx);
+static size_t lunary_reduce_worth(const lunary_reduce_t *r, size_t target);
 static void lunary_reduce_array(void *ctx, const lunary_reduce_t *r,
     const lunary_node_t *node);
 static void lunary_reduce_value(void *ctx, const lunary_reduce_t *r,
@@ -329,6 +331,19 @@ lunary_reduce_walk(const lunary_reduce_t *r, lunary_reduce_visit_pt visit,
 }
 
 
+/* what a round has to bring, so that a few of them do and not many */
+
+static size_t
+lunary_reduce_worth(const lunary_reduce_t *r, size_t target)
+{
+    size_t  n;
+
+    n = (r->len - target) / LUNARY_REDUCE_ROUNDS;
+
+    return n > LUNARY_REDUCE_WORTH ? n : LUNARY_REDUCE_WORTH;
+}
+
+
 /* of arrays the one whose old elements are the most; on a tie the outermost */
 
 static void
@@ -356,7 +371,7 @@ lunary_reduce_elements(lunary_reduce_t *r, size_t target)
     for (i = 0; i < LUNARY_REDUCE_ROUNDS && r->len > target; i++) {
 
         c.best = 0;
-        c.need = LUNARY_REDUCE_WORTH;
+        c.need = lunary_reduce_worth(r, target);
 
         lunary_reduce_walk(r, lunary_reduce_array, &c);
 
@@ -478,7 +493,7 @@ lunary_reduce_value(void *ctx, const lunary_reduce_t *r,
 
     n = node->end - node->start;
 
-    if (node->depth == 0 || n < LUNARY_REDUCE_WORTH) {
+    if (node->depth == 0 || n < c->least) {
         return;
     }
 
@@ -502,6 +517,7 @@ lunary_reduce_values(lunary_reduce_t *r, size_t target)
 
         c.best = 0;
         c.need = r->len - target + sizeof("null") - 1;
+        c.least = lunary_reduce_worth(r, target);
 
         lunary_reduce_walk(r, lunary_reduce_value, &c);
 
