@@ -398,6 +398,46 @@ def test_error_page_leaves_lunary(nginx, upstream, only):
     assert only(one)["status"] == "200"
 
 
+@pytest.mark.parametrize("path", [PATH, "/my/llm"])
+def test_an_error_page_for_everything(nginx, upstream, only, path):
+    """As nginx's own example has it: the method becomes GET on the way."""
+    one = nginx(CONFIG, upstream=f"http://127.0.0.1:{free_port()}",
+                extra="error_page 500 502 503 504 /50x.html;", more="""
+        location = /50x.html { lunary on; return 200 sorry; }""")
+
+    assert one.post(path, json=CHAT).status == 502
+    run = only(one)
+    assert (run["outcome"], run["status"], run["method"], run["uri"]) == (
+        "error", "502", "POST", path)
+
+
+@pytest.mark.parametrize("path", [PATH, "/my/llm"])
+def test_an_error_page_for_a_body_over_the_limit(nginx, only, path):
+    one = nginx(CONFIG, extra="""
+        client_max_body_size 10; error_page 413 /413.html;""", more="""
+        location = /413.html { lunary on; return 200 "too much"; }""")
+
+    assert one.post(path + "?key=x", json=CHAT).status == 413
+    run = only(one)
+    assert (run["outcome"], run["status"], run["method"], run["uri"]) == (
+        "rejected", "413", "POST", path)
+
+
+def test_post_action_is_no_second_call(nginx, upstream, another_upstream,
+                                       only):
+    after = another_upstream()
+    after.answer(b"", status=500)
+    upstream.once(b"some text", content_type="text/plain")
+    one = nginx(CONFIG, extra="post_action @after;", more=f"""
+        location @after {{ lunary on; proxy_pass {after.url}; }}""")
+
+    assert one.post(json=CHAT).body == b"some text"
+    after.wait()
+    run = only(one)
+    assert (run["outcome"], run["response_bytes"], run["attempts"]) == (
+        "ok", "9", "1")
+
+
 def test_x_accel_redirect(nginx, upstream, only):
     upstream.once(b"", headers={"X-Accel-Redirect": "/inner" + PATH})
     upstream.once(ANSWER)

@@ -112,6 +112,8 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
 
     ctx->answered = 1;
     ctx->last = ngx_current_msec;
+    ctx->status = r->err_status ? r->err_status : r->headers_out.status;
+    ctx->states = r->upstream_states ? r->upstream_states->nelts : 0;
 
     if (!ctx->post && !ctx->call->recognised) {
         return ngx_http_next_header_filter(r);

@@ -21,7 +21,7 @@ static void ngx_http_lunary_fill(ngx_http_request_t *r,
 static void ngx_http_lunary_fill_identity(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, lunary_run_t *run);
 static void ngx_http_lunary_fill_upstream(ngx_http_request_t *r,
-    lunary_run_t *run);
+    ngx_http_lunary_ctx_t *ctx, lunary_run_t *run);
 static void ngx_http_lunary_fill_trace(ngx_http_request_t *r,
     lunary_run_t *run);
 static void ngx_http_lunary_set_text(ngx_http_request_t *r,
@@ -208,13 +208,13 @@ ngx_http_lunary_fill(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         lunary_run_set_int(run, LUNARY_F_RESPONSE_BYTES, ctx->response_bytes);
     }
 
-    status = ngx_http_lunary_status_code(r);
+    status = ngx_http_lunary_status_code(r, ctx);
 
     if (status) {
         lunary_run_set_int(run, LUNARY_F_STATUS, status);
     }
 
-    ngx_http_lunary_fill_upstream(r, run);
+    ngx_http_lunary_fill_upstream(r, ctx, run);
 
     lunary_run_set(run, LUNARY_F_OUTCOME, lunary_ngx_str(ctx->outcome));
 
@@ -299,12 +299,13 @@ ngx_http_lunary_fill_identity(ngx_http_request_t *r,
 
 
 static void
-ngx_http_lunary_fill_upstream(ngx_http_request_t *r, lunary_run_t *run)
+ngx_http_lunary_fill_upstream(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, lunary_run_t *run)
 {
     ngx_uint_t                  attempts;
     ngx_http_upstream_state_t  *last;
 
-    last = ngx_http_lunary_last_state(r, &attempts);
+    last = ngx_http_lunary_last_state(r, ctx, &attempts);
 
     if (last == NULL) {
         return;

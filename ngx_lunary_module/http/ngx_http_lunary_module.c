@@ -899,9 +899,9 @@ ngx_http_lunary_make_ctx(ngx_http_request_t *r,
     ctx->method = ngx_http_lunary_method(r);
     ctx->uri = r->uri;
 
-    if (r->internal && r->unparsed_uri.len) {
+    if (r->error_page && r->unparsed_uri.len) {
 
-        /* a redirect was quicker than the phases */
+        /* an error was quicker than the phases, this is its page's */
 
         ctx->uri = r->unparsed_uri;
         p = ngx_strlchr(ctx->uri.data, ctx->uri.data + ctx->uri.len, '?');

@@ -381,6 +381,9 @@ struct ngx_http_lunary_ctx_s {
     ngx_str_t                          outcome;      /* its name             */
     lunary_run_t                      *run;          /* in the log phase     */
 
+    ngx_uint_t                         status;       /* when the head came:
+                                                        its status, and      */
+    ngx_uint_t                         states;       /* upstreams tried      */
     unsigned                           post:1;       /* by method            */
     unsigned                           body_started:1;
     unsigned                           body_ended:1; /* scanned to its end   */
@@ -742,11 +745,12 @@ ngx_http_lunary_outcome_e ngx_http_lunary_outcome(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 
 /* the status as $status has it; 0: none */
-ngx_uint_t ngx_http_lunary_status_code(ngx_http_request_t *r);
+ngx_uint_t ngx_http_lunary_status_code(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
 
 /* the last upstream that was tried, or NULL; their number, unless NULL */
 ngx_http_upstream_state_t *ngx_http_lunary_last_state(
-    ngx_http_request_t *r, ngx_uint_t *attempts);
+    ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx, ngx_uint_t *attempts);
 
 /* ms from the request's first byte to its end */
 ngx_msec_t ngx_http_lunary_duration(ngx_http_request_t *r,

@@ -31,8 +31,12 @@ ngx_str_t  ngx_http_lunary_outcomes[] = {
 
 
 ngx_uint_t
-ngx_http_lunary_status_code(ngx_http_request_t *r)
+ngx_http_lunary_status_code(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
+    if (r->post_action && ctx->answered) {
+        return ctx->status;
+    }
+
     if (r->err_status) {
         return r->err_status;
     }
@@ -53,8 +57,8 @@ ngx_http_lunary_outcome(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     ngx_http_upstream_state_t  *state;
 
     c = r->connection;
-    status = ngx_http_lunary_status_code(r);
-    state = ngx_http_lunary_last_state(r, NULL);
+    status = ngx_http_lunary_status_code(r, ctx);
+    state = ngx_http_lunary_last_state(r, ctx, NULL);
 
     if (ctx->verdict == NGX_HTTP_LUNARY_REJECTED) {
         return NGX_HTTP_LUNARY_REFUSED;
@@ -231,13 +235,15 @@ ngx_http_lunary_cached(ngx_http_request_t *r)
 
 /*
  * The last upstream that was tried, or NULL; their number.  An internal
- * redirect leaves an empty state between two.
+ * redirect leaves an empty state between two; what a post_action asks does not
+ * count.
  */
 
 ngx_http_upstream_state_t *
-ngx_http_lunary_last_state(ngx_http_request_t *r, ngx_uint_t *attempts)
+ngx_http_lunary_last_state(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_uint_t *attempts)
 {
-    ngx_uint_t                  i, n;
+    ngx_uint_t                  i, n, max;
     ngx_http_upstream_state_t  *state, *last;
 
     n = 0;
@@ -245,8 +251,9 @@ ngx_http_lunary_last_state(ngx_http_request_t *r, ngx_uint_t *attempts)
 
     if (r->upstream_states) {
         state = r->upstream_states->elts;
+        max = r->post_action ? ctx->states : r->upstream_states->nelts;
 
-        for (i = 0; i < r->upstream_states->nelts; i++) {
+        for (i = 0; i < max; i++) {
             if (state[i].peer) {
                 n++;
                 last = &state[i];
