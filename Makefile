@@ -233,6 +233,11 @@ valgrind: test-deps  ## the tests with nginx's workers under valgrind (slow)
 soak: test-deps ## the long fault tests
 	@$(MAKE) --no-print-directory check T='$(T) -m soak' N=1
 
+.PHONY: nginx-tests
+nginx-tests: module ## nginx's own suite (SUITE=DIR of it) without the module and with it on
+	@NGINX_BIN=$(NGINX_BIN) NGINX_MODULE=$(MODULE) BUILD=$(BUILD) \
+	    t/nginx-tests/run $(SUITE)
+
 .PHONY: fuzz
 fuzz:           ## each libFuzzer target for SECONDS=60
 	@.ci/deps install test
