@@ -173,7 +173,7 @@ def test_a_configuration_file_and_flags_that_win(redis, folder):
 
 @pytest.mark.parametrize("args", [
     ["ledger", "--no-such"], ["nothing"], ["relay"], ["ledger", "--batch"],
-    ["ledger", "--batch", "x"], ["ledger", "--linger", "5w"],
+    ["ledger", "--batch", "x"], ["ledger", "--batch", "5001"], ["ledger", "--linger", "5w"],
     ["ledger", "--llm", "maybe"], ["ledger", "--config", "/nonexistent"],
     ["ledger", "--redis", "http://x"], ["show", "app"],
     ["relay", "--project", "a=/nonexistent"], ["ledger", "word"]])

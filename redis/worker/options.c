@@ -14,6 +14,7 @@
 
 #define LW_CONFIG_MAX   (1024 * 1024)
 #define LW_KEY_MAX      4096
+#define LW_BATCH_MAX    5000
 
 #define S(member)   offsetof(lw_options_t, member)
 
@@ -679,8 +680,11 @@ lw_options_finish(lw_options_t *o)
         return LW_NOMEM;
     }
 
-    if ((o->command & LW_GROUPS) && (o->batch == 0 || o->batch_bytes == 0)) {
-        fprintf(stderr, "lunary-worker: an empty --batch\n");
+    if ((o->command & LW_GROUPS)
+        && (o->batch < 1 || o->batch > LW_BATCH_MAX || o->batch_bytes < 1))
+    {
+        fprintf(stderr, "lunary-worker: --batch is 1 to %d, --batch-bytes not "
+                "0\n", LW_BATCH_MAX);
         return LW_ERROR;
     }
 
