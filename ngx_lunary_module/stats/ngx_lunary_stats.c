@@ -1,7 +1,8 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * Counters of all workers in shared memory.  See ngx_lunary_stats.h.
+ * Counters of all workers in shared memory.  See ngx_lunary_stats.h; the page
+ * that shows them is ngx_lunary_stats_page.c.
  *
  * The zone holds a head (names of APIs, pointers to slots) and slots, each on
  * pages of its own, so that no two workers ever write to one cache line.  A
@@ -19,42 +20,8 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
-#include "ngx_lunary_stats.h"
+#include "ngx_lunary_stats_internal.h"
 
-
-#define NGX_LUNARY_STATS_SLOTS    256
-#define NGX_LUNARY_STATS_APIS     64
-#define NGX_LUNARY_STATS_API_LEN  47
-#define NGX_LUNARY_STATS_BOUNDS   16
-
-/* what a line of output takes at most, and what comes before any API */
-#define NGX_LUNARY_STATS_LINE     160
-#define NGX_LUNARY_STATS_LINES    (2 * (NGX_LUNARY_C_MAX + NGX_LUNARY_G_MAX)  \
-                                   + 3 * (NGX_LUNARY_C_MAX + 8))
-
-
-typedef enum {
-    NGX_LUNARY_H_DURATION = 0,
-    NGX_LUNARY_H_TTFT,
-    NGX_LUNARY_H_MAX
-} ngx_lunary_histogram_e;
-
-
-typedef struct {
-    ngx_atomic_t               bucket[NGX_LUNARY_STATS_BOUNDS + 1];
-    ngx_atomic_t               sum;                         /* ms */
-} ngx_lunary_stats_histogram_t;
-
-
-/* words of one kind only: they are summed as an array */
-
-typedef struct {
-    ngx_atomic_t               counter[NGX_LUNARY_C_MAX];
-    ngx_atomic_t               missing[NGX_LUNARY_STATS_APIS];
-    ngx_lunary_stats_histogram_t
-                               histogram[NGX_LUNARY_STATS_APIS]
-                                        [NGX_LUNARY_H_MAX];
-} ngx_lunary_stats_values_t;
 
 #define NGX_LUNARY_STATS_WORDS                                                \
     (sizeof(ngx_lunary_stats_values_t) / sizeof(ngx_atomic_t))
@@ -65,12 +32,6 @@ typedef struct {
     volatile int64_t           gauge[NGX_LUNARY_G_MAX];
     ngx_lunary_stats_values_t  values;
 } ngx_lunary_stats_slot_t;
-
-
-typedef struct {
-    u_char                     len;
-    u_char                     name[NGX_LUNARY_STATS_API_LEN];
-} ngx_lunary_stats_api_t;
 
 
 /* the numbers of slots and names only grow, after what they count is there */
@@ -85,32 +46,6 @@ typedef struct {
 } ngx_lunary_stats_sh_t;
 
 
-typedef struct {
-    int64_t                    gauge[NGX_LUNARY_G_MAX];
-    ngx_atomic_uint_t          napis;
-    ngx_lunary_stats_values_t  values;
-} ngx_lunary_stats_total_t;
-
-
-typedef struct {
-    char                      *metric;
-    char                      *label;
-    char                      *value;
-} ngx_lunary_stats_counter_t;
-
-
-typedef struct {
-    char                      *metric;
-    ngx_uint_t                 max;          /* unsigned  max:1 */
-} ngx_lunary_stats_gauge_t;
-
-
-typedef struct {
-    char                      *metric;
-    char                      *help;
-} ngx_lunary_stats_help_t;
-
-
 static ngx_int_t ngx_lunary_stats_init_zone(ngx_shm_zone_t *shm_zone,
     void *data);
 static ngx_shm_zone_t *ngx_lunary_stats_find(ngx_cycle_t *cycle);
@@ -123,23 +58,6 @@ static ngx_int_t ngx_lunary_stats_api(ngx_str_t *api);
 static ngx_int_t ngx_lunary_stats_new_api(ngx_str_t *api);
 static void ngx_lunary_stats_observe(ngx_str_t *api,
     ngx_lunary_histogram_e h, ngx_msec_t ms);
-static ngx_lunary_stats_total_t *ngx_lunary_stats_total(ngx_pool_t *pool);
-static ngx_buf_t *ngx_lunary_stats_buf(ngx_pool_t *pool,
-    ngx_lunary_stats_total_t *total);
-static u_char *ngx_lunary_stats_json_histogram(u_char *p,
-    ngx_lunary_stats_total_t *total, ngx_lunary_histogram_e h);
-static u_char *ngx_lunary_stats_prom_histogram(u_char *p,
-    ngx_lunary_stats_total_t *total, ngx_lunary_histogram_e h);
-static u_char *ngx_lunary_stats_head(u_char *p, char *metric, char *type);
-
-
-#define NGX_LUNARY_STATS_COUNTER(sym, metric, label, value)                   \
-    { metric, label, value },
-
-static ngx_lunary_stats_counter_t  ngx_lunary_stats_counters[] = {
-    NGX_LUNARY_COUNTERS(NGX_LUNARY_STATS_COUNTER)
-    { NULL, NULL, NULL }
-};
 
 
 #define NGX_LUNARY_STATS_SUM  0
@@ -148,43 +66,8 @@ static ngx_lunary_stats_counter_t  ngx_lunary_stats_counters[] = {
 #define NGX_LUNARY_STATS_GAUGE(sym, metric, how)                              \
     { metric, NGX_LUNARY_STATS_##how },
 
-static ngx_lunary_stats_gauge_t  ngx_lunary_stats_gauges[] = {
+ngx_lunary_stats_gauge_t  ngx_lunary_stats_gauges[] = {
     NGX_LUNARY_GAUGES(NGX_LUNARY_STATS_GAUGE)
-};
-
-
-static char  *ngx_lunary_stats_histograms[] = {
-    "request_duration_seconds",
-    "ttft_seconds"
-};
-
-
-static ngx_lunary_stats_help_t  ngx_lunary_stats_helps[] = {
-    { "runs_total", "Calls logged, by outcome." },
-    { "runs_sent_total", "Runs that Redis has confirmed." },
-    { "runs_recovered_total", "Runs found in the spools of earlier workers." },
-    { "runs_resent_total", "Runs sent again, Redis had lost them." },
-    { "runs_resent_total", "Runs sent anew after Redis had lost them." },
-    { "runs_dropped_total", "Runs that were lost, by reason." },
-    { "runs_spooled", "Runs that wait for Redis." },
-    { "identity_total", "Calls by the source of their user." },
-    { "rejected_total", "Calls refused by this module, by code." },
-    { "usage_missing_total", "Calls answered without token usage." },
-    { "session_lookups_total", "Session look-ups, by result." },
-    { "redis_connected", "Open connections to Redis." },
-    { "redis_reconnects_total", "Connections to Redis made anew." },
-    { "redis_errors_total", "Errors of Redis connections, by kind." },
-    { "events_total", "SDK events accepted." },
-    { "events_recovered_total", "SDK events found in earlier spools." },
-    { "events_sent_total", "SDK events that Redis has confirmed." },
-    { "events_recovered_total", "SDK events found in such spools." },
-    { "events_dropped_total", "SDK events that were lost." },
-    { "events_spooled", "SDK events that wait for Redis." },
-    { "spool_bytes", "Bytes in the spools that wait for Redis." },
-    { "spool_oldest_seconds", "Age of the oldest run that waits." },
-    { "request_duration_seconds", "Time from a call's head to its end." },
-    { "ttft_seconds", "Time from a call's head to its first token." },
-    { NULL, NULL }
 };
 
 
@@ -193,11 +76,6 @@ static ngx_lunary_stats_help_t  ngx_lunary_stats_helps[] = {
 static ngx_msec_t  ngx_lunary_stats_bounds[] = {
     10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 20000, 30000, 60000,
     120000, 300000, 600000
-};
-
-static char  *ngx_lunary_stats_le[] = {
-    "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "20",
-    "30", "60", "120", "300", "600", "+Inf"
 };
 
 
@@ -591,9 +469,7 @@ done:
 }
 
 
-/* the sum of all slots, or NULL */
-
-static ngx_lunary_stats_total_t *
+ngx_lunary_stats_total_t *
 ngx_lunary_stats_total(ngx_pool_t *pool)
 {
     ngx_uint_t                 i, n, w, g;
@@ -615,6 +491,7 @@ ngx_lunary_stats_total(ngx_pool_t *pool)
 
     n = sh->nslots;
     total->napis = sh->napis;
+    total->api = sh->api;
 
     ngx_memory_barrier();
 
@@ -646,286 +523,4 @@ ngx_lunary_stats_total(ngx_pool_t *pool)
     }
 
     return total;
-}
-
-
-static ngx_buf_t *
-ngx_lunary_stats_buf(ngx_pool_t *pool, ngx_lunary_stats_total_t *total)
-{
-    size_t  lines;
-
-    /* an API has a line a bucket, the sum, the count and what is missing */
-
-    lines = NGX_LUNARY_STATS_LINES
-            + total->napis * (NGX_LUNARY_H_MAX * (NGX_LUNARY_STATS_BOUNDS + 3)
-                              + 1);
-
-    return ngx_create_temp_buf(pool, lines * NGX_LUNARY_STATS_LINE);
-}
-
-
-ngx_buf_t *
-ngx_lunary_stats_json(ngx_pool_t *pool)
-{
-    u_char                      *p;
-    ngx_buf_t                   *b;
-    ngx_uint_t                   i;
-    ngx_lunary_stats_sh_t       *sh;
-    ngx_lunary_stats_total_t    *total;
-    ngx_lunary_stats_counter_t  *c;
-
-    total = ngx_lunary_stats_total(pool);
-    if (total == NULL) {
-        return NULL;
-    }
-
-    b = ngx_lunary_stats_buf(pool, total);
-    if (b == NULL) {
-        return NULL;
-    }
-
-    p = b->last;
-    *p++ = '{';
-
-    for (c = ngx_lunary_stats_counters, i = 0; c->metric; c++, i++) {
-
-        if (*c->label == '\0') {
-            p = ngx_sprintf(p, "\"%s\":%uA,", c->metric,
-                            total->values.counter[i]);
-            continue;
-        }
-
-        /* counters of one metric stand together */
-
-        if (i == 0 || ngx_strcmp(c->metric, c[-1].metric) != 0) {
-            p = ngx_sprintf(p, "\"%s\":{", c->metric);
-        }
-
-        p = ngx_sprintf(p, "\"%s\":%uA", c->value, total->values.counter[i]);
-
-        if (c[1].metric && ngx_strcmp(c->metric, c[1].metric) == 0) {
-            *p++ = ',';
-
-        } else {
-            *p++ = '}';
-            *p++ = ',';
-        }
-    }
-
-    for (i = 0; i < NGX_LUNARY_G_MAX; i++) {
-        p = ngx_sprintf(p, "\"%s\":%L,", ngx_lunary_stats_gauges[i].metric,
-                        total->gauge[i]);
-    }
-
-    p = ngx_cpymem(p, "\"usage_missing_total\":{",
-                   sizeof("\"usage_missing_total\":{") - 1);
-
-    for (i = 0; i < total->napis; i++) {
-        sh = ngx_lunary_stats_shm->data;
-
-        if (total->values.missing[i] == 0) {
-            continue;
-        }
-
-        if (p[-1] != '{') {
-            *p++ = ',';
-        }
-
-        p = ngx_sprintf(p, "\"%*s\":%uA", (size_t) sh->api[i].len,
-                        sh->api[i].name, total->values.missing[i]);
-    }
-
-    *p++ = '}';
-
-    for (i = 0; i < NGX_LUNARY_H_MAX; i++) {
-        p = ngx_lunary_stats_json_histogram(p, total, i);
-    }
-
-    *p++ = '}';
-    *p++ = LF;
-
-    b->last = p;
-
-    return b;
-}
-
-
-/* ,"ttft_seconds":{"API":{"count":1,"sum":0.120,"buckets":{"0.01":0,...}}} */
-
-static u_char *
-ngx_lunary_stats_json_histogram(u_char *p, ngx_lunary_stats_total_t *total,
-    ngx_lunary_histogram_e h)
-{
-    ngx_uint_t                     i, b;
-    ngx_atomic_uint_t              count;
-    ngx_lunary_stats_sh_t         *sh;
-    ngx_lunary_stats_histogram_t  *histogram;
-
-    p = ngx_sprintf(p, ",\"%s\":{", ngx_lunary_stats_histograms[h]);
-
-    for (i = 0; i < total->napis; i++) {
-        sh = ngx_lunary_stats_shm->data;
-        histogram = &total->values.histogram[i][h];
-
-        count = 0;
-
-        for (b = 0; b <= NGX_LUNARY_STATS_BOUNDS; b++) {
-            count += histogram->bucket[b];
-        }
-
-        if (count == 0) {
-            continue;
-        }
-
-        if (p[-1] != '{') {
-            *p++ = ',';
-        }
-
-        p = ngx_sprintf(p, "\"%*s\":{\"count\":%uA,\"sum\":%uA.%03uA,"
-                        "\"buckets\":{",
-                        (size_t) sh->api[i].len, sh->api[i].name, count,
-                        histogram->sum / 1000, histogram->sum % 1000);
-
-        count = 0;
-
-        for (b = 0; b <= NGX_LUNARY_STATS_BOUNDS; b++) {
-            count += histogram->bucket[b];
-
-            p = ngx_sprintf(p, "%s\"%s\":%uA", b ? "," : "",
-                            ngx_lunary_stats_le[b], count);
-        }
-
-        *p++ = '}';
-        *p++ = '}';
-    }
-
-    *p++ = '}';
-
-    return p;
-}
-
-
-ngx_buf_t *
-ngx_lunary_stats_prometheus(ngx_pool_t *pool)
-{
-    u_char                      *p;
-    ngx_buf_t                   *b;
-    ngx_uint_t                   i;
-    ngx_lunary_stats_sh_t       *sh;
-    ngx_lunary_stats_total_t    *total;
-    ngx_lunary_stats_counter_t  *c;
-
-    total = ngx_lunary_stats_total(pool);
-    if (total == NULL) {
-        return NULL;
-    }
-
-    b = ngx_lunary_stats_buf(pool, total);
-    if (b == NULL) {
-        return NULL;
-    }
-
-    p = b->last;
-
-    for (c = ngx_lunary_stats_counters, i = 0; c->metric; c++, i++) {
-
-        if (i == 0 || ngx_strcmp(c->metric, c[-1].metric) != 0) {
-            p = ngx_lunary_stats_head(p, c->metric, "counter");
-        }
-
-        if (*c->label == '\0') {
-            p = ngx_sprintf(p, "lunary_%s %uA\n", c->metric,
-                            total->values.counter[i]);
-            continue;
-        }
-
-        p = ngx_sprintf(p, "lunary_%s{%s=\"%s\"} %uA\n", c->metric, c->label,
-                        c->value, total->values.counter[i]);
-    }
-
-    for (i = 0; i < NGX_LUNARY_G_MAX; i++) {
-        p = ngx_lunary_stats_head(p, ngx_lunary_stats_gauges[i].metric,
-                                  "gauge");
-        p = ngx_sprintf(p, "lunary_%s %L\n", ngx_lunary_stats_gauges[i].metric,
-                        total->gauge[i]);
-    }
-
-    p = ngx_lunary_stats_head(p, "usage_missing_total", "counter");
-
-    for (i = 0; i < total->napis; i++) {
-        sh = ngx_lunary_stats_shm->data;
-
-        p = ngx_sprintf(p, "lunary_usage_missing_total{api=\"%*s\"} %uA\n",
-                        (size_t) sh->api[i].len, sh->api[i].name,
-                        total->values.missing[i]);
-    }
-
-    for (i = 0; i < NGX_LUNARY_H_MAX; i++) {
-        p = ngx_lunary_stats_prom_histogram(p, total, i);
-    }
-
-    b->last = p;
-
-    return b;
-}
-
-
-static u_char *
-ngx_lunary_stats_prom_histogram(u_char *p, ngx_lunary_stats_total_t *total,
-    ngx_lunary_histogram_e h)
-{
-    char                          *metric;
-    size_t                         len;
-    u_char                        *api;
-    ngx_uint_t                     i, b;
-    ngx_atomic_uint_t              count;
-    ngx_lunary_stats_sh_t         *sh;
-    ngx_lunary_stats_histogram_t  *histogram;
-
-    metric = ngx_lunary_stats_histograms[h];
-
-    p = ngx_lunary_stats_head(p, metric, "histogram");
-
-    for (i = 0; i < total->napis; i++) {
-        sh = ngx_lunary_stats_shm->data;
-
-        len = sh->api[i].len;
-        api = sh->api[i].name;
-        histogram = &total->values.histogram[i][h];
-
-        count = 0;
-
-        for (b = 0; b <= NGX_LUNARY_STATS_BOUNDS; b++) {
-            count += histogram->bucket[b];
-
-            p = ngx_sprintf(p, "lunary_%s_bucket{api=\"%*s\",le=\"%s\"} %uA\n",
-                            metric, len, api, ngx_lunary_stats_le[b], count);
-        }
-
-        p = ngx_sprintf(p, "lunary_%s_sum{api=\"%*s\"} %uA.%03uA\n", metric,
-                        len, api, histogram->sum / 1000,
-                        histogram->sum % 1000);
-
-        p = ngx_sprintf(p, "lunary_%s_count{api=\"%*s\"} %uA\n", metric, len,
-                        api, count);
-    }
-
-    return p;
-}
-
-
-static u_char *
-ngx_lunary_stats_head(u_char *p, char *metric, char *type)
-{
-    ngx_lunary_stats_help_t  *h;
-
-    for (h = ngx_lunary_stats_helps; h->metric; h++) {
-
-        if (ngx_strcmp(h->metric, metric) == 0) {
-            p = ngx_sprintf(p, "# HELP lunary_%s %s\n", metric, h->help);
-            break;
-        }
-    }
-
-    return ngx_sprintf(p, "# TYPE lunary_%s %s\n", metric, type);
 }
