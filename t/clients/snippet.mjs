@@ -1,6 +1,7 @@
 // The snippets of Lunary's page on user tracking, in JavaScript, run as they
 // stand there.  Arguments: which one, nginx's URL, the ingest endpoint's URL.
 
+import crypto from 'node:crypto';        // no global before Node 19
 import { createRequire } from 'node:module';
 import path from 'node:path';
 
