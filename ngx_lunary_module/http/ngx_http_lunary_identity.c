@@ -17,6 +17,7 @@
 
 
 #define NGX_HTTP_LUNARY_PROPS_MAX   (64 * 1024)
+#define NGX_HTTP_LUNARY_MERGE_BYTES (1024 * 1024)
 #define NGX_HTTP_LUNARY_CANDIDATES  16
 
 
@@ -837,6 +838,7 @@ ngx_http_lunary_merge_props(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_str_t *props, ngx_str_t *lower)
 {
     int                 rc;
+    size_t              left;
     ngx_int_t           result;
     lunary_buf_t        out;
     lunary_str_t        high, key, value;
@@ -855,7 +857,12 @@ ngx_http_lunary_merge_props(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 
     lunary_json_iter(&it, lunary_ngx_str(*lower));
 
-    while (rc == 0 && lunary_json_member(&it, &key, &value)) {
+    /* each is looked up in the other object: thousands of them, which nobody
+     * has but to keep us busy, are not all taken */
+
+    left = NGX_HTTP_LUNARY_MERGE_BYTES / high.len;
+
+    while (rc == 0 && left-- && lunary_json_member(&it, &key, &value)) {
 
         if (lunary_json_get_n(high, (const char *) key.data, key.len).len) {
             continue;
