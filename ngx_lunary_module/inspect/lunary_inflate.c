@@ -111,6 +111,10 @@ lunary_inflate_create(lunary_mem_t *mem, lunary_str_t encoding,
     *out = NULL;
     found = NULL;
 
+    if (encoding.len == 0) {
+        return LUNARY_OK;
+    }
+
     p = encoding.data;
     end = p + encoding.len;
 
