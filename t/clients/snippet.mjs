@@ -1,9 +1,12 @@
 // The snippets of Lunary's page on user tracking, in JavaScript, run as they
 // stand there.  Arguments: which one, nginx's URL, the ingest endpoint's URL.
 
-import crypto from 'node:crypto';        // no global before Node 19
+import { webcrypto } from 'node:crypto';
 import { createRequire } from 'node:module';
 import path from 'node:path';
+
+// browsers and Node 20 have it; Debian 12's Node 18 hides it
+globalThis.crypto ??= webcrypto;
 
 const [which, base, ingest] = process.argv.slice(2);
 Object.assign(process.env, {
