@@ -90,6 +90,8 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
     }
 
     if (ctx->conf->run_header
+        && (ctx->post || ctx->call->recognised
+            || ctx->verdict == NGX_HTTP_LUNARY_REJECTED)
         && ngx_http_lunary_run_header(r, ctx) != NGX_OK)
     {
         return NGX_ERROR;
