@@ -62,6 +62,11 @@ static ngx_str_t  ngx_http_lunary_cascade_script = ngx_string(
 );
 
 
+/* when a line that may repeat was last written */
+
+static time_t  ngx_http_lunary_cascade_said;
+
+
 ngx_int_t
 ngx_http_lunary_cascade_lookup(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
@@ -232,9 +237,11 @@ ngx_http_lunary_cascade_reply(void *data, redisReply *reply)
     } else if (reply->type == REDIS_REPLY_ERROR) {
         cascade->failed = 1;
 
-        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                      "lunary: Redis refused to tell a parent's user: %*s",
-                      (size_t) ngx_min(reply->len, 64), reply->str);
+        if (ngx_http_lunary_seldom(&ngx_http_lunary_cascade_said)) {
+            ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                          "lunary: Redis refused to tell a parent's user: %*s",
+                          (size_t) ngx_min(reply->len, 64), reply->str);
+        }
 
     } else if (cascade->user.len == 0) {
         ngx_http_lunary_cascade_read(r, ctx, reply);

@@ -152,6 +152,11 @@ static ngx_http_lunary_status_names_t  ngx_http_lunary_names[] = {
 };
 
 
+/* when a line that may repeat was last written */
+
+static time_t  ngx_http_lunary_enforce_said;
+
+
 ngx_int_t
 ngx_http_lunary_enforce(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
@@ -224,6 +229,16 @@ ngx_http_lunary_enforce_subrequest(ngx_http_request_t *r,
     ctx = ngx_http_lunary_get_ctx(r);
 
     if (ctx && ctx->judged) {
+
+        /* a dry run let the main request pass, not what it leads to */
+
+        if (ctx->verdict != NGX_HTTP_LUNARY_PASSED
+            || (lcf->conflict && ctx->identity.verified
+                && ctx->identity.conflict)
+            || (lcf->policy && (ctx->policy.blocked || ctx->policy.spent)))
+        {
+            return NGX_HTTP_FORBIDDEN;
+        }
 
         if (ctx->identity.user.len
             && (mode == NGX_HTTP_LUNARY_REQUIRE_ON || ctx->identity.verified))
@@ -458,8 +473,11 @@ ngx_http_lunary_judge_policy(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
             return NGX_HTTP_LUNARY_R_UNAVAILABLE;
         }
 
-        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
-                      "lunary: passed without asking for the user's policy");
+        if (ngx_http_lunary_seldom(&ngx_http_lunary_enforce_said)) {
+            ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                          "lunary: passed without asking for the user's "
+                          "policy");
+        }
 
         return NGX_HTTP_LUNARY_R_NONE;
     }

@@ -336,6 +336,11 @@ static u_char                     ngx_http_lunary_pool[
 static size_t                     ngx_http_lunary_pool_left;
 
 
+/* when a line that may repeat was last written */
+
+static time_t  ngx_http_lunary_module_said;
+
+
 static void *
 ngx_http_lunary_create_main_conf(ngx_conf_t *cf)
 {
@@ -1010,9 +1015,11 @@ ngx_http_lunary_mem(void *ctx, void *p, size_t old, size_t size)
     q = lunary_slab_realloc(&ngx_http_lunary_slab, p, old, size);
 
     if (q == NULL && size != 0) {
-        ngx_log_error(NGX_LOG_WARN, (ngx_log_t *) ctx, ngx_errno,
-                      "lunary: no memory to read this call, "
-                      "it will be logged without what was not read");
+        if (ngx_http_lunary_seldom(&ngx_http_lunary_module_said)) {
+            ngx_log_error(NGX_LOG_WARN, (ngx_log_t *) ctx, ngx_errno,
+                          "lunary: no memory to read this call, "
+                          "it will be logged without what was not read");
+        }
     }
 
     return q;
@@ -1105,4 +1112,17 @@ ngx_http_lunary_request_id(ngx_http_request_t *r, ngx_str_t *id)
     id->len = v->len;
 
     return NGX_OK;
+}
+
+
+ngx_uint_t
+ngx_http_lunary_seldom(time_t *said)
+{
+    if (*said == ngx_time()) {
+        return 0;
+    }
+
+    *said = ngx_time();
+
+    return 1;
 }

@@ -454,6 +454,10 @@ ngx_lunary_redis_t *ngx_http_lunary_lookup_redis(
 /* 10 random bytes for an id */
 void ngx_http_lunary_random(u_char out[10]);
 
+/* 1 once a second: what may repeat for every request is said no more often;
+ * *said is the place's own */
+ngx_uint_t ngx_http_lunary_seldom(time_t *said);
+
 /* $request_id; NGX_OK or NGX_ERROR (no memory) */
 ngx_int_t ngx_http_lunary_request_id(ngx_http_request_t *r, ngx_str_t *id);
 

@@ -215,6 +215,11 @@ static ngx_connection_t     ngx_http_lunary_settle_dummy;
 static ngx_lunary_redis_t  *ngx_http_lunary_settle_redis;
 
 
+/* when a line that may repeat was last written */
+
+static time_t  ngx_http_lunary_policy_said;
+
+
 ngx_int_t
 ngx_http_lunary_policy_lookup(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
@@ -497,9 +502,11 @@ ngx_http_lunary_policy_reply(void *data, redisReply *reply)
     policy->state = NGX_HTTP_LUNARY_LOOKUP_FAILED;
 
     if (reply && reply->type == REDIS_REPLY_ERROR) {
-        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                      "lunary: Redis refused to judge a policy: %*s",
-                      (size_t) ngx_min(reply->len, 64), reply->str);
+        if (ngx_http_lunary_seldom(&ngx_http_lunary_policy_said)) {
+            ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                          "lunary: Redis refused to judge a policy: %*s",
+                          (size_t) ngx_min(reply->len, 64), reply->str);
+        }
 
     } else if (reply) {
         ngx_http_lunary_policy_judge(ctx, asker, reply);

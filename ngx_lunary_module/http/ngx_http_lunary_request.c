@@ -98,8 +98,13 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
 
         ctx->conf = lcf;
         ctx->judged = 0;
-        ctx->lookup.state = NGX_HTTP_LUNARY_LOOKUP_NONE;
-        ctx->cascade.state = NGX_HTTP_LUNARY_LOOKUP_NONE;
+
+        /* what another location's sources said proves nothing here */
+
+        ngx_memzero(&ctx->lookup, sizeof(ngx_http_lunary_lookup_state_t));
+        ngx_memzero(&ctx->cascade, sizeof(ngx_http_lunary_cascade_t));
+
+        ngx_str_null(&ctx->would_reject);
     }
 
     if (ctx->judged) {

@@ -36,6 +36,11 @@ static ngx_int_t ngx_http_lunary_narrow(ngx_http_request_t *r,
     ngx_str_t *value);
 
 
+/* when a line that may repeat was last written */
+
+static time_t  ngx_http_lunary_rewrite_said;
+
+
 ngx_uint_t
 ngx_http_lunary_same_name(ngx_str_t *a, ngx_str_t *b)
 {
@@ -174,10 +179,12 @@ ngx_http_lunary_edits(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     }
 
     if (lunary_request_flooded(rq)) {
-        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
-                      "lunary: the body names its identity members more than "
-                      "%d times, it is passed on as it is",
-                      LUNARY_REQUEST_MARKS);
+        if (ngx_http_lunary_seldom(&ngx_http_lunary_rewrite_said)) {
+            ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                          "lunary: the body names its identity members more "
+                          "than %d times, it is passed on as it is",
+                          LUNARY_REQUEST_MARKS);
+        }
         return 0;
     }
 

@@ -52,6 +52,11 @@ static ngx_str_t  ngx_http_lunary_props_paths[] = {
 };
 
 
+/* when a line that may repeat was last written */
+
+static time_t  ngx_http_lunary_session_value_said;
+
+
 void
 ngx_http_lunary_session_value(ngx_http_lunary_found_t *found,
     redisReply *reply)
@@ -68,16 +73,20 @@ ngx_http_lunary_session_value(ngx_http_lunary_found_t *found,
 
             found->failed = 1;
 
-            ngx_log_error(NGX_LOG_ERR, found->log, 0,
-                          "lunary: Redis refused the session look-up: %*s",
-                          (size_t) ngx_min(reply->len, 64), reply->str);
+            if (ngx_http_lunary_seldom(&ngx_http_lunary_session_value_said)) {
+                ngx_log_error(NGX_LOG_ERR, found->log, 0,
+                              "lunary: Redis refused the session look-up: %*s",
+                              (size_t) ngx_min(reply->len, 64), reply->str);
+            }
 
         } else if (found->conf->format != NGX_HTTP_LUNARY_FORMAT_AUTO) {
 
-            ngx_log_error(NGX_LOG_WARN, found->log, 0,
-                          "lunary: the session key holds another type than "
-                          "lunary_session's format= says, "
-                          "it is taken as no session");
+            if (ngx_http_lunary_seldom(&ngx_http_lunary_session_value_said)) {
+                ngx_log_error(NGX_LOG_WARN, found->log, 0,
+                              "lunary: the session key holds another type than "
+                              "lunary_session's format= says, "
+                              "it is taken as no session");
+            }
         }
 
         break;
@@ -120,9 +129,11 @@ ngx_http_lunary_session_string(ngx_http_lunary_found_t *found,
     format = found->conf->format;
 
     if (value->len > NGX_HTTP_LUNARY_SESSION_MAX) {
-        ngx_log_error(NGX_LOG_WARN, found->log, 0,
-                      "lunary: a session of %uz bytes is not read",
-                      value->len);
+        if (ngx_http_lunary_seldom(&ngx_http_lunary_session_value_said)) {
+            ngx_log_error(NGX_LOG_WARN, found->log, 0,
+                          "lunary: a session of %uz bytes is not read",
+                          value->len);
+        }
         return;
     }
 
@@ -138,9 +149,11 @@ ngx_http_lunary_session_string(ngx_http_lunary_found_t *found,
         if (format == NGX_HTTP_LUNARY_FORMAT_JSON
             || (value->len && value->data[0] == '{'))
         {
-            ngx_log_error(NGX_LOG_WARN, found->log, 0,
-                          "lunary: a session is not a JSON object, "
-                          "it is taken as no session");
+            if (ngx_http_lunary_seldom(&ngx_http_lunary_session_value_said)) {
+                ngx_log_error(NGX_LOG_WARN, found->log, 0,
+                              "lunary: a session is not a JSON object, "
+                              "it is taken as no session");
+            }
             return;
         }
     }

@@ -433,7 +433,7 @@ void
 ngx_lunary_outbox_synced(ngx_lunary_outbox_t *ob, uint64_t seq,
     ngx_uint_t failed)
 {
-    ngx_queue_t                 *q, *next;
+    ngx_queue_t                 *q;
     ngx_lunary_outbox_waiter_t  *w;
 
     if (failed && !ob->unsafe_logged) {
@@ -454,18 +454,21 @@ ngx_lunary_outbox_synced(ngx_lunary_outbox_t *ob, uint64_t seq,
 
     ob->own->durable = failed ? (uint64_t) -1 : seq;
 
-    for (q = ngx_queue_head(&ob->waiters);
-         q != ngx_queue_sentinel(&ob->waiters);
-         q = next)
-    {
-        next = ngx_queue_next(q);
+    /* the head each time: a handler may make other waiters go; they stand in
+     * the order of their sequences */
+
+    while (!ngx_queue_empty(&ob->waiters)) {
+
+        q = ngx_queue_head(&ob->waiters);
         w = ngx_queue_data(q, ngx_lunary_outbox_waiter_t, queue);
 
-        if (w->seq <= ob->own->durable) {
-            ngx_queue_remove(q);
-            q->next = NULL;
-            w->handler(w->data);
+        if (w->seq > ob->own->durable) {
+            break;
         }
+
+        ngx_queue_remove(q);
+        q->next = NULL;
+        w->handler(w->data);
     }
 
     ngx_lunary_outbox_schedule(ob);
