@@ -328,7 +328,8 @@ ngx_module_t  ngx_http_lunary_module = {
 
 static ngx_http_lunary_lookup_t  *ngx_http_lunary_lookups;
 static ngx_uint_t                 ngx_http_lunary_nlookups;
-static ngx_uint_t                 ngx_http_lunary_serving;
+ngx_uint_t                        ngx_http_lunary_serving;
+
 
 static lunary_slab_t              ngx_http_lunary_slab;
 static u_char                     ngx_http_lunary_pool[
@@ -713,6 +714,10 @@ ngx_http_lunary_exit_process(ngx_cycle_t *cycle)
     if (!ngx_http_lunary_serving) {
         return;
     }
+
+    /* who waits for an answer of Redis is not served any more */
+
+    ngx_http_lunary_serving = 0;
 
     for (i = 0; i < ngx_http_lunary_nlookups; i++) {
         ngx_lunary_redis_close(ngx_http_lunary_lookups[i].redis);

@@ -444,6 +444,9 @@ ngx_str_t ngx_http_lunary_prefix(ngx_http_request_t *r);
 ngx_int_t ngx_http_lunary_open_call(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 
+/* 1 from init_process to exit_process, in processes that serve requests */
+extern ngx_uint_t  ngx_http_lunary_serving;
+
 /* ms of wall clock since the request's first byte, never negative */
 ngx_msec_t ngx_http_lunary_elapsed(ngx_http_request_t *r);
 

@@ -455,6 +455,14 @@ ngx_http_lunary_resume(ngx_http_request_t *r)
 {
     ngx_connection_t  *c;
 
+    if (!ngx_http_lunary_serving) {
+
+        /* the process is about to exit: a call that went on now would be
+         * paid for and never logged */
+
+        return;
+    }
+
     c = r->connection;
 
     ngx_http_set_log_request(c->log, r);
