@@ -330,7 +330,6 @@ static ngx_http_lunary_lookup_t  *ngx_http_lunary_lookups;
 static ngx_uint_t                 ngx_http_lunary_nlookups;
 ngx_uint_t                        ngx_http_lunary_serving;
 
-
 static lunary_slab_t              ngx_http_lunary_slab;
 static u_char                     ngx_http_lunary_pool[
                                               NGX_HTTP_LUNARY_RANDOM_POOL];
