@@ -131,8 +131,8 @@ def chat(size, stream=False):
 CASES = {
     "chat 0.6 KB": (chat(620), "/json", 32, "full"),
     "chat 9 KB": (chat(9 * 1024), "/json", 32, "full"),
-    "chat 213 KB": (chat(213 * 1024), "/json", 16, "full"),
-    "chat 213 KB, capture_max 32k": (chat(213 * 1024), "/json", 16, "cap32k"),
+    "chat 213 KB": (chat(213 * 1024), "/json", 4, "full"),
+    "chat 213 KB, capture_max 32k": (chat(213 * 1024), "/json", 4, "cap32k"),
     "identity only 0.6 KB": (chat(620), "/json", 32, "none"),
     "session look-up 0.6 KB": (chat(620), "/json", 32, "session"),
     "session from cache 0.6 KB": (chat(620), "/json", 32, "cached"),
