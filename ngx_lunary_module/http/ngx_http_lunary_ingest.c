@@ -761,15 +761,14 @@ ngx_http_lunary_ingest_event(ngx_http_request_t *r, lunary_mem_t *mem,
 
     p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_EVENT,
                                   lunary_run_count(&run),
-                                  lunary_run_size(&run), hash);
+                                  lunary_run_room(&run), hash);
     if (p == NULL) {
         *error = "The spool is full, try again later";
         rc = NGX_BUSY;
         goto done;
     }
 
-    (void) lunary_run_encode(&run, p);
-    ngx_lunary_outbox_commit();
+    ngx_lunary_outbox_commit(lunary_run_encode(&run, p));
 
     ngx_http_lunary_ingest_known(r, app, event, &run);
 

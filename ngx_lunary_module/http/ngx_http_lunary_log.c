@@ -104,11 +104,10 @@ ngx_http_lunary_log_handler(ngx_http_request_t *r)
     {
         p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_RUN,
                                       lunary_run_count(run),
-                                      lunary_run_size(run),
+                                      lunary_run_room(run),
                                       ngx_http_lunary_shard(run));
         if (p) {
-            (void) lunary_run_encode(run, p);
-            ngx_lunary_outbox_commit();
+            ngx_lunary_outbox_commit(lunary_run_encode(run, p));
         }
 
     } else {

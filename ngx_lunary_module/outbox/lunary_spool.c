@@ -72,7 +72,6 @@ lunary_spool_reserve(lunary_spool_t *sp, size_t n,
         lunary_spool_next(sp, &sp->first);
     }
 
-    sp->reserved = need;
     *status = LUNARY_SPOOL_OK;
 
     return sp->base + sp->tail + LUNARY_SPOOL_PREFIX;
@@ -80,14 +79,12 @@ lunary_spool_reserve(lunary_spool_t *sp, size_t n,
 
 
 uint64_t
-lunary_spool_commit(lunary_spool_t *sp, unsigned kind, unsigned fields,
-    uint32_t hash, uint32_t now)
+lunary_spool_commit(lunary_spool_t *sp, size_t n, unsigned kind,
+    unsigned fields, uint32_t hash, uint32_t now)
 {
-    size_t          n;
     uint32_t        crc;
     unsigned char  *dst, head[LUNARY_SPOOL_PREFIX];
 
-    n = sp->reserved - LUNARY_SPOOL_PREFIX;
     dst = sp->base + sp->tail;
 
     memcpy(head, LUNARY_SPOOL_R_START, LUNARY_SPOOL_R_START_LEN);
@@ -108,9 +105,8 @@ lunary_spool_commit(lunary_spool_t *sp, unsigned kind, unsigned fields,
 
     memcpy(dst, head, LUNARY_SPOOL_PREFIX);
 
-    sp->tail += sp->reserved;
-    sp->bytes += sp->reserved;
-    sp->reserved = 0;
+    sp->tail += LUNARY_SPOOL_PREFIX + n;
+    sp->bytes += LUNARY_SPOOL_PREFIX + n;
     sp->unacked[kind]++;
 
     return sp->next_seq++;

@@ -93,7 +93,6 @@ typedef struct {
     uint64_t               next_seq;
     size_t                 window;         /* rewinds once that is used      */
     size_t                 max_record;
-    size_t                 reserved;       /* bytes of the record under way  */
 
     lunary_spool_pos_t     first;
     lunary_spool_pos_t     head;
@@ -155,13 +154,13 @@ void lunary_spool_close(lunary_spool_t *sp);
 
 
 /*
- * Room for a record's n bytes of bulk strings.  NULL: *status is FULL or
- * TOO_LARGE.  Nothing is in the spool before commit(), which returns the
- * record's sequence.
+ * Room for at most n bytes of a record's bulk strings.  NULL: *status is FULL
+ * or TOO_LARGE.  Nothing is in the spool before commit(), which takes the
+ * first n of them and returns the record's sequence.
  */
 unsigned char *lunary_spool_reserve(lunary_spool_t *sp, size_t n,
     lunary_spool_status_e *status);
-uint64_t lunary_spool_commit(lunary_spool_t *sp, unsigned kind,
+uint64_t lunary_spool_commit(lunary_spool_t *sp, size_t n, unsigned kind,
     unsigned fields, uint32_t hash, uint32_t now);
 
 /* the record at pos: 1, or 0 at the end; next() moves behind it */

@@ -47,15 +47,22 @@
 #define LUNARY_SPOOL_R_END           45
 
 
+/* n bytes, the lowest first: one move where that is the machine's order */
+
 static inline uint64_t
 lunary_spool_get(const unsigned char *p, unsigned n)
 {
-    unsigned  i;
     uint64_t  v;
 
-    for (v = 0, i = 0; i < n; i++) {
-        v |= (uint64_t) p[i] << (8 * i);
+    v = 0;
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    memcpy(&v, p, n);
+#else
+    while (n--) {
+        v = v << 8 | p[n];
     }
+#endif
 
     return v;
 }
@@ -64,11 +71,14 @@ lunary_spool_get(const unsigned char *p, unsigned n)
 static inline void
 lunary_spool_put(unsigned char *p, unsigned n, uint64_t v)
 {
-    unsigned  i;
-
-    for (i = 0; i < n; i++) {
-        p[i] = (unsigned char) (v >> (8 * i));
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    memcpy(p, &v, n);
+#else
+    while (n--) {
+        *p++ = (unsigned char) v;
+        v >>= 8;
     }
+#endif
 }
 
 

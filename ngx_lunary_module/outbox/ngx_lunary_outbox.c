@@ -251,6 +251,7 @@ ngx_lunary_outbox_reserve(ngx_uint_t kind, ngx_uint_t fields, size_t size,
         return NULL;
     }
 
+    ob->reserved = p;
     ob->reserved_kind = kind;
     ob->reserved_fields = fields;
     ob->reserved_hash = hash;
@@ -260,13 +261,14 @@ ngx_lunary_outbox_reserve(ngx_uint_t kind, ngx_uint_t fields, size_t size,
 
 
 void
-ngx_lunary_outbox_commit(void)
+ngx_lunary_outbox_commit(u_char *last)
 {
     ngx_lunary_outbox_t  *ob;
 
     ob = ngx_lunary_outbox;
 
-    (void) lunary_spool_commit(&ob->own->spool, ob->reserved_kind,
+    (void) lunary_spool_commit(&ob->own->spool, last - ob->reserved,
+                               ob->reserved_kind,
                                ob->reserved_fields, ob->reserved_hash,
                                (uint32_t) ngx_time());
 

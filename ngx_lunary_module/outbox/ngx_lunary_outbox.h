@@ -66,14 +66,15 @@ void ngx_lunary_outbox_exit(ngx_cycle_t *cycle);
 #define NGX_LUNARY_RECORD_EVENT  1
 
 /*
- * Room for one record: `fields` field-value pairs in `size` bytes of RESP bulk
- * strings; hash is the CRC-32 that chooses the shard.  Returns where to write
- * them, or NULL: no room (counted, logged).  commit() must follow before
- * anything else runs; it makes the record part of the outbox.
+ * Room for one record: `fields` field-value pairs in at most `size` bytes of
+ * RESP bulk strings; hash is the CRC-32 that chooses the shard.  Returns where
+ * to write them, or NULL: no room (counted, logged).  commit() must follow
+ * before anything else runs; it makes what was written, up to `last`, part of
+ * the outbox.
  */
 u_char *ngx_lunary_outbox_reserve(ngx_uint_t kind, ngx_uint_t fields,
     size_t size, uint32_t hash);
-void ngx_lunary_outbox_commit(void);
+void ngx_lunary_outbox_commit(u_char *last);
 
 
 /*

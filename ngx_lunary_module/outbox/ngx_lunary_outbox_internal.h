@@ -227,6 +227,7 @@ typedef struct {
     time_t                        large_logged;
     time_t                        policy_asked;
 
+    u_char                       *reserved;
     ngx_uint_t                    reserved_kind;
     ngx_uint_t                    reserved_fields;
     uint32_t                      reserved_hash;

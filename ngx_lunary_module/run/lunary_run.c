@@ -3,7 +3,7 @@
  *
  * The run's fields and their encoding.  See lunary_run.h.  Every call passes
  * here once, so the names are kept in wire form, only fields that are set are
- * visited, and short values are copied without a call.
+ * visited, and what is short is copied without a call.
  */
 
 #include "lunary_run.h"
@@ -16,16 +16,26 @@
 /*
  * A name as it is written: "$5\r\nmodel\r\n$", the last "$" beginning the
  * value's length.  head is right-aligned, so that it joins name whether the
- * length has one digit or two (Redis refuses leading zeros).
+ * length has one digit or two (Redis refuses leading zeros); start says where
+ * it begins, len how much there is.  LUNARY_RUN_MOVE bytes are copied always:
+ * that is one move or two, and what is too much is written over by the value.
  */
 
+#define LUNARY_RUN_MOVE  32
+
 typedef struct {
+    unsigned char  start;
+    unsigned char  len;
+    unsigned char  name_len;
     unsigned char  head[5];
-    char           name[27];
+    char           name[LUNARY_RUN_MOVE];
 } lunary_run_name_t;
 
 #define LUNARY_RUN_NAME(sym, text, class)                                    \
-    { { (sizeof(text) - 1 < 10) ? 0 : '$',                                   \
+    { (sizeof(text) - 1 < 10),                                               \
+      (sizeof(text) - 1 < 10 ? 4 : 5) + sizeof(text) - 1 + 3,                \
+      sizeof(text) - 1,                                                      \
+      { (sizeof(text) - 1 < 10) ? 0 : '$',                                   \
         (sizeof(text) - 1 < 10) ? '$' : '0' + (sizeof(text) - 1) / 10,       \
         '0' + (sizeof(text) - 1) % 10, '\r', '\n' },                         \
       text "\r\n$" },
@@ -35,17 +45,9 @@ static const lunary_run_name_t  lunary_run_names[] = {
 };
 
 
-#define LUNARY_RUN_LEN(sym, text, class)  sizeof(text) - 1,
-
-static const unsigned char  lunary_run_lens[] = {
-    LUNARY_RUN_FIELDS(LUNARY_RUN_LEN)
-};
-
-
 #define LUNARY_RUN_FITS(sym, text, class)                                    \
     _Static_assert(sizeof(text) - 1 >= 1                                     \
-                   && sizeof(text) - 1 + 3 < sizeof(((lunary_run_name_t *)   \
-                                                     0)->name),              \
+                   && 5 + sizeof(text) - 1 + 3 <= LUNARY_RUN_MOVE,           \
                    "a field's name is too long: " text);
 
 LUNARY_RUN_FIELDS(LUNARY_RUN_FITS)
@@ -61,8 +63,22 @@ static const char  lunary_run_pairs[] =
     "8081828384858687888990919293949596979899";
 
 
-static inline size_t lunary_run_uint_len(uint64_t n);
-static inline unsigned char *lunary_run_uint(unsigned char *last, uint64_t n);
+/* "00" "01" ... "ff" */
+
+#define LUNARY_RUN_HEX(a)                                                    \
+    a "0" a "1" a "2" a "3" a "4" a "5" a "6" a "7"                          \
+    a "8" a "9" a "a" a "b" a "c" a "d" a "e" a "f"
+
+static const char  lunary_run_hex_pairs[] =
+    LUNARY_RUN_HEX("0") LUNARY_RUN_HEX("1") LUNARY_RUN_HEX("2")
+    LUNARY_RUN_HEX("3") LUNARY_RUN_HEX("4") LUNARY_RUN_HEX("5")
+    LUNARY_RUN_HEX("6") LUNARY_RUN_HEX("7") LUNARY_RUN_HEX("8")
+    LUNARY_RUN_HEX("9") LUNARY_RUN_HEX("a") LUNARY_RUN_HEX("b")
+    LUNARY_RUN_HEX("c") LUNARY_RUN_HEX("d") LUNARY_RUN_HEX("e")
+    LUNARY_RUN_HEX("f");
+
+
+static unsigned char *lunary_run_uint(unsigned char *last, uint64_t n);
 static inline unsigned char *lunary_run_copy(unsigned char *dst,
     const void *src, size_t n);
 
@@ -78,26 +94,19 @@ lunary_run_init(lunary_run_t *run)
 
 
 void
-lunary_run_set(lunary_run_t *run, lunary_field_e f, lunary_str_t value)
-{
-    run->value[f] = value;
-
-    if (value.len == 0) {
-        run->set &= ~((uint64_t) 1 << f);
-        return;
-    }
-
-    run->set |= (uint64_t) 1 << f;
-}
-
-
-void
 lunary_run_set_int(lunary_run_t *run, lunary_field_e f, int64_t n)
 {
     size_t          i;
     uint64_t        abs;
     uintptr_t       old;
     unsigned char  *p, *last;
+
+    if ((uint64_t) n < 100) {
+        i = (size_t) n * 2 + (n < 10);
+
+        lunary_run_set(run, f, lunary_str(lunary_run_pairs + i, 1 + (n >= 10)));
+        return;
+    }
 
     /* a field that is set again keeps its place */
 
@@ -131,7 +140,7 @@ lunary_run_set_int(lunary_run_t *run, lunary_field_e f, int64_t n)
 lunary_str_t
 lunary_run_name(lunary_field_e f)
 {
-    return lunary_str(lunary_run_names[f].name, lunary_run_lens[f]);
+    return lunary_str(lunary_run_names[f].name, lunary_run_names[f].name_len);
 }
 
 
@@ -143,39 +152,36 @@ lunary_run_count(const lunary_run_t *run)
 
 
 size_t
-lunary_run_size(const lunary_run_t *run)
+lunary_run_room(const lunary_run_t *run)
 {
-    size_t    size, len, name;
+    size_t    room;
     uint64_t  set;
     unsigned  f;
 
-    size = 0;
+    /* behind the last name a move may go too far */
+
+    room = LUNARY_RUN_MOVE;
 
     for (set = run->set; set != 0; set &= set - 1) {
 
         f = (unsigned) __builtin_ctzll(set);
 
-        name = lunary_run_lens[f];
-        len = run->value[f].len;
-
-        /* $N\r\n name \r\n $N\r\n value \r\n */
-
-        size += 10 + (name < 10 ? 1 : 2) + name
-                + lunary_run_uint_len(len) + len;
+        room += lunary_run_names[f].len + LUNARY_RUN_DIGITS + 2
+                + run->value[f].len + 2;
     }
 
-    return size;
+    return room;
 }
 
 
 unsigned char *
 lunary_run_encode(const lunary_run_t *run, unsigned char *dst)
 {
-    size_t                    len, skip;
+    size_t                    n;
     uint64_t                  set;
     unsigned                  f;
-    unsigned char            *p;
-    const lunary_str_t       *value;
+    unsigned char            *p, *start;
+    unsigned char             digits[2 * LUNARY_RUN_DIGITS];
     const lunary_run_name_t  *name;
 
     p = dst;
@@ -185,82 +191,71 @@ lunary_run_encode(const lunary_run_t *run, unsigned char *dst)
         f = (unsigned) __builtin_ctzll(set);
 
         name = &lunary_run_names[f];
-        value = &run->value[f];
 
-        /* head and name lie side by side; "$", one digit: a byte less */
+        memcpy(p, (const unsigned char *) name
+                  + offsetof(lunary_run_name_t, head) + name->start,
+               LUNARY_RUN_MOVE);
+        p += name->len;
 
-        len = lunary_run_lens[f];
-        skip = (len < 10);
+        n = run->value[f].len;
 
-        p = lunary_run_copy(p, (const unsigned char *) name + skip,
-                            sizeof(name->head) - skip + len + 3);
+        if (n < 10) {
+            *p++ = (unsigned char) ('0' + n);
 
-        len = value->len;
-        p += lunary_run_uint_len(len);
+        } else if (n < 100) {
+            memcpy(p, lunary_run_pairs + n * 2, 2);
+            p += 2;
 
-        (void) lunary_run_uint(p, len);
+        } else {
+            start = lunary_run_uint(digits + LUNARY_RUN_DIGITS, n);
+            memcpy(p, start, LUNARY_RUN_DIGITS);
+            p += digits + LUNARY_RUN_DIGITS - start;
+        }
 
-        *p++ = '\r';
-        *p++ = '\n';
-
-        p = lunary_run_copy(p, value->data, len);
-
-        *p++ = '\r';
-        *p++ = '\n';
+        memcpy(p, "\r\n", 2);
+        p = lunary_run_copy(p + 2, run->value[f].data, n);
+        memcpy(p, "\r\n", 2);
+        p += 2;
     }
 
     return p;
 }
 
 
-/* the length of n's decimal text */
+/* writes the text of n so that it ends at last; returns its start */
 
-static inline size_t
-lunary_run_uint_len(uint64_t n)
+static unsigned char *
+lunary_run_uint(unsigned char *last, uint64_t n)
 {
-    size_t    len;
-    uint64_t  limit;
+    unsigned  i;
+    uint32_t  m;
 
-    if (n < 10) {
-        return 1;
-    }
+    while (n >= 100000000) {
+        m = (uint32_t) (n % 100000000);
+        n /= 100000000;
 
-    if (n < 100) {
-        return 2;
-    }
-
-    len = 2;
-
-    for (limit = 100; n >= limit; limit *= 10) {
-        len++;
-
-        if (len == LUNARY_RUN_DIGITS) {
-            break;
+        for (i = 0; i < 4; i++) {
+            last -= 2;
+            memcpy(last, lunary_run_pairs + (m % 100) * 2, 2);
+            m /= 100;
         }
     }
 
-    return len;
-}
+    m = (uint32_t) n;
 
-
-/* writes the text of n so that it ends at last; returns its start */
-
-static inline unsigned char *
-lunary_run_uint(unsigned char *last, uint64_t n)
-{
-    while (n >= 100) {
+    while (m >= 100) {
         last -= 2;
-        memcpy(last, lunary_run_pairs + (n % 100) * 2, 2);
-        n /= 100;
+        memcpy(last, lunary_run_pairs + (m % 100) * 2, 2);
+        m /= 100;
     }
 
-    if (n >= 10) {
+    if (m >= 10) {
         last -= 2;
-        memcpy(last, lunary_run_pairs + n * 2, 2);
+        memcpy(last, lunary_run_pairs + m * 2, 2);
         return last;
     }
 
-    *--last = (unsigned char) ('0' + n);
+    *--last = (unsigned char) ('0' + m);
 
     return last;
 }
@@ -271,6 +266,7 @@ lunary_run_uint(unsigned char *last, uint64_t n)
  * overlapping moves of a known size are cheaper than a call.
  */
 
+__attribute__((always_inline))
 static inline unsigned char *
 lunary_run_copy(unsigned char *dst, const void *src, size_t n)
 {
@@ -278,25 +274,32 @@ lunary_run_copy(unsigned char *dst, const void *src, size_t n)
 
     s = src;
 
-    if (n > 32) {
-        memcpy(dst, s, n);
+    if (n <= 16) {
 
-    } else if (n >= 16) {
+        if (n >= 8) {
+            memcpy(dst, s, 8);
+            memcpy(dst + n - 8, s + n - 8, 8);
+
+        } else if (n >= 4) {
+            memcpy(dst, s, 4);
+            memcpy(dst + n - 4, s + n - 4, 4);
+
+        } else if (n != 0) {
+            dst[0] = s[0];
+            dst[n / 2] = s[n / 2];
+            dst[n - 1] = s[n - 1];
+        }
+
+    } else if (n <= 32) {
         memcpy(dst, s, 16);
         memcpy(dst + n - 16, s + n - 16, 16);
 
-    } else if (n >= 8) {
-        memcpy(dst, s, 8);
-        memcpy(dst + n - 8, s + n - 8, 8);
+    } else if (n <= 64) {
+        memcpy(dst, s, 32);
+        memcpy(dst + n - 32, s + n - 32, 32);
 
-    } else if (n >= 4) {
-        memcpy(dst, s, 4);
-        memcpy(dst + n - 4, s + n - 4, 4);
-
-    } else if (n != 0) {
-        dst[0] = s[0];
-        dst[n / 2] = s[n / 2];
-        dst[n - 1] = s[n - 1];
+    } else {
+        memcpy(dst, s, n);
     }
 
     return dst + n;
@@ -304,13 +307,22 @@ lunary_run_copy(unsigned char *dst, const void *src, size_t n)
 
 
 void
+lunary_run_hex(unsigned char *dst, const unsigned char *src, size_t n)
+{
+    size_t  i;
+
+    for (i = 0; i < n; i++) {
+        memcpy(dst + 2 * i, lunary_run_hex_pairs + 2 * src[i], 2);
+    }
+}
+
+
+void
 lunary_uuid7(unsigned char out[36], uint64_t ms,
     const unsigned char random[10])
 {
-    unsigned              i, n;
-    unsigned char         id[16];
-
-    static const char     hex[] = "0123456789abcdef";
+    unsigned       i;
+    unsigned char  id[16];
 
     for (i = 0; i < 6; i++) {
         id[i] = (unsigned char) (ms >> (40 - 8 * i));
@@ -321,15 +333,13 @@ lunary_uuid7(unsigned char out[36], uint64_t ms,
     id[6] = (unsigned char) ((id[6] & 0x0f) | 0x70);
     id[8] = (unsigned char) ((id[8] & 0x3f) | 0x80);
 
-    n = 0;
-
-    for (i = 0; i < 16; i++) {
-
-        if (i == 4 || i == 6 || i == 8 || i == 10) {
-            out[n++] = '-';
-        }
-
-        out[n++] = (unsigned char) hex[id[i] >> 4];
-        out[n++] = (unsigned char) hex[id[i] & 0x0f];
-    }
+    lunary_run_hex(out, id, 4);
+    out[8] = '-';
+    lunary_run_hex(out + 9, id + 4, 2);
+    out[13] = '-';
+    lunary_run_hex(out + 14, id + 6, 2);
+    out[18] = '-';
+    lunary_run_hex(out + 19, id + 8, 2);
+    out[23] = '-';
+    lunary_run_hex(out + 24, id + 10, 6);
 }

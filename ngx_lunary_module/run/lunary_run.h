@@ -13,8 +13,8 @@
  *     must outlive the encoding; small numbers live in the run itself;
  *   - what may not be captured leaves in one place, lunary_run_redact(),
  *     which everything passes before the outbox;
- *   - encoding never allocates: size first, then bytes into memory that the
- *     caller reserved (the spool's ring).
+ *   - encoding never allocates: an upper bound first, then bytes into memory
+ *     that the caller reserved (the spool's ring).
  */
 
 #ifndef LUNARY_RUN_H
@@ -122,7 +122,16 @@ _Static_assert(LUNARY_F_MAX <= 64, "run fields do not fit the mask");
 void lunary_run_init(lunary_run_t *run);
 
 /* sets a field to borrowed bytes; an empty slice unsets it */
-void lunary_run_set(lunary_run_t *run, lunary_field_e f, lunary_str_t value);
+static inline void
+lunary_run_set(lunary_run_t *run, lunary_field_e f, lunary_str_t value)
+{
+    uint64_t  bit;
+
+    bit = (uint64_t) 1 << f;
+
+    run->value[f] = value;
+    run->set = value.len ? run->set | bit : run->set & ~bit;
+}
 
 /* sets a field to a number's decimal text, kept in the run */
 void lunary_run_set_int(lunary_run_t *run, lunary_field_e f, int64_t n);
@@ -154,14 +163,18 @@ int lunary_run_redact(lunary_run_t *run, unsigned capture, lunary_mem_t *mem,
 /* the number of fields set; an XADD has twice as many arguments for them */
 unsigned lunary_run_count(const lunary_run_t *run);
 
-/* bytes that lunary_run_encode() will write */
-size_t lunary_run_size(const lunary_run_t *run);
+/* bytes that lunary_run_encode() wants at hand: some more than it keeps */
+size_t lunary_run_room(const lunary_run_t *run);
 
 /*
  * Writes every set field as two RESP bulk strings, name and value, at dst,
- * which has lunary_run_size() bytes.  Returns the end of what was written.
+ * which has lunary_run_room() bytes.  Returns the end of what was written;
+ * the bytes behind it, up to the room's end, may have changed.
  */
 unsigned char *lunary_run_encode(const lunary_run_t *run, unsigned char *dst);
+
+/* n bytes as 2 n hex digits */
+void lunary_run_hex(unsigned char *dst, const unsigned char *src, size_t n);
 
 /* UUIDv7 (RFC 9562) of a wall clock in ms and 10 random bytes, as 36
  * characters, no terminator */

@@ -126,7 +126,7 @@ call(lunary_call_conf_t *conf, const char *path, unsigned char *rq,
     memset(&scratch, 0, sizeof(scratch));
     (void) lunary_run_redact(&run, conf->capture, &mem, &scratch);
 
-    size = lunary_run_size(&run);
+    size = lunary_run_room(&run);
 
     if (ring == NULL) {
 

@@ -57,8 +57,8 @@ bulk(const unsigned char **p, const unsigned char *end)
 }
 
 
-/* encodes into exactly lunary_run_size() bytes (ASan watches their end) and
- * compares what is read back with the run */
+/* encodes into lunary_run_room() bytes and no more (ASan watches their end)
+ * and compares what is read back with the run */
 
 static void
 check_encoding(const lunary_run_t *run)
@@ -69,13 +69,13 @@ check_encoding(const lunary_run_t *run)
     unsigned char        *buf, *last;
     const unsigned char  *p;
 
-    size = lunary_run_size(run);
+    size = lunary_run_room(run);
     buf = malloc(size + 1);
     assert_non_null(buf);
     buf[size] = 0xa5;
 
     last = lunary_run_encode(run, buf);
-    assert_ptr_equal(last, buf + size);
+    assert_true(last <= buf + size);
     assert_int_equal(buf[size], 0xa5);
 
     p = buf;
@@ -108,15 +108,14 @@ static void
 test_a_run_without_fields_is_empty(void **state)
 {
     lunary_run_t   run;
-    unsigned char  c;
+    unsigned char  buf[64];
 
     (void) state;
 
     lunary_run_init(&run);
 
     assert_int_equal(lunary_run_count(&run), 0);
-    assert_int_equal(lunary_run_size(&run), 0);
-    assert_ptr_equal(lunary_run_encode(&run, &c), &c);
+    assert_ptr_equal(lunary_run_encode(&run, buf), buf);
 }
 
 
@@ -215,7 +214,7 @@ test_an_empty_value_unsets_a_field(void **state)
 
     lunary_run_set(&run, LUNARY_F_MODEL, lunary_str(NULL, 0));
     assert_false(lunary_run_has(&run, LUNARY_F_MODEL));
-    assert_int_equal(lunary_run_size(&run), 0);
+    assert_int_equal(lunary_run_count(&run), 0);
 }
 
 

@@ -102,15 +102,16 @@ create(lunary_spool_t *sp, int dirfd, size_t size)
 static int
 append(lunary_spool_t *sp)
 {
-    size_t                  len;
+    size_t                  len, more;
     uint64_t                seq;
     unsigned char          *p;
     lunary_spool_status_e   status;
 
     seq = sp->next_seq;
     len = content_len(seq);
+    more = (seq % 3 == 0) ? 50 : 0;      /* reserved, written, not taken */
 
-    p = lunary_spool_reserve(sp, len, &status);
+    p = lunary_spool_reserve(sp, len + more, &status);
 
     if (p == NULL) {
         assert_int_equal(status, LUNARY_SPOOL_FULL);
@@ -118,8 +119,10 @@ append(lunary_spool_t *sp)
     }
 
     content(seq, p, len);
+    memset(p + len, 0xee, more);
 
-    assert_int_equal(lunary_spool_commit(sp, seq % 5 == 0, 3, (uint32_t) seq,
+    assert_int_equal(lunary_spool_commit(sp, len, seq % 5 == 0, 3,
+                                         (uint32_t) seq,
                                          1000 + (uint32_t) seq),
                      seq);
     return 1;
@@ -876,7 +879,7 @@ a_record_inside_a_record_is_text(void **state)
     p = lunary_spool_reserve(&b, rec.len, &status);
     assert_non_null(p);
     memcpy(p, rec.data, rec.len);
-    (void) lunary_spool_commit(&b, 0, 1, 0, 0);
+    (void) lunary_spool_commit(&b, rec.len, 0, 1, 0, 0);
 
     /* the outer one is damaged, so the search looks inside it */
 

@@ -282,7 +282,7 @@ ngx_http_outbox_test_append(ngx_http_request_t *r)
             p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_RUN, 0, 0, 0);
 
             if (p) {
-                ngx_lunary_outbox_commit();
+                ngx_lunary_outbox_commit(p);
             }
 
             continue;
@@ -297,7 +297,7 @@ ngx_http_outbox_test_append(ngx_http_request_t *r)
             p = ngx_http_outbox_test_bulk(p, "body", 4);
             p = ngx_http_outbox_test_bulk(p, body, size);
 
-            ngx_lunary_outbox_commit();
+            ngx_lunary_outbox_commit(p);
             taken++;
         }
     }
