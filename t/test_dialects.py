@@ -837,6 +837,30 @@ def test_a_wrong_checksum_ends_an_event_stream(inspector, where):
     assert text(got) == "a" and got["response_state"] == "invalid"
 
 
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("headers", [
+    {}, {"content-type": "application/octet-stream"}, JSON])
+def test_an_event_stream_is_known_by_its_first_bytes(inspector, headers,
+                                                     split):
+    body = (aws(b"contentBlockDelta",
+                b'{"contentBlockIndex":0,"delta":{"text":"a"}}')
+            + aws(b"messageStop", b'{"stopReason":"end_turn"}'))
+    got = inspector.run(path="/model/m/converse-stream", request=b"{}",
+                        status=200, headers=headers, response=body,
+                        split=split)
+    assert text(got) == "a" and got["response_state"] == "stream"
+    assert got["fields"]["finish_reason"] == "end_turn"
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_other_bytes_that_start_with_zero_are_not_read(inspector, split):
+    for body in (b"\0" * 3, b"\0\0\0\x20ftypmp42" + bytes(200)):
+        got = inspector.run(path="/model/m/converse-stream", request=b"{}",
+                            status=200, response=body, split=split)
+        assert "output" not in got["fields"] and "error" not in got["fields"]
+        assert got["response_state"] in ("partial", "other")
+
+
 def test_chunks_of_invoke_are_base64(inspector):
     inner = json.dumps({"type": "content_block_delta", "index": 0, "delta": {
         "type": "text_delta", "text": "h\u00e9"}}).encode()
@@ -917,6 +941,94 @@ def test_media_is_not_read(inspector):
                         response=b"{" + bytes(range(256)) * 100)
     assert got["response_state"] == "other"
     assert "output" not in got["fields"] and "error" not in got["fields"]
+
+
+def test_images_may_count_tokens_as_chats_do(inspector):
+    got = inspector.run(path="/api/v1/images", status=200, headers=JSON,
+                        request=b'{"model":"v/i","prompt":"a dog"}',
+                        response=json.dumps({
+                            "data": [{"b64_json": "QUJD"}],
+                            "usage": {"prompt_tokens": 7, "total_tokens": 90,
+                                      "completion_tokens": 83}}).encode())
+    assert got["fields"]["api"] == "openai.images"
+    assert got["fields"]["prompt_tokens"] == "7"
+    assert got["fields"]["completion_tokens"] == "83"
+
+
+def test_a_page_that_is_read_tells_its_model_and_usage(inspector):
+    pdf = "data:application/pdf;base64," + "QUJD" * 10000
+    usage = {"pages_processed": 2, "doc_size_bytes": 30000}
+    got = inspector.run(path="/v1/ocr", status=200, headers=JSON,
+                        request=json.dumps({
+                            "model": "ocr-latest", "pages": [0, 1],
+                            "document": {"type": "document_url",
+                                         "document_url": pdf}}).encode(),
+                        response=json.dumps({
+                            "model": "ocr-2505", "pages": [
+                                {"index": 0, "markdown": "# Title"}],
+                            "usage_info": usage}).encode())
+    fields = got["fields"]
+    assert (fields["api"], fields["model"], fields["response_model"]) == (
+        "mistral.ocr", "ocr-latest", "ocr-2505")
+    assert json.loads(fields["usage"]) == usage
+    assert json.loads(fields["params"])["document"]["document_url"] == (
+        "data:application/pdf;base64,[40000 bytes]")
+    assert "type" not in fields
+
+
+# --- paths that several APIs use -------------------------------------------
+
+def api(inspector, path, request, **more):
+    return inspector.run(path=path, request=json.dumps(request).encode(),
+                         **more)["fields"]["api"]
+
+
+def test_a_message_at_v1_chat_is_coheres(inspector):
+    got = inspector.run(path="/v1/chat", status=200, headers=JSON,
+                        request=b'{"message":"Hi"}',
+                        response=b'{"text":"Hello","finish_reason":"COMPLETE"}')
+    assert got["fields"]["api"] == "cohere.chat.v1"
+    assert json.loads(got["fields"]["input"]) == [
+        {"role": "user", "content": "Hi"}]
+    assert text(got) == "Hello"
+
+
+def test_other_bodies_at_v1_chat_are_told_by_their_shape(inspector):
+    messages = [{"role": "user", "content": "Hi"}]
+    got = inspector.run(path="/v1/chat", status=200, headers=JSON,
+                        request=json.dumps({"model": "m",
+                                            "messages": messages}).encode(),
+                        response=b'{"choices":[{"message":{"content":"x"}}]}')
+    assert got["fields"]["api"] == "openai.chat"
+    assert got["fields"]["model"] == "m" and text(got) == "x"
+    assert json.loads(got["fields"]["input"]) == messages
+    assert api(inspector, "/v1/chat", {"text": "Hi"}) == "unknown"
+    assert api(inspector, "/v1/chat", {"text": "Hi"},
+               api="cohere.chat.v1") == "cohere.chat.v1"
+
+
+def test_a_conversation_is_mistrals_where_it_has_inputs(inspector):
+    path = "/v1/conversations"
+    assert api(inspector, path, {"model": "m", "inputs": "Hi"}) == (
+        "mistral.conversations")
+    assert api(inspector, path + "/conv_1", {"inputs": [], "stream": True}) == (
+        "mistral.conversations")
+    for kept in ({}, {"metadata": {"a": "b"}}, {"items": [
+            {"type": "message", "role": "user", "content": "Hi"}]}):
+        assert api(inspector, path, kept) == "unknown"
+        assert api(inspector, path + "/conv_1", kept) == "unknown"
+
+
+@pytest.mark.parametrize("path, body", [
+    ("/v1beta/cachedContents", {"contents": [{"parts": [{"text": "a"}]}]}),
+    ("/v1/videos/generations", {"model": "v", "prompt": "a wave"}),
+    ("/v1/videos", {"model": "v", "prompt": "a wave"}),
+    ("/tokenize", {"model": "m", "prompt": "a wave"}),
+    ("/apply-template", {"messages": [{"role": "user", "content": "a"}]}),
+])
+def test_what_only_looks_like_a_completion_is_unknown(inspector, path, body):
+    assert api(inspector, path, body) == "unknown"
+    assert api(inspector, "/other", body) != "unknown"
 
 
 # --- lunary_stream_usage ---------------------------------------------------

@@ -65,6 +65,7 @@ typedef struct {
     lunary_buf_t             metadata;
     lunary_str_t             metadata_value;  /* as it stands in the text    */
     unsigned                 members_read:1;  /* by lunary_call_params()     */
+    unsigned                 by_path:1;       /* not to be told by its shape */
     lunary_str_t             text;        /* the request's, as read          */
 
     /* hints for the response, set by the dialect's request() */
@@ -79,7 +80,7 @@ typedef struct {
     unsigned                 rs_aws:1;
     unsigned                 rs_media:1;
     unsigned                 ended:1;
-    unsigned char            sniff[8];
+    unsigned char            sniff[LUNARY_FRAME_PRELUDE];
     size_t                   sniff_len;
     lunary_inflate_t        *rs_inflate;
     lunary_frame_t           frame;
@@ -130,6 +131,13 @@ enum {
 
 /* the request as far as it is there: dialect, model, input, params */
 void lunary_call_read_request(lunary_call_t *call);
+
+/*
+ * For a dialect's request() where others use its path too and text is none
+ * of its own: hands the call to the dialect that the body's shape tells, or
+ * to none.  1 where it did; 0 where lunary_api said which it is.
+ */
+int lunary_call_elsewhere(lunary_call_t *call, lunary_str_t text);
 
 /* gives back what only reading the response needs */
 void lunary_call_close(lunary_call_t *call);

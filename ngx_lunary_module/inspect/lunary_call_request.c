@@ -50,7 +50,8 @@ lunary_call_start(lunary_call_t *call, lunary_str_t method,
 
     if (d != NULL) {
         call->dialect = d;
-        call->recognised = 1;
+        call->recognised = (d != &lunary_dialect_unknown);
+        priv->by_path = 1;
     }
 
     rc = lunary_inflate_create(call->mem, content_encoding,
@@ -319,7 +320,7 @@ lunary_call_read_request(lunary_call_t *call)
         priv->text = lunary_doc_text(lunary_request_doc(priv->rq));
     }
 
-    if (!call->recognised && priv->text.len != 0
+    if (!priv->by_path && priv->text.len != 0
         && call->request_state != LUNARY_BODY_FORM)
     {
         d = lunary_dialect_by_body(priv->text);
@@ -344,6 +345,28 @@ lunary_call_read_request(lunary_call_t *call)
     }
 
     lunary_call_metadata(call, priv->metadata_value);
+}
+
+
+int
+lunary_call_elsewhere(lunary_call_t *call, lunary_str_t text)
+{
+    const lunary_dialect_t  *d;
+
+    if (call->conf.forced != NULL || !call->recognised) {
+        return 0;
+    }
+
+    d = lunary_dialect_by_body(text);
+
+    call->dialect = d != NULL ? d : &lunary_dialect_unknown;
+    call->recognised = 0;
+
+    if (call->dialect->request != NULL) {
+        (void) call->dialect->request(call, text);
+    }
+
+    return 1;
 }
 
 

@@ -238,8 +238,8 @@ lunary_call_response_sniff(lunary_call_t *call, const unsigned char *p,
 {
     int             kind;
     size_t          i, len;
-    unsigned char   held[8];
     lunary_priv_t  *priv;
+    unsigned char   held[sizeof(priv->sniff)];
 
     priv = lunary_priv(call);
 
@@ -315,6 +315,20 @@ lunary_call_sniffed(lunary_call_t *call)
     case ':':
         return LUNARY_KIND_FRAME;
 
+    case 0:
+
+        /* an AWS event stream's first length: under 16 MiB */
+
+        if (n < LUNARY_FRAME_PRELUDE) {
+            return LUNARY_KIND_NONE;
+        }
+
+        if (lunary_frame_aws_starts(priv->sniff)) {
+            return LUNARY_KIND_FRAME;
+        }
+
+        break;
+
     case 0xef:
 
         /* a byte order mark, perhaps */
@@ -378,7 +392,8 @@ lunary_call_response_start(lunary_call_t *call, int kind)
     priv = lunary_priv(call);
 
     if (kind == LUNARY_KIND_FRAME) {
-        lunary_call_frame(call, LUNARY_FRAME_SSE);
+        lunary_call_frame(call, priv->sniff[0] == 0 ? LUNARY_FRAME_AWS
+                                                    : LUNARY_FRAME_SSE);
         return;
     }
 

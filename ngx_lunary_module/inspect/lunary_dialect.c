@@ -11,8 +11,9 @@
  *     **        one or more segments (a model's ARN has slashes)
  *     :verb     a segment that ends in it (Google's custom methods)
  *
- * The first that fits is taken, so the longer stand before the shorter.  A
- * pattern without a dialect says that only the body tells.
+ * The first that fits is taken, so the longer stand before the shorter.
+ * lunary_dialect_unknown says that the body's shape would mislead: it is
+ * another API's, and nothing is generated.
  */
 
 #include "lunary_dialects.h"
@@ -71,6 +72,7 @@ static const lunary_path_t  lunary_paths[] = {
     { "embeddings",                       &lunary_openai_embeddings, 0 },
     { "moderations",                      &lunary_openai_moderations, 0 },
     { "images/generations",               &lunary_openai_images, 0 },
+    { "api/v1/images",                    &lunary_openai_images, 0 },
     { "images/edits",                     &lunary_openai_images, 0 },
     { "images/variations",                &lunary_openai_images, 0 },
     { "audio/transcriptions",             &lunary_openai_transcriptions, 0 },
@@ -114,6 +116,7 @@ static const lunary_path_t  lunary_paths[] = {
     { "api/chat",                         &lunary_ollama_chat, 0 },
     { "api/generate",                     &lunary_ollama_generate, 0 },
     { "api/embed",                        &lunary_ollama_embed, 0 },
+    { "v1/chat",                          &lunary_cohere_chat_v1, 0 },
     { "v2/chat",                          &lunary_cohere_chat_v2, 0 },
     { "v1/generate",                      &lunary_cohere_generate, 0 },
     { "v1/embed",                         &lunary_cohere_embed, 0 },
@@ -121,6 +124,7 @@ static const lunary_path_t  lunary_paths[] = {
     { "rerank",                           &lunary_cohere_rerank, 0 },
     { "v1/conversations",                 &lunary_mistral_conversations, 0 },
     { "v1/conversations/*",               &lunary_mistral_conversations, 0 },
+    { "v1/ocr",                           &lunary_mistral_ocr, 0 },
     { "text/generation",                  &lunary_watsonx_generation, 0 },
     { "text/generation_stream",           &lunary_watsonx_generation, 0 },
     { "generation/text",                  &lunary_watsonx_generation, 0 },
@@ -132,7 +136,15 @@ static const lunary_path_t  lunary_paths[] = {
     { "generate_stream",                  &lunary_huggingface_inference, 0 },
     { "endpoints/*/invocations",          &lunary_sagemaker_invocations, 0 },
     { "endpoints/*/invocations-response-stream",
-                                          &lunary_sagemaker_invocations, 0 }
+                                          &lunary_sagemaker_invocations, 0 },
+
+    /* bodies like a completion's, for something else */
+
+    { "cachedContents",                   &lunary_dialect_unknown, 0 },
+    { "videos",                           &lunary_dialect_unknown, 0 },
+    { "videos/*",                         &lunary_dialect_unknown, 0 },
+    { "tokenize",                         &lunary_dialect_unknown, 0 },
+    { "apply-template",                   &lunary_dialect_unknown, 0 }
 };
 
 #define LUNARY_PATHS_N  (sizeof(lunary_paths) / sizeof(lunary_paths[0]))

@@ -54,8 +54,9 @@ struct lunary_dialect_s {
 
 /*
  * The dialect of a request, by method and path (decoded, without query):
- * never by host.  NULL where the path does not tell: then, once the body is
- * known, lunary_dialect_by_body() may; else lunary_dialect_unknown.
+ * never by host.  lunary_dialect_unknown where the path is that of no call we
+ * read; NULL where it does not tell: then, once the body is known,
+ * lunary_dialect_by_body() may.
  */
 const lunary_dialect_t *lunary_dialect_by_path(lunary_str_t method,
     lunary_str_t path);

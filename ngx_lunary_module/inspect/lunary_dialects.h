@@ -47,6 +47,7 @@
     X(lunary_cohere_embed)                                                   \
     X(lunary_cohere_rerank)                                                  \
     X(lunary_mistral_conversations)                                          \
+    X(lunary_mistral_ocr)                                                    \
     X(lunary_watsonx_generation)                                             \
     X(lunary_huggingface_inference)                                          \
     X(lunary_sagemaker_invocations)                                          \

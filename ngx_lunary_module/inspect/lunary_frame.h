@@ -31,6 +31,8 @@
 #define LUNARY_FRAME_MAX   16384       /* an event kept as it came           */
 #define LUNARY_FRAME_NAME  64          /* of an event's name                 */
 
+#define LUNARY_FRAME_PRELUDE  12       /* AWS: lengths and their CRC         */
+
 
 typedef enum {
     LUNARY_FRAME_SSE = 0,
@@ -73,7 +75,8 @@ typedef struct {
 
     unsigned char           name[LUNARY_FRAME_NAME];
     size_t                  name_len;
-    unsigned char           head[12];  /* SSE: field name, AWS: prelude, CRC */
+    unsigned char           head[LUNARY_FRAME_PRELUDE];
+                                       /* SSE: field name, AWS: prelude, CRC */
     size_t                  head_len;
 
     size_t                  depth;     /* ARRAY: of brackets                 */
@@ -86,6 +89,9 @@ typedef struct {
     lunary_doc_t           *doc;
 } lunary_frame_t;
 
+
+/* whether these LUNARY_FRAME_PRELUDE bytes start an AWS event stream */
+int lunary_frame_aws_starts(const unsigned char *p);
 
 /* max bounds an over-long event's reduced text */
 void lunary_frame_init(lunary_frame_t *f, lunary_mem_t *mem,

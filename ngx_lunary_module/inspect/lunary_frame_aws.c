@@ -21,6 +21,20 @@ static uint32_t lunary_frame_be32(const unsigned char *p);
 
 
 int
+lunary_frame_aws_starts(const unsigned char *p)
+{
+    uint32_t  total;
+
+    total = lunary_frame_be32(p);
+
+    return total >= 16 && total <= LUNARY_FRAME_AWS_MAX
+           && lunary_frame_be32(p + 4) <= total - 16
+           && lunary_frame_be32(p + 8)
+              == (uint32_t) crc32(crc32(0L, Z_NULL, 0), p, 8);
+}
+
+
+int
 lunary_frame_aws(lunary_frame_t *f, const unsigned char *p,
     const unsigned char *end)
 {
@@ -36,7 +50,8 @@ lunary_frame_aws(lunary_frame_t *f, const unsigned char *p,
         case LUNARY_AWS_PRELUDE:
         case LUNARY_AWS_CRC:
 
-            want = (f->state == LUNARY_AWS_PRELUDE ? 12 : 4) - f->head_len;
+            want = (f->state == LUNARY_AWS_PRELUDE ? LUNARY_FRAME_PRELUDE : 4)
+                   - f->head_len;
 
             if (n > want) {
                 n = want;
@@ -67,19 +82,16 @@ lunary_frame_aws(lunary_frame_t *f, const unsigned char *p,
                 continue;
             }
 
-            total = lunary_frame_be32(f->head);
-            headers = lunary_frame_be32(f->head + 4);
-            f->crc = (uint32_t) crc32(crc32(0L, Z_NULL, 0), f->head, 8);
-
-            if (f->crc != lunary_frame_be32(f->head + 8)
-                || total < 16 || total > LUNARY_FRAME_AWS_MAX
-                || headers > total - 16)
-            {
+            if (!lunary_frame_aws_starts(f->head)) {
                 f->error = LUNARY_ERROR;
                 return f->error;
             }
 
-            f->crc = (uint32_t) crc32(f->crc, f->head + 8, 4);
+            total = lunary_frame_be32(f->head);
+            headers = lunary_frame_be32(f->head + 4);
+
+            f->crc = (uint32_t) crc32(crc32(0L, Z_NULL, 0), f->head,
+                                      LUNARY_FRAME_PRELUDE);
             f->left = headers;
             f->payload = total - 16 - headers;
             f->name_len = 0;

@@ -107,6 +107,12 @@ lunary_cohere_v1_request(lunary_call_t *call, lunary_str_t text)
         lunary_string("preamble")
     };
 
+    if (lunary_json_get(text, "message").len == 0
+        && lunary_call_elsewhere(call, text))
+    {
+        return LUNARY_OK;
+    }
+
     lunary_call_params(call, text, keys, v, 5);
 
     lunary_call_model(call, v[0]);

@@ -170,7 +170,11 @@ lunary_images_body(lunary_call_t *call, lunary_str_t text)
     size_t               n;
 
     lunary_call_response_model(call, lunary_json_get(text, "model"), 0);
-    lunary_call_usage_responses(call, lunary_json_get(text, "usage"));
+
+    data = lunary_json_get(text, "usage");
+
+    lunary_call_usage_responses(call, data);
+    lunary_call_usage_openai(call, data);      /* OpenRouter */
 
     data = lunary_json_get(text, "data");
 

@@ -2,6 +2,7 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * Smaller APIs: mistral.conversations (Mistral's Conversations, beta, 2025),
+ * mistral.ocr (Mistral's Document AI, 2025),
  * watsonx.generation (IBM watsonx.ai text generation, 2023-05-29),
  * huggingface.inference (Text Generation Inference: generate and
  * generate_stream), replicate.predictions (Replicate HTTP API, 2025),
@@ -16,6 +17,8 @@ static int lunary_conversations_request(lunary_call_t *call,
 static int lunary_conversations_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_conversations_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data);
+static int lunary_ocr_request(lunary_call_t *call, lunary_str_t text);
+static int lunary_ocr_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_watsonx_request(lunary_call_t *call, lunary_str_t text);
 static int lunary_watsonx_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_watsonx_event(lunary_call_t *call, lunary_str_t name,
@@ -40,6 +43,17 @@ const lunary_dialect_t  lunary_mistral_conversations = {
     lunary_conversations_request,
     lunary_conversations_body,
     lunary_conversations_event
+};
+
+const lunary_dialect_t  lunary_mistral_ocr = {
+    lunary_string("mistral.ocr"),
+    lunary_null_str,
+    lunary_string("mistral_ai"),
+    LUNARY_STYLE_OPENAI,
+    LUNARY_STRIP_OPENAI,
+    lunary_ocr_request,
+    lunary_ocr_body,
+    NULL
 };
 
 const lunary_dialect_t  lunary_watsonx_generation = {
@@ -100,7 +114,10 @@ const lunary_dialect_t  lunary_alephalpha_complete = {
 };
 
 
-/* inputs: a string, or entries that are messages */
+/*
+ * inputs: a string, or entries that are messages.  OpenAI keeps conversations
+ * at the same path, of items and metadata, and generates nothing there.
+ */
 
 static int
 lunary_conversations_request(lunary_call_t *call, lunary_str_t text)
@@ -108,6 +125,13 @@ lunary_conversations_request(lunary_call_t *call, lunary_str_t text)
     lunary_str_t  inputs;
 
     static const lunary_str_t  key = lunary_string("inputs");
+
+    if (lunary_json_get(text, "inputs").len == 0
+        && lunary_json_get(text, "stream").len == 0
+        && lunary_call_elsewhere(call, text))
+    {
+        return LUNARY_OK;
+    }
 
     inputs = lunary_openai_common(call, text, key);
 
@@ -214,6 +238,29 @@ lunary_conversations_event(lunary_call_t *call, lunary_str_t name,
     } else if (lunary_json_get(data, "choices").len != 0) {
         lunary_openai_value(call, data, 1);
     }
+
+    return LUNARY_OK;
+}
+
+
+/* the document is media: a reference among the parameters */
+
+static int
+lunary_ocr_request(lunary_call_t *call, lunary_str_t text)
+{
+    (void) lunary_openai_common(call, text, lunary_str(NULL, 0));
+
+    return LUNARY_OK;
+}
+
+
+/* {"pages":[...],"model":...,"usage_info":{"pages_processed":1,...}} */
+
+static int
+lunary_ocr_body(lunary_call_t *call, lunary_str_t text)
+{
+    lunary_call_response_model(call, lunary_json_get(text, "model"), 0);
+    lunary_call_usage(call, lunary_json_get(text, "usage_info"));
 
     return LUNARY_OK;
 }
