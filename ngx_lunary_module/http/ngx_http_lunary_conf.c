@@ -526,6 +526,7 @@ ngx_http_lunary_conf_session(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     sc->literal = ngx_http_lunary_conf_literal(&value[1]);
+    sc->head = (u_char *) ngx_strchr(value[1].data, '$') - value[1].data;
 
     for (i = 2; i < cf->args->nelts; i++) {
 

@@ -117,6 +117,7 @@ typedef enum {
 typedef struct {
     ngx_http_complex_value_t  *key;            /* NULL: no session           */
     size_t                     literal;        /* bytes of it that are text  */
+    size_t                     head;           /* ... before its variables   */
     ngx_str_t                  target;         /* redis=NAME                 */
     ngx_lunary_redis_conf_t   *redis;          /* found when merging         */
     ngx_uint_t                 format;
@@ -187,6 +188,7 @@ typedef struct {
     ngx_uint_t                          accept;    /* ..._ACCEPT_*           */
     ngx_array_t                        *names[NGX_HTTP_LUNARY_H_MAX];
                                                    /* headers and accept     */
+    ngx_uint_t                          own_names; /* users' before accept's */
     ngx_array_t                        *trusted;   /* ngx_cidr_t             */
     ngx_flag_t                          trusted_unix;
     ngx_http_lunary_session_conf_t      session;
@@ -246,6 +248,8 @@ typedef struct {
     unsigned                   read:1;
     unsigned                   duplicate:1;    /* user header twice          */
     unsigned                   trusted:1;      /* by lunary_trusted_from     */
+    unsigned                   accepted:1;     /* user as lunary_accept has
+                                                  it: a claim from anybody   */
 } ngx_http_lunary_headers_t;
 
 
@@ -553,6 +557,14 @@ ngx_uint_t ngx_http_lunary_has_source(ngx_http_lunary_loc_conf_t *lcf,
 /* the session id that lunary_session_id reads; empty: none */
 ngx_int_t ngx_http_lunary_session_id(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf, ngx_str_t *id);
+
+/*
+ * The next cookie of a header's value, which is moved behind it: between
+ * semicolons and nowhere else, blanks around name and value taken off.
+ * whole: all of it as it was written.  0 where there is none.
+ */
+ngx_uint_t ngx_http_lunary_next_cookie(ngx_str_t *rest, ngx_str_t *whole,
+    ngx_str_t *name, ngx_str_t *value);
 
 /*
  * Starts the look-up: NGX_OK: there is nothing to wait for (see the state),

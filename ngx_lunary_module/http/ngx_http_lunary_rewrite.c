@@ -551,7 +551,8 @@ static ngx_int_t
 ngx_http_lunary_drop_cookie(ngx_http_request_t *r, ngx_str_t *name,
     ngx_str_t *value)
 {
-    u_char      *p, *last, *start, *end, *dst, *out;
+    u_char      *dst, *out;
+    ngx_str_t    rest, whole, one, text;
     ngx_uint_t   found;
 
     /* each separator may grow by a space */
@@ -563,30 +564,12 @@ ngx_http_lunary_drop_cookie(ngx_http_request_t *r, ngx_str_t *name,
 
     dst = out;
     found = 0;
-    p = value->data;
-    last = p + value->len;
+    rest = *value;
 
-    while (p < last) {
+    while (ngx_http_lunary_next_cookie(&rest, &whole, &one, &text)) {
 
-        while (p < last && (*p == ' ' || *p == ';')) {
-            p++;
-        }
-
-        start = p;
-
-        while (p < last && *p != ';') {
-            p++;
-        }
-
-        end = p;
-
-        if (end == start) {
-            continue;
-        }
-
-        if ((size_t) (end - start) > name->len
-            && start[name->len] == '='
-            && ngx_strncasecmp(start, name->data, name->len) == 0)
+        if (one.len == name->len
+            && ngx_memcmp(one.data, name->data, name->len) == 0)
         {
             found = 1;
             continue;
@@ -597,7 +580,7 @@ ngx_http_lunary_drop_cookie(ngx_http_request_t *r, ngx_str_t *name,
             *dst++ = ' ';
         }
 
-        dst = ngx_cpymem(dst, start, end - start);
+        dst = ngx_cpymem(dst, whole.data, whole.len);
     }
 
     if (!found) {

@@ -60,6 +60,8 @@ static ngx_int_t ngx_http_lunary_unsign(ngx_http_request_t *r,
     ngx_http_lunary_session_id_conf_t *ic, ngx_str_t *id);
 static ngx_int_t ngx_http_lunary_cookie(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
+static ngx_uint_t ngx_http_lunary_own_key(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_str_t *key);
 static ngx_http_lunary_flight_t *ngx_http_lunary_flight_start(
     ngx_http_lunary_loc_conf_t *lcf, ngx_str_t *key, u_char *digest);
 static ngx_int_t ngx_http_lunary_flight_send(ngx_http_lunary_flight_t *flight,
@@ -258,26 +260,121 @@ ngx_http_lunary_session_id(ngx_http_request_t *r,
         ngx_str_null(id);
     }
 
+    /* what was percent-encoded goes into keys and, as a variable, anywhere */
+
+    for (i = 0; i < id->len; i++) {
+        if (id->data[i] < 0x20 || id->data[i] == 0x7f) {
+            ngx_str_null(id);
+            break;
+        }
+    }
+
     return NGX_OK;
 }
 
+
+/*
+ * The first cookie of that very name.  nginx's own $cookie_NAME folds case and
+ * takes a comma for a separator: what it finds inside the value of another
+ * cookie would be a session to us and none to the application.
+ */
 
 static ngx_int_t
 ngx_http_lunary_cookie(ngx_http_request_t *r, ngx_str_t *name,
     ngx_str_t *value)
 {
+    ngx_str_t          rest, whole, one;
+    ngx_table_elt_t   *h;
 #if (nginx_version >= 1023000)
 
-    return ngx_http_parse_multi_header_lines(r, r->headers_in.cookie, name,
-                                             value)
-           ? NGX_OK : NGX_DECLINED;
+    for (h = r->headers_in.cookie; h; h = h->next) {
 #else
+    ngx_uint_t         i;
+    ngx_table_elt_t  **cookies;
 
-    return ngx_http_parse_multi_header_lines(&r->headers_in.cookies, name,
-                                             value)
-           != NGX_DECLINED
-           ? NGX_OK : NGX_DECLINED;
+    cookies = r->headers_in.cookies.elts;
+
+    for (i = 0; i < r->headers_in.cookies.nelts; i++) {
+        h = cookies[i];
 #endif
+        rest = h->value;
+
+        while (ngx_http_lunary_next_cookie(&rest, &whole, &one, value)) {
+
+            if (one.len == name->len
+                && ngx_memcmp(one.data, name->data, name->len) == 0)
+            {
+                return NGX_OK;
+            }
+        }
+    }
+
+    ngx_str_null(value);
+
+    return NGX_DECLINED;
+}
+
+
+ngx_uint_t
+ngx_http_lunary_next_cookie(ngx_str_t *rest, ngx_str_t *whole,
+    ngx_str_t *name, ngx_str_t *value)
+{
+    u_char  *p, *last, *end;
+
+    p = rest->data;
+    last = p + rest->len;
+
+    while (p < last && (*p == ' ' || *p == '\t' || *p == ';')) {
+        p++;
+    }
+
+    if (p == last) {
+        return 0;
+    }
+
+    whole->data = p;
+
+    end = ngx_strlchr(p, last, ';');
+
+    if (end == NULL) {
+        end = last;
+    }
+
+    rest->data = end;
+    rest->len = last - end;
+
+    while (end[-1] == ' ' || end[-1] == '\t') {
+        end--;
+    }
+
+    whole->len = end - p;
+
+    name->data = p;
+    value->data = ngx_strlchr(p, end, '=');
+
+    if (value->data == NULL) {
+        name->len = whole->len;
+        value->data = end;
+        value->len = 0;
+        return 1;
+    }
+
+    name->len = value->data - p;
+
+    while (name->len
+           && (p[name->len - 1] == ' ' || p[name->len - 1] == '\t'))
+    {
+        name->len--;
+    }
+
+    do {
+        value->data++;
+    } while (value->data < end
+             && (*value->data == ' ' || *value->data == '\t'));
+
+    value->len = end - value->data;
+
+    return 1;
 }
 
 
@@ -413,9 +510,49 @@ ngx_http_lunary_session_key(ngx_http_request_t *r,
         || key->len > literal + NGX_HTTP_LUNARY_SESSION_ID_MAX)
     {
         ngx_str_null(key);
+
+    } else if (ngx_http_lunary_own_key(r, lcf, key)) {
+        ngx_str_null(key);
     }
 
     return NGX_OK;
+}
+
+
+/*
+ * 1 where what stands in the key for a variable has made it one of ours: in
+ * a thread's or a run's hash is a user whom anybody may have claimed.
+ */
+
+static ngx_uint_t
+ngx_http_lunary_own_key(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_str_t *key)
+{
+    size_t             len;
+    ngx_str_t          prefix;
+    ngx_uint_t         i;
+    static ngx_str_t   kinds[] = {
+        ngx_string("run:"), ngx_string("thread:"), ngx_string("user:"),
+        ngx_string("users:"), ngx_string("policy:"), ngx_string("budget:"),
+        ngx_string("outbox:"), ngx_null_string
+    };
+
+    prefix = ngx_http_lunary_prefix(r);
+
+    for (i = 0; kinds[i].len; i++) {
+
+        len = prefix.len + kinds[i].len;
+
+        if (lcf->session.head < len && key->len >= len
+            && ngx_memcmp(key->data, prefix.data, prefix.len) == 0
+            && ngx_memcmp(key->data + prefix.len, kinds[i].data, kinds[i].len)
+               == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
 }
 
 
@@ -805,6 +942,12 @@ ngx_http_lunary_session_landed(ngx_http_lunary_flight_t *flight,
 
             if (flight->ttl >= 0 && (ngx_msec_t) flight->ttl < ms) {
                 ms = (ngx_msec_t) flight->ttl;
+
+            } else if (flight->ttl == -2 && found->user.len) {
+
+                /* gone since it was read */
+
+                ms = 0;
             }
 
             ngx_http_lunary_cache_put(cache, flight->digest, &found->user,
