@@ -3,6 +3,7 @@
  *
  * The variables.  None is cached: what they tell grows while the request
  * lives.  Outcome and tokens are final from their first use in the log phase.
+ * None holds a control character, so that each may stand in a header.
  */
 
 #include "ngx_http_lunary_module.h"
@@ -35,6 +36,8 @@ static ngx_int_t ngx_http_lunary_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_lunary_variable_value(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, uintptr_t data, ngx_str_t *value);
+static ngx_int_t ngx_http_lunary_variable_clean(ngx_http_request_t *r,
+    ngx_str_t *value);
 static ngx_int_t ngx_http_lunary_variable_number(ngx_http_request_t *r,
     int64_t n, ngx_str_t *value);
 static ngx_uint_t ngx_http_lunary_logging(ngx_http_request_t *r);
@@ -129,11 +132,53 @@ ngx_http_lunary_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
         return NGX_OK;
     }
 
+    if (ngx_http_lunary_variable_clean(r, &value) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     v->data = value.data;
     v->len = value.len;
     v->valid = 1;
     v->no_cacheable = 0;
     v->not_found = 0;
+
+    return NGX_OK;
+}
+
+
+/*
+ * A model or a thread may hold line ends that JSON has escaped, and variables
+ * go into headers: none has a control character, they become question marks.
+ */
+
+static ngx_int_t
+ngx_http_lunary_variable_clean(ngx_http_request_t *r, ngx_str_t *value)
+{
+    u_char  *p;
+    size_t   i;
+
+    for (i = 0; i < value->len; i++) {
+        if (value->data[i] < 0x20 || value->data[i] == 0x7f) {
+            break;
+        }
+    }
+
+    if (i == value->len) {
+        return NGX_OK;
+    }
+
+    p = ngx_pstrdup(r->pool, value);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    for ( /* void */ ; i < value->len; i++) {
+        if (p[i] < 0x20 || p[i] == 0x7f) {
+            p[i] = '?';
+        }
+    }
+
+    value->data = p;
 
     return NGX_OK;
 }
