@@ -5,8 +5,9 @@
  * work unchanged.  One system is one line in the table below.
  *
  * Invariants
- *   - what is read here is a claim like any other header or member, never
- *     more, and asked for after the names of lunary_header;
+ *   - what is read here is a claim, from trusted peers too: those guard the
+ *     header they set, not other gateways'; and it is asked for after the
+ *     names of lunary_header;
  *   - what is read here does not reach the upstream.
  */
 
@@ -145,6 +146,10 @@ ngx_http_lunary_accept_names(ngx_conf_t *cf, ngx_http_lunary_loc_conf_t *lcf)
             return NGX_ERROR;
         }
 
+        if (kind == NGX_HTTP_LUNARY_H_USER) {
+            lcf->own_names = names->nelts;
+        }
+
         for (sys = ngx_http_lunary_systems; sys->name.len; sys++) {
             if ((lcf->accept & sys->mask) && sys->headers[kind]
                 && ngx_http_lunary_accept_push(cf, names, sys->headers[kind])
@@ -279,6 +284,7 @@ ngx_http_lunary_accept_metadata(ngx_http_request_t *r,
 
     if (result == NGX_OK) {
         ctx->headers.user = user;
+        ctx->headers.accepted = 1;
 
         if (ctx->headers.props.len == 0) {
             ctx->headers.props = props;
@@ -307,8 +313,7 @@ ngx_http_lunary_accept_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         return NGX_OK;
     }
 
-    value = lunary_json_get(lunary_doc_text(lunary_request_doc(rq)),
-                            "litellm_metadata");
+    value = lunary_json_get(lunary_doc_text(lunary_request_doc(rq)), "litellm_metadata");
     value = lunary_json_get(value, "user");
 
     return ngx_http_lunary_json_user(r->pool, &ctx->mem, value, 0, user)

@@ -3,8 +3,9 @@
  *
  * `lunary_user verified:VALUE` is refused on text that the client wrote: by
  * the name of the variable, and, since a variable of yours may carry such
- * text, by what the configuration says of it: `set`, `auth_request_set` and
- * `map` are looked up in the configuration's own text.
+ * text, by what the configuration says of it: `set`, `auth_request_set`,
+ * `map`, and the named captures of regular expressions (in locations, server
+ * names, `if`, `rewrite`) are looked up in the configuration's own text.
  *
  * A map from a secret that the client sends to a name of yours is no such
  * case: what it gives is your text.  What other modules put into variables
@@ -14,8 +15,8 @@
 #include "ngx_http_lunary_module.h"
 
 
-#define NGX_HTTP_LUNARY_VERIFIED_DEPTH  4
-#define NGX_HTTP_LUNARY_VERIFIED_FILES  512
+#define NGX_HTTP_LUNARY_VERIFIED_DEPTH  16
+#define NGX_HTTP_LUNARY_VERIFIED_FILES  4096
 #define NGX_HTTP_LUNARY_VERIFIED_SIZE   (4 * 1024 * 1024)
 #define NGX_HTTP_LUNARY_VERIFIED_WORDS  4
 
@@ -30,7 +31,7 @@ typedef struct {
     ngx_conf_t   *cf;
     ngx_str_t     name;                        /* of the variable            */
     ngx_uint_t    depth;
-    ngx_uint_t    files;
+    ngx_uint_t   *files;                       /* read so far                */
 } ngx_http_lunary_trace_t;
 
 
@@ -39,8 +40,8 @@ static ngx_uint_t ngx_http_lunary_client_text(ngx_http_lunary_trace_t *trace,
 static ngx_uint_t ngx_http_lunary_client_name(ngx_str_t *name);
 static ngx_uint_t ngx_http_lunary_next_name(ngx_str_t *value,
     ngx_str_t *name);
-static ngx_uint_t ngx_http_lunary_laundered(ngx_conf_t *cf, ngx_str_t *name,
-    ngx_uint_t depth);
+static ngx_uint_t ngx_http_lunary_laundered(ngx_http_lunary_trace_t *from,
+    ngx_str_t *name);
 static ngx_uint_t ngx_http_lunary_trace_file(ngx_http_lunary_trace_t *trace,
     ngx_str_t *file, ngx_uint_t inside);
 static ngx_uint_t ngx_http_lunary_trace_include(
@@ -49,6 +50,7 @@ static ngx_uint_t ngx_http_lunary_trace_text(ngx_http_lunary_trace_t *trace,
     ngx_http_lunary_text_t *text, ngx_uint_t inside);
 static u_char ngx_http_lunary_trace_word(ngx_http_lunary_text_t *text,
     ngx_str_t *word);
+static ngx_uint_t ngx_http_lunary_captured(ngx_str_t *word, ngx_str_t *name);
 static ngx_uint_t ngx_http_lunary_is_word(ngx_str_t *word, const char *text);
 
 
@@ -75,6 +77,12 @@ static ngx_str_t  ngx_http_lunary_client_names[] = {
     ngx_string("ssl_server_name"),
     ngx_string("ssl_ciphers"),
     ngx_string("ssl_curves"),
+    ngx_string("uid_"),
+    ngx_string("fastcgi_"),
+    ngx_string("slice_range"),
+    ngx_string("secure_link_expires"),
+    ngx_string("request_port"),
+    ngx_string("request_length"),
     ngx_null_string
 };
 
@@ -82,11 +90,15 @@ static ngx_str_t  ngx_http_lunary_client_names[] = {
 char *
 ngx_http_lunary_conf_verified(ngx_conf_t *cf, ngx_str_t *value)
 {
+    ngx_uint_t               files;
     ngx_http_lunary_trace_t  trace;
 
     ngx_memzero(&trace, sizeof(ngx_http_lunary_trace_t));
 
+    files = 0;
+
     trace.cf = cf;
+    trace.files = &files;
 
     if (ngx_http_lunary_client_text(&trace, value, NULL)) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
@@ -137,9 +149,13 @@ ngx_http_lunary_client_text(ngx_http_lunary_trace_t *trace, ngx_str_t *value,
             }
         }
 
-        if (trace->depth < NGX_HTTP_LUNARY_VERIFIED_DEPTH
-            && ngx_http_lunary_laundered(trace->cf, &name, trace->depth + 1))
+        if (name.len == trace->name.len
+            && ngx_strncasecmp(name.data, trace->name.data, name.len) == 0)
         {
+            continue;
+        }
+
+        if (ngx_http_lunary_laundered(trace, &name)) {
             return 1;
         }
     }
@@ -211,18 +227,23 @@ ngx_http_lunary_next_name(ngx_str_t *value, ngx_str_t *name)
 
 
 static ngx_uint_t
-ngx_http_lunary_laundered(ngx_conf_t *cf, ngx_str_t *name, ngx_uint_t depth)
+ngx_http_lunary_laundered(ngx_http_lunary_trace_t *from, ngx_str_t *name)
 {
     ngx_str_t                file;
     ngx_http_lunary_trace_t  trace;
 
-    ngx_memzero(&trace, sizeof(ngx_http_lunary_trace_t));
+    /* what leads further than anybody could follow is not believed */
 
-    trace.cf = cf;
+    if (from->depth == NGX_HTTP_LUNARY_VERIFIED_DEPTH) {
+        return 1;
+    }
+
+    trace = *from;
+
     trace.name = *name;
-    trace.depth = depth;
+    trace.depth++;
 
-    file = cf->cycle->conf_file;
+    file = trace.cf->cycle->conf_file;
 
     return ngx_http_lunary_trace_file(&trace, &file, 0);
 }
@@ -242,8 +263,8 @@ ngx_http_lunary_trace_file(ngx_http_lunary_trace_t *trace, ngx_str_t *file,
     ngx_file_info_t          fi;
     ngx_http_lunary_text_t   text;
 
-    if (trace->files++ >= NGX_HTTP_LUNARY_VERIFIED_FILES) {
-        return 0;
+    if ((*trace->files)++ >= NGX_HTTP_LUNARY_VERIFIED_FILES) {
+        return 1;
     }
 
     fd = ngx_open_file(file->data, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
@@ -350,19 +371,30 @@ ngx_http_lunary_trace_text(ngx_http_lunary_trace_t *trace,
     ngx_http_lunary_text_t *text, ngx_uint_t inside)
 {
     u_char      end;
-    ngx_str_t   word, none, target, w[NGX_HTTP_LUNARY_VERIFIED_WORDS];
+    ngx_str_t   word, none, target, map, w[NGX_HTTP_LUNARY_VERIFIED_WORDS];
     ngx_uint_t  n, client;
 
     n = 0;
     client = inside;
 
     ngx_str_null(&none);
+    ngx_str_null(&map);
 
     for ( ;; ) {
 
         end = ngx_http_lunary_trace_word(text, &word);
 
         if (end == 'w') {
+
+            /* a capture: of a map's source, else of what the client sent */
+
+            if (ngx_http_lunary_captured(&word, &trace->name)
+                && (map.len ? ngx_http_lunary_client_text(trace, &map, NULL)
+                            : inside != 1))
+            {
+                return 1;
+            }
+
             if (n < NGX_HTTP_LUNARY_VERIFIED_WORDS) {
                 w[n] = word;
             }
@@ -392,6 +424,10 @@ ngx_http_lunary_trace_text(ngx_http_lunary_trace_t *trace,
 
             inside = 0;
 
+            if (n == 3 && ngx_http_lunary_is_word(&w[0], "map")) {
+                map = w[1];
+            }
+
             if (target.len && ngx_http_lunary_is_word(&w[0], "map")) {
                 inside = 1;
                 client = inside + ngx_http_lunary_client_text(trace, &w[1],
@@ -400,6 +436,7 @@ ngx_http_lunary_trace_text(ngx_http_lunary_trace_t *trace,
 
         } else if (end == '}') {
             inside = 0;
+            ngx_str_null(&map);
 
         } else if (n == 2 && ngx_http_lunary_is_word(&w[0], "include")) {
 
@@ -420,7 +457,8 @@ ngx_http_lunary_trace_text(ngx_http_lunary_trace_t *trace,
 
         } else if (target.len
                    && (ngx_http_lunary_is_word(&w[0], "set")
-                       || ngx_http_lunary_is_word(&w[0], "auth_request_set"))
+                       || ngx_http_lunary_is_word(&w[0], "auth_request_set")
+                       || ngx_strncmp(w[0].data, "set_", 4) == 0)
                    && ngx_http_lunary_client_text(trace, &w[2], NULL))
         {
             return 1;
@@ -508,6 +546,40 @@ ngx_http_lunary_trace_word(ngx_http_lunary_text_t *text, ngx_str_t *word)
     text->p = (quote && p < last) ? p + 1 : p;
 
     return 'w';
+}
+
+
+/* 1 where a regular expression puts what it finds into the variable:
+ * (?<name>...), (?P<name>...), (?'name'...) */
+
+static ngx_uint_t
+ngx_http_lunary_captured(ngx_str_t *word, ngx_str_t *name)
+{
+    u_char  *p, *last;
+
+    if (name->len == 0) {
+        return 0;
+    }
+
+    last = word->data + word->len;
+
+    for (p = word->data; last - p > (ssize_t) name->len + 2; p++) {
+
+        if (p[0] == '?'
+            && (p[1] == '<' || p[1] == '\'' || p[1] == 'P'))
+        {
+            p += (p[1] == 'P') ? 3 : 2;
+
+            if (last - p > (ssize_t) name->len
+                && (p[name->len] == '>' || p[name->len] == '\'')
+                && ngx_strncasecmp(p, name->data, name->len) == 0)
+            {
+                return 1;
+            }
+        }
+    }
+
+    return 0;
 }
 
 

@@ -7,6 +7,8 @@
  * Invariants
  *   - what is no user id (docs/directives.md) is no user, from any source;
  *   - a claim never replaces a verified user, it is kept beside it;
+ *   - of a trusted peer's headers those are verified that lunary_header names
+ *     and that are there once: what another one wrote is not the peer's word;
  *   - props of a source count only where that source names the very user
  *     that was settled on: one user's props never land on another.
  */
@@ -39,7 +41,8 @@ static ngx_uint_t ngx_http_lunary_password_checked(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_lunary_certificate_checked(ngx_http_request_t *r,
     ngx_str_t *name);
 static void ngx_http_lunary_read_header(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx, ngx_array_t *names, ngx_uint_t kind);
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
+    ngx_uint_t kind);
 static ngx_table_elt_t *ngx_http_lunary_find_header(ngx_http_request_t *r,
     ngx_str_t *name, ngx_uint_t *n);
 static ngx_int_t ngx_http_lunary_header_props(ngx_http_request_t *r,
@@ -80,7 +83,7 @@ ngx_http_lunary_read_headers(ngx_http_request_t *r,
     ctx->headers.trusted = ngx_http_lunary_trusted_peer(r, lcf);
 
     for (kind = 0; kind < NGX_HTTP_LUNARY_H_MAX; kind++) {
-        ngx_http_lunary_read_header(r, ctx, lcf->names[kind], kind);
+        ngx_http_lunary_read_header(r, ctx, lcf, kind);
     }
 
     if ((lcf->accept & NGX_HTTP_LUNARY_ACCEPT_PORTKEY)
@@ -105,12 +108,14 @@ ngx_http_lunary_read_headers(ngx_http_request_t *r,
 
 static void
 ngx_http_lunary_read_header(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
-    ngx_array_t *names, ngx_uint_t kind)
+    ngx_http_lunary_loc_conf_t *lcf, ngx_uint_t kind)
 {
     ngx_str_t        *name, value;
     ngx_uint_t        i, n;
+    ngx_array_t      *names;
     ngx_table_elt_t  *h;
 
+    names = lcf->names[kind];
     name = names->elts;
 
     for (i = 0; i < names->nelts; i++) {
@@ -147,6 +152,7 @@ ngx_http_lunary_read_header(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
             }
 
             ctx->headers.user = value;
+            ctx->headers.accepted = (i >= lcf->own_names);
             return;
 
         case NGX_HTTP_LUNARY_H_PROPS:
@@ -686,7 +692,8 @@ ngx_http_lunary_candidate(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     case NGX_HTTP_LUNARY_SRC_HEADER:
         c->user = ctx->headers.user;
         c->props = ctx->headers.props;
-        c->verified = ctx->headers.trusted;
+        c->verified = ctx->headers.trusted && !ctx->headers.accepted
+                      && !ctx->headers.duplicate;
         c->counter = NGX_LUNARY_C_IDENTITY_HEADER;
         break;
 
@@ -734,7 +741,8 @@ ngx_http_lunary_candidate(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 
 /*
  * 1 where $remote_user can be here only because auth_basic has checked its
- * password: it is on in this location, and nothing else was enough.
+ * password: it is on in this location, with a file of passwords (without one
+ * nginx takes it for off), and nothing else was enough.
  */
 
 static ngx_uint_t
@@ -742,7 +750,7 @@ ngx_http_lunary_password_checked(ngx_http_request_t *r)
 {
     char                      *conf;
     ngx_str_t                  realm;
-    ngx_uint_t                 i;
+    ngx_uint_t                 i, file, on;
     ngx_module_t             **modules;
     ngx_command_t             *cmd;
     ngx_http_complex_value_t  *value;
@@ -770,24 +778,30 @@ ngx_http_lunary_password_checked(ngx_http_request_t *r)
 
     conf = r->loc_conf[modules[i]->ctx_index];
 
+    file = 0;
+    on = 0;
+
     for (cmd = modules[i]->commands; cmd->name.len; cmd++) {
 
-        if (ngx_strcmp(cmd->name.data, "auth_basic") != 0) {
-            continue;
+        if (ngx_strcmp(cmd->name.data, "auth_basic_user_file") == 0) {
+            value = *(ngx_http_complex_value_t **) (conf + cmd->offset);
+
+            file = (value != NULL && value != NGX_CONF_UNSET_PTR);
+
+        } else if (ngx_strcmp(cmd->name.data, "auth_basic") == 0) {
+            value = *(ngx_http_complex_value_t **) (conf + cmd->offset);
+
+            if (value == NULL || value == NGX_CONF_UNSET_PTR
+                || ngx_http_complex_value(r, value, &realm) != NGX_OK)
+            {
+                return 0;
+            }
+
+            on = !(realm.len == 3 && ngx_strncmp(realm.data, "off", 3) == 0);
         }
-
-        value = *(ngx_http_complex_value_t **) (conf + cmd->offset);
-
-        if (value == NULL || value == NGX_CONF_UNSET_PTR
-            || ngx_http_complex_value(r, value, &realm) != NGX_OK)
-        {
-            return 0;
-        }
-
-        return !(realm.len == 3 && ngx_strncmp(realm.data, "off", 3) == 0);
     }
 
-    return 0;
+    return file && on;
 }
 
 
