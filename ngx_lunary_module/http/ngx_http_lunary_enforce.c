@@ -52,8 +52,13 @@ typedef struct {
 
 static ngx_uint_t ngx_http_lunary_exempt(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf, ngx_uint_t mode);
+static ngx_uint_t ngx_http_lunary_plain(ngx_http_request_t *r,
+    ngx_uint_t *origin, ngx_uint_t *preflight);
 static ngx_uint_t ngx_http_lunary_is_public(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf);
+static ngx_uint_t ngx_http_lunary_straight(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_lunary_straight_path(u_char *p, u_char *last,
+    ngx_uint_t raw);
 static ngx_uint_t ngx_http_lunary_needs_user(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf, ngx_uint_t *mode);
 static ngx_http_lunary_refusal_e ngx_http_lunary_judge(ngx_http_request_t *r,
@@ -211,7 +216,7 @@ ngx_int_t
 ngx_http_lunary_enforce_subrequest(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf)
 {
-    ngx_uint_t                   mode;
+    ngx_uint_t                   mode, main;
     ngx_http_lunary_ctx_t       *ctx;
     ngx_http_lunary_loc_conf_t  *mlcf;
 
@@ -257,11 +262,10 @@ ngx_http_lunary_enforce_subrequest(ngx_http_request_t *r,
     mlcf = ngx_http_get_module_loc_conf(r->main, ngx_http_lunary_module);
 
     if (mlcf->phase == NGX_HTTP_LUNARY_PRECONTENT
+        && !mlcf->dry_run
         && ngx_http_lunary_enabled(r->main, mlcf)
-        && ngx_http_lunary_choice(r->main, &mlcf->require,
-                                  ngx_http_lunary_require_words,
-                                  NGX_HTTP_LUNARY_REQUIRE_VERIFIED)
-           >= mode)
+        && ngx_http_lunary_needs_user(r->main, mlcf, &main)
+        && main >= mode)
     {
         return NGX_DECLINED;
     }
@@ -276,9 +280,7 @@ static ngx_uint_t
 ngx_http_lunary_exempt(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf,
     ngx_uint_t mode)
 {
-    ngx_uint_t        i, origin, preflight;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    ngx_uint_t   origin, preflight;
 
     if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD|NGX_HTTP_OPTIONS))) {
         return 0;
@@ -290,6 +292,42 @@ ngx_http_lunary_exempt(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf,
         return 0;
     }
 
+    if (!ngx_http_lunary_plain(r, &origin, &preflight)) {
+        return 0;
+    }
+
+    if (mode == NGX_HTTP_LUNARY_REQUIRE_VERIFIED) {
+        return origin && preflight;
+    }
+
+    return 1;
+}
+
+
+/*
+ * 1 where the method is all that is asked for: no body, no Upgrade, and no
+ * header by which upstreams take one method for another
+ */
+
+static ngx_uint_t
+ngx_http_lunary_plain(ngx_http_request_t *r, ngx_uint_t *origin,
+    ngx_uint_t *preflight)
+{
+    ngx_uint_t         i, n;
+    ngx_list_part_t   *part;
+    ngx_table_elt_t   *h;
+    static ngx_str_t   others[] = {
+        ngx_string("Upgrade"),
+        ngx_string("X-HTTP-Method-Override"),
+        ngx_string("X-HTTP-Method"),
+        ngx_string("X-Method-Override"),
+        ngx_null_string
+    };
+    static ngx_str_t   cors[] = {
+        ngx_string("Origin"),
+        ngx_string("Access-Control-Request-Method")
+    };
+
     if (r->headers_in.content_length_n > 0 || r->headers_in.chunked
         || r->headers_in.upgrade
         || (r->request_body && r->request_body->bufs))
@@ -297,8 +335,8 @@ ngx_http_lunary_exempt(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf,
         return 0;
     }
 
-    origin = 0;
-    preflight = 0;
+    *origin = 0;
+    *preflight = 0;
 
     part = &r->headers_in.headers.part;
     h = part->elts;
@@ -315,62 +353,14 @@ ngx_http_lunary_exempt(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf,
             i = 0;
         }
 
-        switch (h[i].key.len) {
-
-        case sizeof("Origin") - 1:
-            origin |= ngx_strcasecmp(h[i].key.data, (u_char *) "Origin") == 0;
-            break;
-
-        case sizeof("Upgrade") - 1:
-
-            if (ngx_strcasecmp(h[i].key.data, (u_char *) "Upgrade") == 0) {
+        for (n = 0; others[n].len; n++) {
+            if (ngx_http_lunary_same_name(&h[i].key, &others[n])) {
                 return 0;
             }
-
-            break;
-
-        case sizeof("Access-Control-Request-Method") - 1:
-            preflight |= ngx_strcasecmp(h[i].key.data,
-                               (u_char *) "Access-Control-Request-Method")
-                         == 0;
-            break;
-
-        case sizeof("X-HTTP-Method-Override") - 1:
-
-            /* a GET that asks the upstream to take it for something else */
-
-            if (ngx_strcasecmp(h[i].key.data,
-                               (u_char *) "X-HTTP-Method-Override")
-                == 0)
-            {
-                return 0;
-            }
-
-            break;
-
-        case sizeof("X-HTTP-Method") - 1:
-
-            if (ngx_strcasecmp(h[i].key.data, (u_char *) "X-HTTP-Method") == 0)
-            {
-                return 0;
-            }
-
-            break;
-
-        case sizeof("X-Method-Override") - 1:
-
-            if (ngx_strcasecmp(h[i].key.data, (u_char *) "X-Method-Override")
-                == 0)
-            {
-                return 0;
-            }
-
-            break;
         }
-    }
 
-    if (mode == NGX_HTTP_LUNARY_REQUIRE_VERIFIED) {
-        return origin && preflight;
+        *origin |= ngx_http_lunary_same_name(&h[i].key, &cors[0]);
+        *preflight |= ngx_http_lunary_same_name(&h[i].key, &cors[1]);
     }
 
     return 1;
@@ -381,7 +371,7 @@ static ngx_uint_t
 ngx_http_lunary_is_public(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf)
 {
-    ngx_uint_t                 i;
+    ngx_uint_t                 i, origin, preflight;
     ngx_http_lunary_public_t  *pub;
 
     if (lcf->public == NULL) {
@@ -407,12 +397,98 @@ ngx_http_lunary_is_public(ngx_http_request_t *r,
             continue;
         }
 
-        if (ngx_strncmp(r->uri.data, pub[i].path.data, pub[i].path.len) == 0) {
-            return 1;
+        if (ngx_strncmp(r->uri.data, pub[i].path.data, pub[i].path.len) != 0) {
+            continue;
         }
+
+        /* public for GET is not what a GET may be made to do */
+
+        if (pub[i].method.len
+            && (r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD|NGX_HTTP_OPTIONS))
+            && !ngx_http_lunary_plain(r, &origin, &preflight))
+        {
+            continue;
+        }
+
+        return ngx_http_lunary_straight(r);
     }
 
     return 0;
+}
+
+
+/*
+ * 1 where the path is the same to everybody.  nginx passes it on as the client
+ * wrote it, and others resolve it otherwise: `..;` is `..` to Tomcat, a
+ * backslash a slash to IIS, %252e a dot to whoever decodes twice, and %2f no
+ * slash to whoever decodes late.
+ */
+
+static ngx_uint_t
+ngx_http_lunary_straight(ngx_http_request_t *r)
+{
+    u_char  *last;
+
+    last = ngx_strlchr(r->unparsed_uri.data,
+                       r->unparsed_uri.data + r->unparsed_uri.len, '?');
+
+    if (last == NULL) {
+        last = r->unparsed_uri.data + r->unparsed_uri.len;
+    }
+
+    return ngx_http_lunary_straight_path(r->unparsed_uri.data, last, 1)
+           && ngx_http_lunary_straight_path(r->uri.data,
+                                            r->uri.data + r->uri.len, 0);
+}
+
+
+/* raw: as it was written; dot segments are the same to everybody there */
+
+static ngx_uint_t
+ngx_http_lunary_straight_path(u_char *p, u_char *last, ngx_uint_t raw)
+{
+    u_char  *start, c;
+
+    for (start = p; p < last; p++) {
+
+        switch (*p) {
+
+        case '\\':
+            return 0;
+
+        case '.':
+
+            if (!raw && last - p >= 2 && p[1] == '.'
+                && (p == start || p[-1] == '/'))
+            {
+                return 0;
+            }
+
+            break;
+
+        case '%':
+
+            if (last - p < 3) {
+                break;
+            }
+
+            c = (u_char) (p[2] | 0x20);
+
+            /* %2f %5c; what is still encoded when nginx has decoded: %2e,
+             * and %25, a percent sign */
+
+            if ((p[1] == '2' && (c == 'f' || (!raw && c == 'e')))
+                || (p[1] == '5' && c == 'c')
+                || (!raw && p[1] == '2' && p[2] == '5'))
+            {
+                return 0;
+            }
+
+            break;
+        }
+    }
+
+    return 1;
 }
 
 
@@ -537,6 +613,14 @@ ngx_http_lunary_judge_identity(ngx_http_request_t *r,
     }
 
     if (!id->verified && mode == NGX_HTTP_LUNARY_REQUIRE_VERIFIED) {
+
+        /* a trusted peer that hands on the client's header beside its own */
+
+        if (ctx->headers.duplicate && ctx->headers.trusted
+            && ngx_http_lunary_has_source(lcf, NGX_HTTP_LUNARY_SRC_HEADER))
+        {
+            return NGX_HTTP_LUNARY_R_DUPLICATE;
+        }
 
         return ctx->lookup.state == NGX_HTTP_LUNARY_LOOKUP_FAILED
                ? NGX_HTTP_LUNARY_R_UNAVAILABLE

@@ -803,8 +803,11 @@ ngx_http_lunary_choice(ngx_http_request_t *r, ngx_http_lunary_choice_t *choice,
 ngx_uint_t
 ngx_http_lunary_enabled(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
 {
+    /* as nginx's own conditions: what is neither empty nor "0" counts, so
+     * that a wrong word does not switch off what keeps people out */
+
     return ngx_http_lunary_choice(r, &lcf->enable,
-                                  ngx_http_lunary_enable_words, 0);
+                                  ngx_http_lunary_enable_words, 1);
 }
 
 
