@@ -50,6 +50,8 @@ def test_the_configuration_without_mistakes_is_accepted(conf_test):
     ("lunary_session_id cookie=sid secret_file=/nonexistent;",
      ["secret_file", "No such file"]),
     ("lunary_session_id cookie=sid secret=x;", ["secret_file=PATH"]),
+    ("lunary_session_id cookie=sid bearer;", ["secret_file=PATH"]),
+    ("lunary_session_id secret_file=/dev/null;", ["secret"]),
     ("lunary_require_user sometimes;", ["invalid value", "sometimes"]),
     ("lunary_public v1;", ["slash"]),
     ("lunary_public GET;", ["no path"]),
@@ -76,6 +78,25 @@ def test_a_wrong_directive_in_a_location(conf_test, directive, words):
     for word in words:
         assert word in said, said
     assert "[emerg]" in said
+
+
+def test_session_beside_other_sources_may_stand_without_a_key(conf_test):
+    accepted, words = conf_test(CONFIG, here="""
+        lunary_user session body header parent;""")
+
+    assert accepted and "lunary_session KEY" in words, words
+
+
+def test_parameters_come_in_any_order(conf_test, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("s\n")
+
+    for here in (f"lunary_session_id secret_file={secret} cookie=sid;",
+                 f"lunary_session_id bearer secret_file={secret};",
+                 "lunary_session s:$cookie_s user=a format=json props=b;",
+                 "lunary_session_cache valid=1000ms zone=z:1048576;"):
+        accepted, words = conf_test(CONFIG, here=here)
+        assert accepted, words
 
 
 @pytest.mark.parametrize("directive, words", [

@@ -150,6 +150,15 @@ def test_public_may_name_a_method(nginx, upstream):
     assert one.request("POST", "/v1/open", json=CHAT).status == 400
 
 
+def test_a_public_get_is_a_public_head_too(nginx, upstream):
+    one = nginx(CONFIG, require="verified",
+                extra="lunary_public GET /v1/open;")
+
+    assert one.request("HEAD", "/v1/open").status != 401
+    assert one.request("HEAD", "/v1/other").status == 401
+    assert one.request("DELETE", "/v1/open").status == 401
+
+
 def test_dry_run_only_counts(nginx, upstream, runs):
     one = nginx(CONFIG, extra="lunary_dry_run on;")
 

@@ -87,6 +87,14 @@ def test_what_is_unknown_is_empty(nginx, upstream, runs):
                               "total", "thread")] == [""] * 7
 
 
+def test_a_call_that_asks_for_no_stream(nginx, runs):
+    one = nginx(with_log())
+
+    one.post(json=CHAT)
+
+    assert (logged(one)[0]["stream"], runs.one()["stream"]) == ("0", "0")
+
+
 @pytest.mark.parametrize("extra, decision, status", [
     ("lunary_require_user on;", "REJECTED", 400),
     ("lunary_require_user on; lunary_dry_run on;", "REJECTED_DRY_RUN", 200)])

@@ -597,6 +597,7 @@ ngx_http_lunary_conf_session_id(ngx_conf_t *cf, ngx_command_t *cmd,
     ngx_http_lunary_loc_conf_t *lcf = conf;
 
     ngx_str_t                          *value, file;
+    ngx_uint_t                          i;
     ngx_http_lunary_session_id_conf_t  *ic;
 
     ic = &lcf->session_id;
@@ -607,49 +608,60 @@ ngx_http_lunary_conf_session_id(ngx_conf_t *cf, ngx_command_t *cmd,
 
     value = cf->args->elts;
 
-    if (ngx_strncmp(value[1].data, "cookie=", 7) == 0 && value[1].len > 7) {
-        ic->from = NGX_HTTP_LUNARY_ID_COOKIE;
-        ic->name.data = value[1].data + 7;
-        ic->name.len = value[1].len - 7;
+    for (i = 1; i < cf->args->nelts; i++) {
 
-    } else if (ngx_strncmp(value[1].data, "header=", 7) == 0
-               && value[1].len > 7)
-    {
-        ic->from = NGX_HTTP_LUNARY_ID_HEADER;
-        ic->name.data = value[1].data + 7;
-        ic->name.len = value[1].len - 7;
-
-    } else if (ngx_strcmp(value[1].data, "bearer") == 0) {
-        ic->from = NGX_HTTP_LUNARY_ID_BEARER;
-        ngx_str_set(&ic->name, "Authorization");
-
-    } else {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid \"%V\" in \"lunary_session_id\": write "
-                           "cookie=NAME, header=NAME or bearer", &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    if (cf->args->nelts == 3) {
-
-        if (ngx_strncmp(value[2].data, "secret_file=", 12) != 0
-            || value[2].len == 12)
+        if (ngx_strncmp(value[i].data, "secret_file=", 12) == 0
+            && value[i].len > 12 && ic->secrets == NULL)
         {
+            file.data = value[i].data + 12;
+            file.len = value[i].len - 12;
+
+            ic->secrets = ngx_http_lunary_read_lines(cf, &file,
+                                                     "secret_file");
+            if (ic->secrets == NULL) {
+                return NGX_CONF_ERROR;
+            }
+
+            continue;
+        }
+
+        if (ic->name.len) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "invalid parameter \"%V\" in "
                                "\"lunary_session_id\": known is "
-                               "secret_file=PATH", &value[2]);
+                               "secret_file=PATH", &value[i]);
             return NGX_CONF_ERROR;
         }
 
-        file.data = value[2].data + 12;
-        file.len = value[2].len - 12;
+        if (ngx_strncmp(value[i].data, "cookie=", 7) == 0
+            && value[i].len > 7)
+        {
+            ic->from = NGX_HTTP_LUNARY_ID_COOKIE;
+            ic->name.data = value[i].data + 7;
+            ic->name.len = value[i].len - 7;
 
-        ic->secrets = ngx_http_lunary_read_lines(cf, &file,
-                                                 "secret_file");
-        if (ic->secrets == NULL) {
+        } else if (ngx_strncmp(value[i].data, "header=", 7) == 0
+                   && value[i].len > 7)
+        {
+            ic->from = NGX_HTTP_LUNARY_ID_HEADER;
+            ic->name.data = value[i].data + 7;
+            ic->name.len = value[i].len - 7;
+
+        } else if (ngx_strcmp(value[i].data, "bearer") == 0) {
+            ic->from = NGX_HTTP_LUNARY_ID_BEARER;
+            ngx_str_set(&ic->name, "Authorization");
+
+        } else {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid \"%V\" in \"lunary_session_id\": "
+                               "write cookie=NAME, header=NAME or bearer",
+                               &value[i]);
             return NGX_CONF_ERROR;
         }
+    }
+
+    if (ic->name.len == 0) {
+        return "needs cookie=NAME, header=NAME or bearer";
     }
 
     return NGX_CONF_OK;
@@ -864,7 +876,7 @@ ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
 {
     ngx_str_t                  *body;
     ngx_flag_t                 *pass;
-    ngx_uint_t                  i;
+    ngx_uint_t                  i, n;
     const char                 *name;
     ngx_http_lunary_source_t   *src;
 
@@ -937,10 +949,16 @@ ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
         if (src[i].kind == NGX_HTTP_LUNARY_SRC_SESSION
             && lcf->session.key == NULL)
         {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+            /* beside other sources it says what the default says */
+
+            n = lcf->sources->nelts;
+
+            ngx_conf_log_error(n > 1 ? NGX_LOG_WARN : NGX_LOG_EMERG, cf, 0,
                                "\"lunary_user session\" needs "
                                "\"lunary_session KEY\"");
-            return NGX_CONF_ERROR;
+            if (n == 1) {
+                return NGX_CONF_ERROR;
+            }
         }
 
         if (src[i].kind == NGX_HTTP_LUNARY_SRC_VALUE && src[i].verified

@@ -386,7 +386,12 @@ ngx_http_lunary_is_public(ngx_http_request_t *r,
             && (pub[i].method.len != r->method_name.len
                 || ngx_strncmp(pub[i].method.data, r->method_name.data,
                                r->method_name.len)
-                   != 0))
+                   != 0)
+
+            /* GET includes HEAD, as for limit_except */
+
+            && (r->method != NGX_HTTP_HEAD || pub[i].method.len != 3
+                || ngx_strncmp(pub[i].method.data, "GET", 3) != 0))
         {
             continue;
         }

@@ -251,10 +251,15 @@ ngx_http_lunary_variable_value(ngx_http_request_t *r,
 
     case NGX_HTTP_LUNARY_V_STREAM:
 
-        if (ctx->call->stream == 1) {
+        if (ctx->call->stream == 1
+            || (ctx->call->stream == -1
+                && ctx->call->response_state == LUNARY_BODY_STREAM))
+        {
             ngx_str_set(value, "1");
 
-        } else if (ctx->call->stream == 0) {
+        } else if (ctx->call->stream == 0
+                   || ctx->call->dialect != &lunary_dialect_unknown)
+        {
             ngx_str_set(value, "0");
         }
 
@@ -289,6 +294,10 @@ ngx_http_lunary_variable_value(ngx_http_request_t *r,
         }
 
         ms = ctx->ttft;
+
+        if (ngx_http_lunary_logging(r)) {
+            ms = ngx_min(ms, ngx_http_lunary_duration(r->main, ctx));
+        }
 
         value->data = ngx_pnalloc(r->pool, NGX_TIME_T_LEN + 4);
         if (value->data == NULL) {
