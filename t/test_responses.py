@@ -294,6 +294,18 @@ def test_a_json_answer_cut_short(nginx, upstream, runs, end):
     assert runs.one()["outcome"] == "truncated"
 
 
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_a_json_answer_that_ends_in_order_inside_its_json(nginx, upstream,
+                                                          runs, framing):
+    body = json.dumps(completion()).encode()
+    upstream.once(Answer([body[:60]], framing=framing,
+                         content_type="application/json"))
+
+    assert nginx(CONFIG).post(json=CHAT).body == body[:60]
+
+    assert runs.one()["outcome"] == "truncated"
+
+
 @pytest.mark.parametrize("end", [CUT, RESET])
 @pytest.mark.parametrize("buffering", ["on", "off"])
 def test_a_stream_cut_short_keeps_what_came(nginx, upstream, runs, end,

@@ -23,7 +23,7 @@ static void lunary_call_frame(lunary_call_t *call, lunary_frame_kind_e kind);
 static void lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
     unsigned flags);
 static void lunary_call_doc(lunary_call_t *call, int rc);
-static void lunary_call_response_last(lunary_call_t *call, int complete);
+static void lunary_call_response_last(lunary_call_t *call);
 
 
 void
@@ -165,7 +165,7 @@ lunary_call_response(lunary_call_t *call, const unsigned char *p, size_t n)
 
         /* what was inflated so far is read */
 
-        lunary_call_response_last(call, 0);
+        lunary_call_response_last(call);
 
         call->response_state = rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM
                                : rc == LUNARY_LIMIT ? LUNARY_BODY_LIMIT
@@ -575,7 +575,7 @@ lunary_call_response_end(lunary_call_t *call, int complete)
 
     priv->ended = 1;
 
-    lunary_call_response_last(call, complete);
+    lunary_call_response_last(call);
 
     /* a stream that ended in order without the terminal event of its API:
        some gateways never send [DONE] */
@@ -594,7 +594,7 @@ lunary_call_response_end(lunary_call_t *call, int complete)
 /* the last byte of what can be read came: what is pending is read */
 
 static void
-lunary_call_response_last(lunary_call_t *call, int complete)
+lunary_call_response_last(lunary_call_t *call)
 {
     int             rc;
     lunary_priv_t  *priv;
@@ -611,7 +611,10 @@ lunary_call_response_last(lunary_call_t *call, int complete)
         rc = lunary_doc_finish(priv->doc);
         lunary_call_doc(call, rc);
 
-        if (rc == LUNARY_ERROR && !complete) {
+        if (rc == LUNARY_ERROR) {
+
+            /* no byte of it was wrong: it broke off */
+
             call->response_state = LUNARY_BODY_PARTIAL;
         }
 
