@@ -158,7 +158,7 @@ def test_at_the_terminal_event_it_had_everything(nginx, upstream, only):
 
 def test_with_the_terminal_event_still_in_nginx_it_had_not(nginx, upstream,
                                                            only):
-    big = chunk({"content": "x" * 4000000})
+    big = chunk({"content": "x" * 12000000})
     upstream.once(sse(EVENTS[0], big, *EVENTS[3:]),
                   content_type="text/event-stream")
     one = nginx(CONFIG, extra="proxy_buffers 2000 8k;")
