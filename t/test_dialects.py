@@ -89,6 +89,14 @@ def test_a_stream_cut_at_any_byte_reads_the_same(inspector):
 
 
 @pytest.mark.parametrize("split", SPLITS)
+def test_the_first_event_may_be_a_long_one(inspector, split):
+    got = stream(inspector, event(chunk("x" * 20000)) + event(chunk("y")),
+                 split=split, capture_max=LIMIT)
+    assert got["response_state"] == "stream"
+    assert text(got).startswith("xxx") and text(got).endswith("xy")
+
+
+@pytest.mark.parametrize("split", SPLITS)
 def test_a_byte_order_mark_starts_a_stream(inspector, split):
     got = stream(inspector, b"\xef\xbb\xbf" + event(chunk("x")), split=split)
     assert text(got) == "x"

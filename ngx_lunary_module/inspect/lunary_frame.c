@@ -326,8 +326,10 @@ lunary_frame_add(lunary_frame_t *f, const unsigned char *p, size_t n)
         lunary_doc_reset(f->doc);
     }
 
-    (void) lunary_doc_feed(f->doc, f->buf.data, f->buf.len);
-    f->buf.len = 0;
+    if (f->buf.len != 0) {
+        (void) lunary_doc_feed(f->doc, f->buf.data, f->buf.len);
+        f->buf.len = 0;
+    }
 
     (void) lunary_doc_feed(f->doc, p, n);
 }
