@@ -118,6 +118,72 @@ test_no_more_is_kept_than_is_said(void **state)
 }
 
 
+static void
+test_large_blocks_are_kept_too(void **state)
+{
+    void           *p;
+    lunary_slab_t   slab;
+
+    (void) state;
+
+    if (!reuses()) {
+        skip();
+    }
+
+    memset(&slab, 0, sizeof(slab));
+
+    p = lunary_slab_realloc(&slab, NULL, 0, 200000);
+    assert_ptr_equal(lunary_slab_realloc(&slab, p, 200000, 220000), p);
+    (void) lunary_slab_realloc(&slab, p, 220000, 0);
+    assert_int_equal(slab.kept, 0);
+    assert_int_equal(slab.kept_large, 7 * 32768);
+
+    assert_ptr_equal(lunary_slab_realloc(&slab, NULL, 0, 196609), p);
+    assert_int_equal(slab.kept_large, 0);
+
+    (void) lunary_slab_realloc(&slab, p, 196609, 0);
+    lunary_slab_clear(&slab);
+    assert_int_equal(slab.kept_large, 0);
+}
+
+
+static void
+test_sizes_that_went_out_of_use_make_room(void **state)
+{
+    size_t          i;
+    void           *p[100];
+    lunary_slab_t   slab;
+
+    (void) state;
+
+    if (!reuses()) {
+        skip();
+    }
+
+    memset(&slab, 0, sizeof(slab));
+
+    for (i = 0; i < 100; i++) {
+        p[i] = lunary_slab_realloc(&slab, NULL, 0, i % 2 ? 100000 : 5000);
+        assert_non_null(p[i]);
+    }
+
+    for (i = 0; i < 100; i++) {
+        (void) lunary_slab_realloc(&slab, p[i], i % 2 ? 100000 : 5000, 0);
+        assert_true(slab.kept_large <= LUNARY_SLAB_KEEP_LARGE);
+    }
+
+    p[0] = lunary_slab_realloc(&slab, NULL, 0, 2 * 1024 * 1024);
+    (void) lunary_slab_realloc(&slab, p[0], 2 * 1024 * 1024, 0);
+    assert_true(slab.kept_large <= LUNARY_SLAB_KEEP_LARGE);
+
+    assert_ptr_equal(lunary_slab_realloc(&slab, NULL, 0, 2000000), p[0]);
+
+    (void) lunary_slab_realloc(&slab, p[0], 2000000, 0);
+    lunary_slab_clear(&slab);
+    assert_int_equal(slab.kept_large, 0);
+}
+
+
 /* every block is filled with a byte of its own and looked at again later */
 
 static void
@@ -142,7 +208,8 @@ test_blocks_keep_their_bytes(void **state)
             assert_int_equal(p[i][n], i & 0xff);
         }
 
-        size = (size_t) rand() % (rand() % 8 ? 400 : 9000);
+        size = (size_t) rand() % (rand() % 8 ? 400
+                                  : rand() % 50 ? 9000 : 3000000);
         p[i] = lunary_slab_realloc(&slab, p[i], len[i], size);
 
         if (size == 0) {
@@ -177,6 +244,8 @@ main(void)
         cmocka_unit_test(test_a_block_given_back_is_handed_out_again),
         cmocka_unit_test(test_a_block_grows_in_place_within_its_class),
         cmocka_unit_test(test_no_more_is_kept_than_is_said),
+        cmocka_unit_test(test_large_blocks_are_kept_too),
+        cmocka_unit_test(test_sizes_that_went_out_of_use_make_room),
         cmocka_unit_test(test_blocks_keep_their_bytes)
     };
 
