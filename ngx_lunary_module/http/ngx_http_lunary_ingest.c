@@ -757,9 +757,8 @@ ngx_http_lunary_ingest_event(ngx_http_request_t *r, lunary_mem_t *mem,
                                                      : LUNARY_F_RUN_ID;
     hash = (uint32_t) crc32(0, run.value[f].data, (uInt) run.value[f].len);
 
-    ngx_lunary_stats_inc(NGX_LUNARY_C_EVENTS);
-
     p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_EVENT,
+                                  NGX_LUNARY_C_EVENTS,
                                   lunary_run_count(&run),
                                   lunary_run_room(&run), hash);
     if (p == NULL) {

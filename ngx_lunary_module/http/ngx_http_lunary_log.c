@@ -59,7 +59,8 @@ ngx_http_lunary_log_handler(ngx_http_request_t *r)
 
         ctx = ngx_http_lunary_make_ctx(r, lcf);
         if (ctx == NULL) {
-            ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_NO_MEMORY);
+            ngx_lunary_outbox_lost(NGX_LUNARY_RECORD_RUN,
+                                   NGX_LUNARY_C_RUNS_ERROR);
             return NGX_OK;
         }
     }
@@ -89,7 +90,8 @@ ngx_http_lunary_log_handler(ngx_http_request_t *r)
     ngx_http_lunary_count(r, ctx);
 
     if (run == NULL) {
-        ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_NO_MEMORY);
+        ngx_lunary_outbox_lost(NGX_LUNARY_RECORD_RUN,
+                               NGX_LUNARY_C_RUNS_OK + ctx->ended);
         return NGX_OK;
     }
 
@@ -103,6 +105,7 @@ ngx_http_lunary_log_handler(ngx_http_request_t *r)
         == LUNARY_OK)
     {
         p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_RUN,
+                                      NGX_LUNARY_C_RUNS_OK + ctx->ended,
                                       lunary_run_count(run),
                                       lunary_run_room(run),
                                       ngx_http_lunary_shard(run));
@@ -111,7 +114,8 @@ ngx_http_lunary_log_handler(ngx_http_request_t *r)
         }
 
     } else {
-        ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_NO_MEMORY);
+        ngx_lunary_outbox_lost(NGX_LUNARY_RECORD_RUN,
+                               NGX_LUNARY_C_RUNS_OK + ctx->ended);
     }
 
     lunary_buf_free(&ctx->mem, &scratch);
@@ -149,8 +153,6 @@ static void
 ngx_http_lunary_count(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
     ngx_str_t  api;
-
-    ngx_lunary_stats_inc(NGX_LUNARY_C_RUNS_OK + ctx->ended);
 
     ngx_lunary_stats_inc(ctx->identity.user.len || ctx->identity.counter
                          ? ctx->identity.counter

@@ -187,6 +187,7 @@ lunary_spool_read(lunary_spool_t *sp, lunary_spool_pos_t *pos,
     rec->time = (uint32_t) lunary_spool_get(p + LUNARY_SPOOL_R_TIME, 4);
     rec->fields = (unsigned) lunary_spool_get(p + LUNARY_SPOOL_R_FIELDS, 2);
     rec->kind = p[LUNARY_SPOOL_R_KIND];
+    rec->refused = (p[LUNARY_SPOOL_R_STATE] == LUNARY_SPOOL_R_REFUSED);
 
     return 1;
 }
@@ -216,13 +217,25 @@ lunary_spool_next(lunary_spool_t *sp, lunary_spool_pos_t *pos)
 
 
 void
-lunary_spool_ack(lunary_spool_t *sp, uint64_t seq)
+lunary_spool_ack(lunary_spool_t *sp, uint64_t seq, lunary_spool_done_t *done)
 {
     lunary_spool_record_t  rec;
+
+    memset(done, 0, sizeof(lunary_spool_done_t));
 
     while (sp->head.seq <= seq && lunary_spool_read(sp, &sp->head, &rec)) {
         sp->bytes -= rec.len;
         sp->unacked[rec.kind]--;
+
+        if (rec.seq <= sp->counted) {
+            sp->again[rec.kind]--;
+
+        } else if (rec.refused) {
+            done->refused[rec.kind]++;
+
+        } else {
+            done->sent[rec.kind]++;
+        }
 
         lunary_spool_next(sp, &sp->head);
     }
@@ -230,8 +243,44 @@ lunary_spool_ack(lunary_spool_t *sp, uint64_t seq)
     if (sp->send.seq < sp->head.seq) {
         sp->send = sp->head;
     }
+}
 
-    lunary_spool_hint(sp->base, LUNARY_SPOOL_HINT_ACKED, sp->head.seq - 1);
+
+void
+lunary_spool_counted(lunary_spool_t *sp)
+{
+    uint64_t  seq;
+
+    seq = sp->head.seq - 1;
+
+    /* what is counted stays so, also where the head goes back */
+
+    if (seq > sp->counted) {
+        sp->counted = seq;
+        lunary_spool_hint(sp->base, LUNARY_SPOOL_HINT_COUNTED, seq);
+    }
+
+    lunary_spool_hint(sp->base, LUNARY_SPOOL_HINT_ACKED, seq);
+}
+
+
+void
+lunary_spool_recovered(lunary_spool_t *sp, uint64_t generation)
+{
+    sp->recovered = generation;
+    lunary_spool_hint(sp->base, LUNARY_SPOOL_HINT_RECOVERED, generation);
+}
+
+
+void
+lunary_spool_refuse(lunary_spool_t *sp, lunary_spool_record_t *rec)
+{
+    unsigned char  *p;
+
+    p = sp->base + (rec->data - sp->base);
+
+    p[LUNARY_SPOOL_R_STATE] = LUNARY_SPOOL_R_REFUSED;
+    rec->refused = 1;
 }
 
 
@@ -257,6 +306,7 @@ lunary_spool_rewind(lunary_spool_t *sp, uint64_t seq)
 
         sp->bytes += rec.len;
         sp->unacked[rec.kind]++;
+        sp->again[rec.kind]++;
 
         lunary_spool_next(sp, &pos);
     }

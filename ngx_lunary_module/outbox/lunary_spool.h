@@ -66,7 +66,16 @@ typedef struct {
     uint32_t               time;   /* seconds since 1970                     */
     unsigned               fields; /* pairs                                  */
     unsigned               kind;
+    int                    refused;/* set aside: not to be sent              */
 } lunary_spool_record_t;
+
+
+/* records that were acknowledged for the first time, by kind */
+
+typedef struct {
+    uint64_t               sent[LUNARY_SPOOL_KINDS];
+    uint64_t               refused[LUNARY_SPOOL_KINDS];
+} lunary_spool_done_t;
 
 
 typedef struct {
@@ -100,6 +109,9 @@ typedef struct {
 
     size_t                 bytes;          /* of records not acknowledged    */
     uint64_t               unacked[LUNARY_SPOOL_KINDS];
+    uint64_t               again[LUNARY_SPOOL_KINDS]; /* counted among them  */
+    uint64_t               counted;        /* records up to this sequence    */
+    uint64_t               recovered;      /* by this generation, or 0       */
 
     lunary_spool_entry_t  *index;          /* of an adopted spool            */
     size_t                 nindex;
@@ -168,8 +180,20 @@ int lunary_spool_read(lunary_spool_t *sp, lunary_spool_pos_t *pos,
     lunary_spool_record_t *rec);
 void lunary_spool_next(lunary_spool_t *sp, lunary_spool_pos_t *pos);
 
-/* everything up to seq is delivered */
-void lunary_spool_ack(lunary_spool_t *sp, uint64_t seq);
+/*
+ * Everything up to seq is delivered: ack() says what of it was not counted
+ * before, counted() notes in the file that it is now.  Nothing else may be
+ * done with the spool in between.
+ */
+void lunary_spool_ack(lunary_spool_t *sp, uint64_t seq,
+    lunary_spool_done_t *done);
+void lunary_spool_counted(lunary_spool_t *sp);
+
+/* notes which generation's counters have taken in what was found in it */
+void lunary_spool_recovered(lunary_spool_t *sp, uint64_t generation);
+
+/* marks a record: it is never sent any more */
+void lunary_spool_refuse(lunary_spool_t *sp, lunary_spool_record_t *rec);
 
 /*
  * Takes acknowledgements back: head becomes the first record above seq whose

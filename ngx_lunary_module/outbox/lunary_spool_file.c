@@ -189,6 +189,8 @@ lunary_spool_write_head(lunary_spool_t *sp, const unsigned char *id)
     lunary_spool_hint(p, LUNARY_SPOOL_HINT_FLOOR, 1);
     lunary_spool_hint(p, LUNARY_SPOOL_HINT_ACKED, 0);
     lunary_spool_hint(p, LUNARY_SPOOL_HINT_RETIRED, 0);
+    lunary_spool_hint(p, LUNARY_SPOOL_HINT_COUNTED, 0);
+    lunary_spool_hint(p, LUNARY_SPOOL_HINT_RECOVERED, 0);
 }
 
 

@@ -30,12 +30,16 @@
 #define LUNARY_SPOOL_HINT_FLOOR      512
 #define LUNARY_SPOOL_HINT_ACKED      520
 #define LUNARY_SPOOL_HINT_RETIRED    528
+#define LUNARY_SPOOL_HINT_COUNTED    536
+#define LUNARY_SPOOL_HINT_RECOVERED  544
 
 /* a record: "$40\r\n", these, "\r\n" */
 
 #define LUNARY_SPOOL_R_START         "$40\r\nLREC"
 #define LUNARY_SPOOL_R_START_LEN     9
 #define LUNARY_SPOOL_R_MAGIC         5
+#define LUNARY_SPOOL_R_STATE         8         /* the last of the magic      */
+#define LUNARY_SPOOL_R_REFUSED       'X'       /* is then this               */
 #define LUNARY_SPOOL_R_CRC           9
 #define LUNARY_SPOOL_R_EPOCH         13
 #define LUNARY_SPOOL_R_SEQ           21

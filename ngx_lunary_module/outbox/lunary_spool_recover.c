@@ -182,7 +182,9 @@ lunary_spool_check_record(lunary_spool_t *sp, size_t off,
     p = sp->base + off;
 
     if (sp->size - off < LUNARY_SPOOL_PREFIX
-        || memcmp(p, LUNARY_SPOOL_R_START, LUNARY_SPOOL_R_START_LEN) != 0
+        || memcmp(p, LUNARY_SPOOL_R_START, LUNARY_SPOOL_R_STATE) != 0
+        || (p[LUNARY_SPOOL_R_STATE] != LUNARY_SPOOL_R_START[8]
+            && p[LUNARY_SPOOL_R_STATE] != LUNARY_SPOOL_R_REFUSED)
         || lunary_spool_get(p + LUNARY_SPOOL_R_EPOCH, 8) != sp->epoch
         || memcmp(p + LUNARY_SPOOL_R_END, "\r\n", 2) != 0)
     {
@@ -257,6 +259,14 @@ lunary_spool_count(lunary_spool_t *sp)
 
     acked = lunary_spool_acked(sp);
 
+    sp->counted = lunary_spool_get(sp->base + LUNARY_SPOOL_HINT_COUNTED, 8);
+    sp->recovered = lunary_spool_get(sp->base + LUNARY_SPOOL_HINT_RECOVERED,
+                                     8);
+
+    if (sp->counted < acked) {
+        sp->counted = acked;
+    }
+
     if (sp->nindex) {
         sp->next_seq = sp->index[sp->nindex - 1].seq + 1;
     }
@@ -288,6 +298,7 @@ lunary_spool_count(lunary_spool_t *sp)
     while (lunary_spool_read(sp, &pos, &rec)) {
         sp->bytes += rec.len;
         sp->unacked[rec.kind]++;
+        sp->again[rec.kind] += (rec.seq <= sp->counted);
         sp->missing += rec.seq - expected;
 
         expected = rec.seq + 1;

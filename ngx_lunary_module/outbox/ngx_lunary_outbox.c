@@ -202,6 +202,10 @@ ngx_lunary_outbox_own_spool(ngx_lunary_outbox_t *ob, int *dirfd)
         return NGX_ERROR;
     }
 
+    if (*dirfd == -1) {
+        ngx_lunary_stats_forgetful();
+    }
+
     if (*dirfd == -1 || conf->sync != NGX_LUNARY_SYNC_ALWAYS) {
         ob->own->durable = (uint64_t) -1;
     }
@@ -217,8 +221,8 @@ ngx_lunary_outbox_own_spool(ngx_lunary_outbox_t *ob, int *dirfd)
 
 
 u_char *
-ngx_lunary_outbox_reserve(ngx_uint_t kind, ngx_uint_t fields, size_t size,
-    uint32_t hash)
+ngx_lunary_outbox_reserve(ngx_uint_t kind, ngx_uint_t counter,
+    ngx_uint_t fields, size_t size, uint32_t hash)
 {
     u_char                 *p;
     ngx_lunary_outbox_t    *ob;
@@ -231,7 +235,8 @@ ngx_lunary_outbox_reserve(ngx_uint_t kind, ngx_uint_t fields, size_t size,
     }
 
     if (fields > NGX_LUNARY_OUTBOX_MAX_FIELDS) {
-        ngx_lunary_outbox_drop(ob, kind, LUNARY_SPOOL_TOO_LARGE, size);
+        ngx_lunary_outbox_drop(ob, kind, counter, LUNARY_SPOOL_TOO_LARGE,
+                               size);
         return NULL;
     }
 
@@ -240,18 +245,19 @@ ngx_lunary_outbox_reserve(ngx_uint_t kind, ngx_uint_t fields, size_t size,
     if (kind == NGX_LUNARY_RECORD_EVENT
         && ob->own->spool.bytes + size > ob->own->spool.size / 2)
     {
-        ngx_lunary_outbox_drop(ob, kind, LUNARY_SPOOL_FULL, size);
+        ngx_lunary_outbox_drop(ob, kind, counter, LUNARY_SPOOL_FULL, size);
         return NULL;
     }
 
     p = lunary_spool_reserve(&ob->own->spool, size, &status);
 
     if (p == NULL) {
-        ngx_lunary_outbox_drop(ob, kind, status, size);
+        ngx_lunary_outbox_drop(ob, kind, counter, status, size);
         return NULL;
     }
 
     ob->reserved = p;
+    ob->reserved_counter = counter;
     ob->reserved_kind = kind;
     ob->reserved_fields = fields;
     ob->reserved_hash = hash;
@@ -263,14 +269,22 @@ ngx_lunary_outbox_reserve(ngx_uint_t kind, ngx_uint_t fields, size_t size,
 void
 ngx_lunary_outbox_commit(u_char *last)
 {
+    lunary_spool_t       *sp;
     ngx_lunary_outbox_t  *ob;
 
     ob = ngx_lunary_outbox;
+    sp = &ob->own->spool;
 
-    (void) lunary_spool_commit(&ob->own->spool, last - ob->reserved,
-                               ob->reserved_kind,
+    ngx_lunary_stats_plan(ob->reserved_counter, 1);
+    ngx_lunary_stats_begin(sp->fd == -1 ? NGX_LUNARY_STATS_ANYWAY
+                                        : NGX_LUNARY_STATS_APPENDED,
+                           sp->epoch, sp->next_seq);
+
+    (void) lunary_spool_commit(sp, last - ob->reserved, ob->reserved_kind,
                                ob->reserved_fields, ob->reserved_hash,
                                (uint32_t) ngx_time());
+
+    ngx_lunary_stats_end();
 
     ngx_lunary_outbox_gauges(ob);
     ngx_lunary_outbox_schedule(ob);
@@ -395,15 +409,7 @@ ngx_lunary_outbox_adopted(ngx_lunary_outbox_t *ob,
                                 : NGX_LUNARY_OUTBOX_RETIRING;
     }
 
-    if (sp->generation != ob->generation) {
-
-        /* counted by a master whose counters are gone */
-
-        ngx_lunary_stats_add(NGX_LUNARY_C_RUNS_RECOVERED,
-                             sp->unacked[NGX_LUNARY_RECORD_RUN]);
-        ngx_lunary_stats_add(NGX_LUNARY_C_EVENTS_RECOVERED,
-                             sp->unacked[NGX_LUNARY_RECORD_EVENT]);
-    }
+    ngx_lunary_outbox_recovered(ob, src);
 
     ngx_log_error(NGX_LOG_NOTICE, ob->log, 0,
                   "lunary: took over the spool \"%V/%s\" of a finished "
@@ -596,10 +602,10 @@ ngx_lunary_outbox_exit(ngx_cycle_t *cycle)
     if (sp->fd == -1 && left) {
         ngx_lunary_stats_add(NGX_LUNARY_C_DROPPED_EXIT,
                              sp->unacked[NGX_LUNARY_RECORD_RUN]
-                             - ob->own->uncounted[NGX_LUNARY_RECORD_RUN]);
+                             - sp->again[NGX_LUNARY_RECORD_RUN]);
         ngx_lunary_stats_add(NGX_LUNARY_C_EVENTS_DROPPED,
                              sp->unacked[NGX_LUNARY_RECORD_EVENT]
-                             - ob->own->uncounted[NGX_LUNARY_RECORD_EVENT]);
+                             - sp->again[NGX_LUNARY_RECORD_EVENT]);
 
         ngx_log_error(NGX_LOG_ERR, ob->log, 0,
                       "lunary: %uL records that waited in memory for redis "

@@ -2,10 +2,14 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * What the outbox counts: a record is in exactly one of sent, spooled and
- * dropped, and each is counted at one place here (but for the record that is
- * set aside, in ngx_lunary_outbox_land.c).  A record that is sent again was
- * counted before: `uncounted` of its source says how many of those are to
- * come.
+ * dropped, and each is counted at one place here, once: when it is
+ * acknowledged for the first time, as sent or, set aside, as refused.
+ *
+ * Counters and spool agree after any kill -9.  Each change of both is a plan
+ * in the worker's counters (ngx_lunary_stats.h) around one store into the
+ * spool: a record's head, or the hints `counted` and `recovered`.  Who adopts
+ * the spool sees whether that store was made, and carries the plan out or
+ * forgets it.
  */
 
 #include <ngx_config.h>
@@ -13,6 +17,10 @@
 
 #include "ngx_lunary_outbox_internal.h"
 #include "stats/ngx_lunary_stats.h"
+
+
+static void ngx_lunary_outbox_dropped(ngx_uint_t kind, ngx_uint_t counter,
+    ngx_uint_t reason);
 
 
 void
@@ -24,12 +32,12 @@ ngx_lunary_outbox_gauges(ngx_lunary_outbox_t *ob)
 
     ngx_lunary_stats_set(NGX_LUNARY_G_RUNS_SPOOLED,
                          sp->unacked[NGX_LUNARY_RECORD_RUN]
-                         - ob->own->uncounted[NGX_LUNARY_RECORD_RUN]
+                         - sp->again[NGX_LUNARY_RECORD_RUN]
                          + ob->others[NGX_LUNARY_RECORD_RUN]);
 
     ngx_lunary_stats_set(NGX_LUNARY_G_EVENTS_SPOOLED,
                          sp->unacked[NGX_LUNARY_RECORD_EVENT]
-                         - ob->own->uncounted[NGX_LUNARY_RECORD_EVENT]
+                         - sp->again[NGX_LUNARY_RECORD_EVENT]
                          + ob->others[NGX_LUNARY_RECORD_EVENT]);
 
     ngx_lunary_stats_set(NGX_LUNARY_G_SPOOL_BYTES,
@@ -43,26 +51,71 @@ void
 ngx_lunary_outbox_acked(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, uint64_t seq)
 {
-    uint64_t    before[LUNARY_SPOOL_KINDS], n, k;
-    ngx_uint_t  i;
+    lunary_spool_t       *sp;
+    lunary_spool_done_t   done;
 
-    ngx_memcpy(before, src->spool.unacked, sizeof(before));
+    sp = &src->spool;
 
-    lunary_spool_ack(&src->spool, seq);
+    lunary_spool_ack(sp, seq, &done);
 
-    for (i = 0; i < LUNARY_SPOOL_KINDS; i++) {
-        n = before[i] - src->spool.unacked[i];
-        k = ngx_min(n, src->uncounted[i]);
+    ngx_lunary_stats_plan(NGX_LUNARY_C_RUNS_SENT,
+                          done.sent[NGX_LUNARY_RECORD_RUN]);
+    ngx_lunary_stats_plan(NGX_LUNARY_C_EVENTS_SENT,
+                          done.sent[NGX_LUNARY_RECORD_EVENT]);
+    ngx_lunary_stats_plan(NGX_LUNARY_C_DROPPED_POISON,
+                          done.refused[NGX_LUNARY_RECORD_RUN]);
+    ngx_lunary_stats_plan(NGX_LUNARY_C_EVENTS_DROPPED,
+                          done.refused[NGX_LUNARY_RECORD_EVENT]);
 
-        src->uncounted[i] -= k;
+    ngx_lunary_stats_begin(sp->fd == -1 ? NGX_LUNARY_STATS_ANYWAY
+                                        : NGX_LUNARY_STATS_COUNTED,
+                           sp->epoch, sp->head.seq - 1);
 
-        ngx_lunary_stats_add(i == NGX_LUNARY_RECORD_RUN
-                             ? NGX_LUNARY_C_RUNS_SENT
-                             : NGX_LUNARY_C_EVENTS_SENT, n - k);
-    }
+    lunary_spool_counted(sp);
+
+    ngx_lunary_stats_end();
 
     ngx_lunary_outbox_others(ob);
     ngx_lunary_outbox_gauges(ob);
+}
+
+
+/*
+ * A spool that was adopted: what its worker was about to count when it was
+ * killed; and where a master before this one counted its records, they are
+ * recovered, once.
+ */
+
+void
+ngx_lunary_outbox_recovered(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    lunary_spool_t  *sp;
+
+    sp = &src->spool;
+
+    ngx_lunary_stats_resolve(sp->epoch, lunary_spool_last(sp), sp->counted,
+                             sp->recovered);
+
+    if (sp->generation == ob->generation
+        || sp->recovered == ob->generation)
+    {
+        return;
+    }
+
+    ngx_lunary_stats_plan(NGX_LUNARY_C_RUNS_RECOVERED,
+                          sp->unacked[NGX_LUNARY_RECORD_RUN]
+                          - sp->again[NGX_LUNARY_RECORD_RUN]);
+    ngx_lunary_stats_plan(NGX_LUNARY_C_EVENTS_RECOVERED,
+                          sp->unacked[NGX_LUNARY_RECORD_EVENT]
+                          - sp->again[NGX_LUNARY_RECORD_EVENT]);
+
+    ngx_lunary_stats_begin(NGX_LUNARY_STATS_RECOVERED, sp->epoch,
+                           ob->generation);
+
+    lunary_spool_recovered(sp, ob->generation);
+
+    ngx_lunary_stats_end();
 }
 
 
@@ -89,7 +142,7 @@ ngx_lunary_outbox_others(ngx_lunary_outbox_t *ob)
         }
 
         for (i = 0; i < LUNARY_SPOOL_KINDS; i++) {
-            ob->others[i] += src->spool.unacked[i] - src->uncounted[i];
+            ob->others[i] += src->spool.unacked[i] - src->spool.again[i];
         }
 
         ob->others_bytes += src->spool.bytes;
@@ -101,17 +154,12 @@ ngx_lunary_outbox_others(ngx_lunary_outbox_t *ob)
 
 void
 ngx_lunary_outbox_drop(ngx_lunary_outbox_t *ob, ngx_uint_t kind,
-    lunary_spool_status_e why, size_t size)
+    ngx_uint_t counter, lunary_spool_status_e why, size_t size)
 {
-    if (kind == NGX_LUNARY_RECORD_EVENT) {
-        ngx_lunary_stats_inc(NGX_LUNARY_C_EVENTS_DROPPED);
-
-    } else if (why == LUNARY_SPOOL_TOO_LARGE) {
-        ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_TOO_LARGE);
-
-    } else {
-        ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_FULL);
-    }
+    ngx_lunary_outbox_dropped(kind, counter,
+                              why == LUNARY_SPOOL_TOO_LARGE
+                              ? NGX_LUNARY_C_DROPPED_TOO_LARGE
+                              : NGX_LUNARY_C_DROPPED_FULL);
 
     if (why == LUNARY_SPOOL_TOO_LARGE) {
         if (ob->large_logged != ngx_time()) {
@@ -129,6 +177,25 @@ ngx_lunary_outbox_drop(ngx_lunary_outbox_t *ob, ngx_uint_t kind,
     ob->dropped++;
 
     ngx_lunary_outbox_log_drops(ob);
+}
+
+
+void
+ngx_lunary_outbox_lost(ngx_uint_t kind, ngx_uint_t counter)
+{
+    ngx_lunary_outbox_dropped(kind, counter, NGX_LUNARY_C_DROPPED_NO_MEMORY);
+}
+
+
+static void
+ngx_lunary_outbox_dropped(ngx_uint_t kind, ngx_uint_t counter,
+    ngx_uint_t reason)
+{
+    ngx_lunary_stats_plan(counter, 1);
+    ngx_lunary_stats_plan(kind == NGX_LUNARY_RECORD_EVENT
+                          ? NGX_LUNARY_C_EVENTS_DROPPED : reason, 1);
+    ngx_lunary_stats_begin(NGX_LUNARY_STATS_ANYWAY, 0, 0);
+    ngx_lunary_stats_end();
 }
 
 

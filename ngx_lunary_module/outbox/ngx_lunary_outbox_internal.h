@@ -81,7 +81,6 @@ struct ngx_lunary_outbox_source_s {
     lunary_spool_t                spool;
     ngx_lunary_outbox_shard_t    *shards;
     uint16_t                     *batch_of;       /* shard's batch, + 1      */
-    uint64_t                      uncounted[LUNARY_SPOOL_KINDS];
     uint64_t                      durable;        /* may be sent up to here  */
     ngx_lunary_outbox_life_e      life;
     int                           error;          /* of the thread's job     */
@@ -228,6 +227,7 @@ typedef struct {
     time_t                        policy_asked;
 
     u_char                       *reserved;
+    ngx_uint_t                    reserved_counter;
     ngx_uint_t                    reserved_kind;
     ngx_uint_t                    reserved_fields;
     uint32_t                      reserved_hash;
@@ -271,8 +271,10 @@ void ngx_lunary_outbox_gauges(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_acked(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, uint64_t seq);
 void ngx_lunary_outbox_others(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_recovered(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
 void ngx_lunary_outbox_drop(ngx_lunary_outbox_t *ob, ngx_uint_t kind,
-    lunary_spool_status_e why, size_t size);
+    ngx_uint_t counter, lunary_spool_status_e why, size_t size);
 void ngx_lunary_outbox_log_drops(ngx_lunary_outbox_t *ob);
 
 /* ngx_lunary_outbox_source.c */

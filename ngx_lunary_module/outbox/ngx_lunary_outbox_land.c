@@ -412,7 +412,9 @@ ngx_lunary_outbox_set_aside(ngx_lunary_outbox_t *ob,
             return;
         }
 
-        if (rec.hash % sp->shards == b->shard && rec.seq > shard->applied) {
+        if (rec.hash % sp->shards == b->shard && rec.seq > shard->applied
+            && !rec.refused)
+        {
             break;
         }
 
@@ -420,15 +422,6 @@ ngx_lunary_outbox_set_aside(ngx_lunary_outbox_t *ob,
     }
 
     ob->refused++;
-
-    if (rec.kind == NGX_LUNARY_RECORD_RUN) {
-        ngx_lunary_stats_inc(NGX_LUNARY_C_DROPPED_POISON);
-
-    } else {
-        ngx_lunary_stats_inc(NGX_LUNARY_C_EVENTS_DROPPED);
-    }
-
-    src->uncounted[rec.kind]++;
 
     shard->applied = rec.seq;
     shard->skipped = rec.seq;
@@ -457,6 +450,8 @@ ngx_lunary_outbox_set_aside(ngx_lunary_outbox_t *ob,
             (void) close(fd);
         }
     }
+
+    lunary_spool_refuse(sp, &rec);
 
     ngx_log_error(NGX_LOG_ERR, ob->log, 0,
                   "lunary: redis %V refused a record of %uz bytes: \"%V\"; "

@@ -304,6 +304,19 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
             return 1;
         }
 
+        if (rec.refused && rec.seq > src->shards[shard].applied) {
+
+            /* set aside, by a worker before this one or before Redis went
+             * back; those in front of it go first */
+
+            if (n) {
+                break;
+            }
+
+            src->shards[shard].applied = rec.seq;
+            src->shards[shard].skipped = rec.seq;
+        }
+
         if (rec.seq <= src->shards[shard].applied) {
             lunary_spool_next(sp, &pos);
 

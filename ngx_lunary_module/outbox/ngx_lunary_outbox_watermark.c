@@ -66,8 +66,7 @@ void
 ngx_lunary_outbox_watermark(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
 {
-    uint64_t                    seq, n, acked, before[LUNARY_SPOOL_KINDS];
-    ngx_uint_t                  i;
+    uint64_t                    seq, n, acked;
     lunary_spool_pos_t          pos;
     lunary_spool_record_t       rec;
     ngx_lunary_outbox_shard_t  *shard;
@@ -87,15 +86,9 @@ ngx_lunary_outbox_watermark(ngx_lunary_outbox_t *ob,
 
     if (ngx_lunary_outbox_is_older(src, b, seq)) {
 
-        ngx_memcpy(before, src->spool.unacked, sizeof(before));
-
         acked = src->spool.head.seq;
 
         (void) lunary_spool_rewind(&src->spool, seq);
-
-        for (i = 0; i < LUNARY_SPOOL_KINDS; i++) {
-            src->uncounted[i] += src->spool.unacked[i] - before[i];
-        }
 
         /* those of other shards are passed over */
 

@@ -13,8 +13,14 @@
  * Invariants
  *   - one writer a slot, so adding is a plain addition; only in the spare
  *     slot, for workers that found none, it is an atomic one;
- *   - the mutex is taken when a worker starts or ends and when an API is seen
- *     for the first time, never by the adding or by reading.
+ *   - the mutex is taken when a worker starts or ends, adopts a spool, or sees
+ *     an API for the first time, never by the adding or by reading;
+ *   - the slot of a killed worker whose plan waits for its spool is not taken
+ *     over before that is resolved.
+ *
+ * A process that is killed stops between two instructions: what it stored
+ * before is there for others, in the order of the program.  So the plan needs
+ * the compiler to keep that order, and nothing of the processor.
  */
 
 #include <ngx_config.h>
@@ -30,8 +36,15 @@
 typedef struct {
     volatile ngx_pid_t         pid;          /* the owner's, 0: free */
     volatile int64_t           gauge[NGX_LUNARY_G_MAX];
+    ngx_lunary_stats_plan_t    plan;
+    ngx_uint_t                 forgetful;    /* and had kept, at its start:  */
+    ngx_atomic_uint_t          runs;
+    ngx_atomic_uint_t          events;
     ngx_lunary_stats_values_t  values;
 } ngx_lunary_stats_slot_t;
+
+
+#define ngx_lunary_stats_in_order()  __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
 
 /* the numbers of slots and names only grow, after what they count is there */
@@ -52,6 +65,13 @@ static ngx_shm_zone_t *ngx_lunary_stats_find(ngx_cycle_t *cycle);
 static ngx_lunary_stats_slot_t *ngx_lunary_stats_take(ngx_slab_pool_t *shpool,
     ngx_lunary_stats_sh_t *sh, ngx_log_t *log);
 static ngx_uint_t ngx_lunary_stats_alive(ngx_pid_t pid);
+static ngx_inline void ngx_lunary_stats_carry_out(
+    ngx_lunary_stats_slot_t *slot);
+static void ngx_lunary_stats_bury(ngx_lunary_stats_slot_t *slot);
+static ngx_atomic_uint_t ngx_lunary_stats_kept_runs(
+    ngx_lunary_stats_slot_t *slot);
+static ngx_atomic_uint_t ngx_lunary_stats_kept_events(
+    ngx_lunary_stats_slot_t *slot);
 static ngx_inline void ngx_lunary_stats_bump(ngx_atomic_t *word,
     ngx_atomic_uint_t n);
 static ngx_int_t ngx_lunary_stats_api(ngx_str_t *api);
@@ -244,6 +264,7 @@ ngx_lunary_stats_exit(ngx_cycle_t *cycle)
     ngx_shmtx_lock(&shpool->mutex);
 
     ngx_memzero((void *) slot->gauge, sizeof(slot->gauge));
+    slot->forgetful = 0;
     slot->pid = 0;
 
     ngx_shmtx_unlock(&shpool->mutex);
@@ -259,24 +280,37 @@ ngx_lunary_stats_take(ngx_slab_pool_t *shpool, ngx_lunary_stats_sh_t *sh,
     ngx_log_t *log)
 {
     ngx_uint_t                i;
-    ngx_lunary_stats_slot_t  *slot;
+    ngx_lunary_stats_slot_t  *slot, *found;
+
+    found = NULL;
 
     for (i = 0; i < sh->nslots; i++) {
         slot = sh->slot[i];
 
-        if (slot->pid != 0 && slot->pid != ngx_pid
-            && ngx_lunary_stats_alive(slot->pid))
-        {
+        if (slot->pid != 0) {
+
+            if (slot->pid != ngx_pid && ngx_lunary_stats_alive(slot->pid)) {
+                continue;
+            }
+
+            ngx_lunary_stats_bury(slot);
+        }
+
+        if (slot->plan.when != NGX_LUNARY_STATS_NOTHING || found) {
             continue;
         }
+
+        found = slot;
 
         ngx_log_debug2(NGX_LOG_DEBUG_CORE, log, 0,
                        "lunary stats slot %ui of process %P", i, slot->pid);
 
         ngx_memzero((void *) slot->gauge, sizeof(slot->gauge));
         slot->pid = ngx_pid;
+    }
 
-        return slot;
+    if (found) {
+        return found;
     }
 
     if (sh->nslots == NGX_LUNARY_STATS_SLOTS) {
@@ -304,6 +338,232 @@ static ngx_uint_t
 ngx_lunary_stats_alive(ngx_pid_t pid)
 {
     return kill(pid, 0) == 0 || ngx_errno != NGX_ESRCH;
+}
+
+
+void
+ngx_lunary_stats_plan(ngx_lunary_counter_e c, ngx_uint_t n)
+{
+    ngx_lunary_stats_plan_t    *plan;
+    ngx_lunary_stats_change_t  *change;
+
+    if (n == 0) {
+        return;
+    }
+
+    if (ngx_lunary_stats_shared) {
+        ngx_lunary_stats_add(c, n);
+        return;
+    }
+
+    plan = &ngx_lunary_stats_slot->plan;
+
+    change = &plan->change[plan->n++];
+
+    change->counter = c;
+    change->value = ngx_lunary_stats_slot->values.counter[c] + n;
+}
+
+
+void
+ngx_lunary_stats_begin(ngx_lunary_stats_when_e when, uint64_t epoch,
+    uint64_t seq)
+{
+    ngx_lunary_stats_plan_t  *plan;
+
+    if (ngx_lunary_stats_shared) {
+        return;
+    }
+
+    plan = &ngx_lunary_stats_slot->plan;
+
+    plan->epoch = epoch;
+    plan->seq = seq;
+
+    ngx_lunary_stats_in_order();
+
+    plan->when = when;
+
+    ngx_lunary_stats_in_order();
+}
+
+
+void
+ngx_lunary_stats_end(void)
+{
+    ngx_lunary_stats_in_order();
+
+    ngx_lunary_stats_carry_out(ngx_lunary_stats_slot);
+}
+
+
+static ngx_inline void
+ngx_lunary_stats_carry_out(ngx_lunary_stats_slot_t *slot)
+{
+    ngx_uint_t                i;
+    ngx_lunary_stats_plan_t  *plan;
+
+    plan = &slot->plan;
+
+    for (i = 0; i < plan->n; i++) {
+        slot->values.counter[plan->change[i].counter] = plan->change[i].value;
+    }
+
+    ngx_lunary_stats_in_order();
+
+    plan->when = NGX_LUNARY_STATS_NOTHING;
+
+    ngx_lunary_stats_in_order();
+
+    plan->n = 0;
+}
+
+
+void
+ngx_lunary_stats_resolve(uint64_t epoch, uint64_t appended, uint64_t counted,
+    uint64_t recovered)
+{
+    ngx_uint_t                i, done;
+    ngx_slab_pool_t          *shpool;
+    ngx_lunary_stats_sh_t    *sh;
+    ngx_lunary_stats_plan_t  *plan;
+
+    if (ngx_lunary_stats_shm == NULL) {
+        return;
+    }
+
+    sh = ngx_lunary_stats_shm->data;
+    shpool = (ngx_slab_pool_t *) ngx_lunary_stats_shm->shm.addr;
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    for (i = 0; i < sh->nslots; i++) {
+        plan = &sh->slot[i]->plan;
+
+        switch (plan->when) {
+
+        case NGX_LUNARY_STATS_APPENDED:
+            done = (plan->seq <= appended);
+            break;
+
+        case NGX_LUNARY_STATS_COUNTED:
+            done = (plan->seq <= counted);
+            break;
+
+        case NGX_LUNARY_STATS_RECOVERED:
+            done = (plan->seq == recovered);
+            break;
+
+        default:
+            continue;
+        }
+
+        /* a living worker's plan is about a spool that it has locked */
+
+        if (plan->epoch != epoch) {
+            continue;
+        }
+
+        if (!done) {
+            plan->n = 0;
+        }
+
+        ngx_lunary_stats_carry_out(sh->slot[i]);
+    }
+
+    ngx_shmtx_unlock(&shpool->mutex);
+}
+
+
+/* the slot of a killed worker: what can be settled without its spool */
+
+static void
+ngx_lunary_stats_bury(ngx_lunary_stats_slot_t *slot)
+{
+    ngx_uint_t                i, n;
+    ngx_lunary_stats_plan_t  *plan;
+
+    plan = &slot->plan;
+
+    if (plan->when == NGX_LUNARY_STATS_NOTHING) {
+
+        /* killed while it planned */
+
+        plan->n = 0;
+
+    } else if (plan->when == NGX_LUNARY_STATS_ANYWAY) {
+        ngx_lunary_stats_carry_out(slot);
+    }
+
+    if (!slot->forgetful) {
+        return;
+    }
+
+    n = ngx_lunary_stats_kept_runs(slot) - slot->runs;
+    i = ngx_lunary_stats_kept_events(slot) - slot->events;
+
+    slot->values.counter[NGX_LUNARY_C_DROPPED_EXIT] += n;
+    slot->values.counter[NGX_LUNARY_C_EVENTS_DROPPED] += i;
+
+    slot->forgetful = 0;
+}
+
+
+void
+ngx_lunary_stats_forgetful(void)
+{
+    ngx_lunary_stats_slot_t  *slot;
+
+    slot = ngx_lunary_stats_slot;
+
+    if (ngx_lunary_stats_shared) {
+        return;
+    }
+
+    slot->runs = ngx_lunary_stats_kept_runs(slot);
+    slot->events = ngx_lunary_stats_kept_events(slot);
+
+    ngx_lunary_stats_in_order();
+
+    slot->forgetful = 1;
+}
+
+
+/* what was counted in a slot and neither sent nor dropped */
+
+static ngx_atomic_uint_t
+ngx_lunary_stats_kept_runs(ngx_lunary_stats_slot_t *slot)
+{
+    ngx_uint_t          i;
+    ngx_atomic_t       *counter;
+    ngx_atomic_uint_t   n;
+
+    counter = slot->values.counter;
+    n = counter[NGX_LUNARY_C_RUNS_RECOVERED] - counter[NGX_LUNARY_C_RUNS_SENT];
+
+    for (i = NGX_LUNARY_C_RUNS_OK; i <= NGX_LUNARY_C_RUNS_TIMEOUT; i++) {
+        n += counter[i];
+    }
+
+    for (i = NGX_LUNARY_C_DROPPED_FULL; i <= NGX_LUNARY_C_DROPPED_EXIT; i++) {
+        n -= counter[i];
+    }
+
+    return n;
+}
+
+
+static ngx_atomic_uint_t
+ngx_lunary_stats_kept_events(ngx_lunary_stats_slot_t *slot)
+{
+    ngx_atomic_t  *counter;
+
+    counter = slot->values.counter;
+
+    return counter[NGX_LUNARY_C_EVENTS]
+           + counter[NGX_LUNARY_C_EVENTS_RECOVERED]
+           - counter[NGX_LUNARY_C_EVENTS_SENT]
+           - counter[NGX_LUNARY_C_EVENTS_DROPPED];
 }
 
 

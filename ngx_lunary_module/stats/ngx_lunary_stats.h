@@ -9,6 +9,8 @@
  * Invariants
  *   - counters only grow, gauges are a worker's own and are cleared when its
  *     slot is taken over;
+ *   - what was planned (below) holds also if the worker is killed at any
+ *     instruction of it;
  *   - no label ever holds a user, a key or anything a client sent.
  */
 
@@ -102,6 +104,40 @@ void ngx_lunary_stats_add(ngx_lunary_counter_e c, ngx_uint_t n);
 #define ngx_lunary_stats_inc(c)  ngx_lunary_stats_add(c, 1)
 
 void ngx_lunary_stats_set(ngx_lunary_gauge_e g, int64_t value);
+
+
+/*
+ * Counters that change together, and together with a spool:
+ *
+ *     ngx_lunary_stats_plan(c, n);                 for each
+ *     ngx_lunary_stats_begin(when, epoch, seq);
+ *     ...                                          the store that decides
+ *     ngx_lunary_stats_end();
+ *
+ * Killed before the store, nothing has changed; killed behind it, who takes
+ * over spool or slot changes them.  Only counters of the equations of
+ * docs/directives.md need this.
+ */
+
+typedef enum {
+    NGX_LUNARY_STATS_NOTHING = 0,
+    NGX_LUNARY_STATS_ANYWAY,                 /* no store decides             */
+    NGX_LUNARY_STATS_APPENDED,               /* the spool has record seq     */
+    NGX_LUNARY_STATS_COUNTED,                /* it is counted up to seq      */
+    NGX_LUNARY_STATS_RECOVERED               /* its generation is seq        */
+} ngx_lunary_stats_when_e;
+
+void ngx_lunary_stats_plan(ngx_lunary_counter_e c, ngx_uint_t n);
+void ngx_lunary_stats_begin(ngx_lunary_stats_when_e when, uint64_t epoch,
+    uint64_t seq);
+void ngx_lunary_stats_end(void);
+
+/* the spool `epoch` of a dead worker, whose lock the caller holds, says this */
+void ngx_lunary_stats_resolve(uint64_t epoch, uint64_t appended,
+    uint64_t counted, uint64_t recovered);
+
+/* what this worker keeps goes with it: if it is killed, that is dropped */
+void ngx_lunary_stats_forgetful(void);
 
 /* by the dialect's name (NUL-free, of lunary_dialect.h's table) */
 void ngx_lunary_stats_usage_missing(ngx_str_t *api);

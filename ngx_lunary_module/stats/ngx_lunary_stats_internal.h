@@ -33,6 +33,29 @@ typedef struct {
 } ngx_lunary_stats_histogram_t;
 
 
+/*
+ * What a worker is about to count.  Values, not increments: carried out twice
+ * it is the same.  `when` is stored after all the rest, and cleared after all
+ * of it was done.
+ */
+
+#define NGX_LUNARY_STATS_CHANGES  4
+
+typedef struct {
+    ngx_uint_t                 counter;
+    ngx_atomic_uint_t          value;
+} ngx_lunary_stats_change_t;
+
+
+typedef struct {
+    volatile ngx_uint_t        when;         /* ngx_lunary_stats_when_e      */
+    uint64_t                   epoch;
+    uint64_t                   seq;
+    ngx_uint_t                 n;
+    ngx_lunary_stats_change_t  change[NGX_LUNARY_STATS_CHANGES];
+} ngx_lunary_stats_plan_t;
+
+
 /* words of one kind only: they are summed as an array */
 
 typedef struct {

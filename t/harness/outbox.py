@@ -35,6 +35,7 @@ http {
         location /append { outbox_test; }
         location /get { redis_test; }
         location /stats { stats_test; }
+        location /die { die_test; }
     }
 }
 """

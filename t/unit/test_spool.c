@@ -129,6 +129,27 @@ append(lunary_spool_t *sp)
 }
 
 
+/* returns how many were acknowledged for the first time */
+
+static uint64_t
+ack(lunary_spool_t *sp, uint64_t seq)
+{
+    unsigned             i;
+    uint64_t             n;
+    lunary_spool_done_t  done;
+
+    lunary_spool_ack(sp, seq, &done);
+    lunary_spool_counted(sp);
+
+    for (n = 0, i = 0; i < LUNARY_SPOOL_KINDS; i++) {
+        n += done.sent[i] + done.refused[i];
+        assert_true(sp->again[i] <= sp->unacked[i]);
+    }
+
+    return n;
+}
+
+
 static void
 check(const lunary_spool_record_t *rec)
 {
@@ -196,7 +217,7 @@ static void
 ring_keeps_order_and_bytes(void **state)
 {
     int                     i;
-    uint64_t                acked, sent, bytes, n, back;
+    uint64_t                acked, sent, bytes, n, back, most, counted;
     lunary_spool_t          sp;
     lunary_spool_pos_t      pos;
     lunary_spool_record_t   rec;
@@ -207,6 +228,8 @@ ring_keeps_order_and_bytes(void **state)
 
     acked = 0;
     sent = 0;
+    most = 0;
+    counted = 0;
 
     for (i = 0; i < RECORDS; i++) {
 
@@ -232,7 +255,9 @@ ring_keeps_order_and_bytes(void **state)
 
         case 6:
             acked += (sent > acked) ? rnd((uint32_t) (sent - acked) + 1) : 0;
-            lunary_spool_ack(&sp, acked);
+            most = (acked > most) ? acked : most;
+            counted += ack(&sp, acked);
+            assert_int_equal(counted, most);
             assert_int_equal(lunary_spool_acked(&sp), acked);
             assert_int_equal(sp.head.seq, acked + 1);
             break;
@@ -299,7 +324,7 @@ what_is_not_acknowledged_is_never_overwritten(void **state)
     /* room comes only with acknowledgements */
 
     assert_false(append(&sp));
-    lunary_spool_ack(&sp, (uint64_t) n / 2);
+    (void) ack(&sp, (uint64_t) n / 2);
     assert_true(append(&sp));
 
     while (append(&sp)) { /* void */ }
@@ -347,7 +372,7 @@ an_idle_ring_rewinds(void **state)
 
     for (i = 0; i < 20000; i++) {
         assert_true(append(&sp));
-        lunary_spool_ack(&sp, lunary_spool_last(&sp));
+        (void) ack(&sp, lunary_spool_last(&sp));
 
         if (sp.tail > max) {
             max = sp.tail;
@@ -447,7 +472,7 @@ power_loss(size_t unit)
 
         if (rnd(3) == 0) {
             acked += rnd((uint32_t) (lunary_spool_last(&sp) - acked) + 1);
-            lunary_spool_ack(&sp, acked);
+            (void) ack(&sp, acked);
         }
 
         if (rnd(4) == 0) {
@@ -574,7 +599,7 @@ leave(lunary_spool_t *sp, char *name)
         assert_true(append(sp));
     }
 
-    lunary_spool_ack(sp, 40);
+    (void) ack(sp, 40);
     memcpy(name, sp->name, sizeof(sp->name));
 }
 
@@ -625,6 +650,60 @@ a_dead_workers_spool_is_found_whole(void **state)
 
     assert_int_equal(lunary_spool_adopt(&got, dirfd_, name, TARGET),
                      LUNARY_SPOOL_GONE);
+}
+
+
+/* what was counted before stays so for who takes it over, wherever the
+ * acknowledgements went back to */
+
+static void
+a_dead_workers_records_are_counted_once(void **state)
+{
+    char                    name[LUNARY_SPOOL_NAME_LEN + 1];
+    lunary_spool_t          sp, got;
+    lunary_spool_done_t     done;
+    lunary_spool_record_t   rec;
+
+    (void) state;
+
+    leave(&sp, name);
+    (void) lunary_spool_rewind(&sp, 20);
+    assert_int_equal(ack(&sp, 25), 0);
+    lunary_spool_close(&sp);
+
+    assert_int_equal(lunary_spool_adopt(&got, dirfd_, name, TARGET),
+                     LUNARY_SPOOL_OK);
+    assert_int_equal(got.head.seq, 26);
+    assert_int_equal(got.counted, 40);
+    assert_int_equal(got.unacked[0] + got.unacked[1], 35);
+    assert_int_equal(got.again[0] + got.again[1], 15);
+    assert_int_equal(got.recovered, 0);
+
+    lunary_spool_recovered(&got, 0x0102030405060708ull);
+    assert_int_equal(ack(&got, 50), 10);
+
+    /* one that is set aside is known, too */
+
+    assert_true(lunary_spool_read(&got, &got.head, &rec));
+    assert_int_equal(rec.refused, 0);
+    lunary_spool_refuse(&got, &rec);
+    lunary_spool_close(&got);
+
+    assert_int_equal(lunary_spool_adopt(&got, dirfd_, name, TARGET),
+                     LUNARY_SPOOL_OK);
+    assert_int_equal(got.recovered, 0x0102030405060708ull);
+    assert_int_equal(got.missing, 0);
+    assert_int_equal(got.again[0] + got.again[1], 0);
+    assert_true(lunary_spool_read(&got, &got.head, &rec));
+    assert_int_equal(rec.seq, 51);
+    assert_int_equal(rec.refused, 1);
+
+    lunary_spool_ack(&got, 60, &done);
+    assert_int_equal(done.sent[0] + done.sent[1], 9);
+    assert_int_equal(done.refused[0] + done.refused[1], 1);
+
+    assert_int_equal(lunary_spool_unlink(&got, dirfd_), 0);
+    lunary_spool_close(&got);
 }
 
 
@@ -915,6 +994,7 @@ main(void)
         cmocka_unit_test(noise_is_never_a_record),
         cmocka_unit_test(a_record_inside_a_record_is_text),
         cmocka_unit_test(a_dead_workers_spool_is_found_whole),
+        cmocka_unit_test(a_dead_workers_records_are_counted_once),
         cmocka_unit_test(a_living_workers_spool_is_left_alone),
         cmocka_unit_test(another_targets_spool_is_left_alone),
         cmocka_unit_test(links_and_loose_modes_are_refused)

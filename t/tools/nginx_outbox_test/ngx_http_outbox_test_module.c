@@ -9,6 +9,11 @@
  *     redis_test;     location: asks Redis, ?get=KEY; 200 with the value, 404,
  *                     503
  *     stats_test;     location: the counters, as JSON
+ *     die_test;       location: ?when=N&point=P&nth=K: the worker kills itself
+ *                     where it counts something of that kind
+ *                     (ngx_lunary_stats_when_e) for the Kth time from now on:
+ *                     0 before the plan is made, 1 before the store that
+ *                     decides, 2 behind it
  */
 
 #include <ngx_config.h>
@@ -39,7 +44,22 @@ static char *ngx_http_outbox_test_location(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_int_t ngx_http_outbox_test_init(ngx_cycle_t *cycle);
 static void ngx_http_outbox_test_exit(ngx_cycle_t *cycle);
+static ngx_int_t ngx_http_outbox_test_die(ngx_http_request_t *r);
+static void ngx_http_outbox_test_kill(ngx_uint_t point);
 
+/* the linker puts these two around the real ones */
+void __wrap_ngx_lunary_stats_begin(ngx_lunary_stats_when_e when,
+    uint64_t epoch, uint64_t seq);
+void __wrap_ngx_lunary_stats_end(void);
+void __real_ngx_lunary_stats_begin(ngx_lunary_stats_when_e when,
+    uint64_t epoch, uint64_t seq);
+void __real_ngx_lunary_stats_end(void);
+
+
+static ngx_uint_t           ngx_http_outbox_test_when;
+static ngx_uint_t           ngx_http_outbox_test_point;
+static ngx_uint_t           ngx_http_outbox_test_nth;
+static ngx_uint_t           ngx_http_outbox_test_now;
 
 static ngx_lunary_redis_t  *ngx_http_outbox_test_lookup;
 
@@ -62,6 +82,9 @@ static ngx_command_t  ngx_http_outbox_test_commands[] = {
       ngx_http_outbox_test_location, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
 
     { ngx_string("stats_test"), NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,
+      ngx_http_outbox_test_location, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
+
+    { ngx_string("die_test"), NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,
       ngx_http_outbox_test_location, NGX_HTTP_LOC_CONF_OFFSET, 0, NULL },
 
       ngx_null_command
@@ -273,13 +296,12 @@ ngx_http_outbox_test_append(ngx_http_request_t *r)
                + (ngx_sprintf(reply, "$%uz\r\n\r\n", len) - reply) + len
                + (ngx_sprintf(reply, "$%uz\r\n\r\n", size) - reply) + size;
 
-        ngx_lunary_stats_inc(NGX_LUNARY_C_RUNS_OK);
-
         if (ngx_http_arg(r, (u_char *) "fields", 6, &s) == NGX_OK) {
 
             /* ?fields=0: what Redis refuses */
 
-            p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_RUN, 0, 0, 0);
+            p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_RUN,
+                                          NGX_LUNARY_C_RUNS_OK, 0, 0, 0);
 
             if (p) {
                 ngx_lunary_outbox_commit(p);
@@ -288,7 +310,8 @@ ngx_http_outbox_test_append(ngx_http_request_t *r)
             continue;
         }
 
-        p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_RUN, 2, need,
+        p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_RUN,
+                                      NGX_LUNARY_C_RUNS_OK, 2, need,
                                       ngx_crc32_short(text, len));
 
         if (p) {
@@ -389,6 +412,62 @@ ngx_http_outbox_test_stats(ngx_http_request_t *r)
 }
 
 
+static ngx_int_t
+ngx_http_outbox_test_die(ngx_http_request_t *r)
+{
+    ngx_str_t  when, point, nth;
+
+    if (ngx_http_arg(r, (u_char *) "when", 4, &when) != NGX_OK
+        || ngx_http_arg(r, (u_char *) "point", 5, &point) != NGX_OK
+        || ngx_http_arg(r, (u_char *) "nth", 3, &nth) != NGX_OK)
+    {
+        return NGX_HTTP_BAD_REQUEST;
+    }
+
+    ngx_http_outbox_test_when = ngx_atoi(when.data, when.len);
+    ngx_http_outbox_test_point = ngx_atoi(point.data, point.len);
+    ngx_http_outbox_test_nth = ngx_atoi(nth.data, nth.len);
+
+    return ngx_http_outbox_test_send(r, NGX_HTTP_OK, (u_char *) "\n", 1);
+}
+
+
+static void
+ngx_http_outbox_test_kill(ngx_uint_t point)
+{
+    if (ngx_http_outbox_test_now
+        && ngx_http_outbox_test_now == ngx_http_outbox_test_when
+        && point == ngx_http_outbox_test_point
+        && --ngx_http_outbox_test_nth == 0)
+    {
+        (void) kill(ngx_pid, SIGKILL);
+    }
+}
+
+
+void
+__wrap_ngx_lunary_stats_begin(ngx_lunary_stats_when_e when, uint64_t epoch,
+    uint64_t seq)
+{
+    ngx_http_outbox_test_now = when;
+
+    ngx_http_outbox_test_kill(0);
+
+    __real_ngx_lunary_stats_begin(when, epoch, seq);
+
+    ngx_http_outbox_test_kill(1);
+}
+
+
+void
+__wrap_ngx_lunary_stats_end(void)
+{
+    ngx_http_outbox_test_kill(2);
+
+    __real_ngx_lunary_stats_end();
+}
+
+
 static char *
 ngx_http_outbox_test_location(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
@@ -398,6 +477,7 @@ ngx_http_outbox_test_location(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     clcf->handler = (cmd->name.data[0] == 'o') ? ngx_http_outbox_test_append
                     : (cmd->name.data[0] == 'r') ? ngx_http_outbox_test_get
+                    : (cmd->name.data[0] == 'd') ? ngx_http_outbox_test_die
                     : ngx_http_outbox_test_stats;
 
     return NGX_CONF_OK;
