@@ -194,6 +194,17 @@ def test_shards_get_what_their_hash_says(outbox, redis):
         f"app:outbox:{{{i}}}" for i in range(3)]
 
 
+def test_shards_in_a_redis_that_does_not_know_the_script(outbox, redis):
+    redis.script_flush()
+    nginx = outbox(redis, stream="app:runs shards=8")
+    append(nginx, "a", 100)
+    balanced(nginx)
+    redis.script_flush()
+    append(nginx, "b", 100)
+    balanced(nginx)
+    assert "does not take runs" not in nginx.log()
+
+
 # the stream's limits
 
 def test_at_maxlen_the_oldest_go(outbox, redis):

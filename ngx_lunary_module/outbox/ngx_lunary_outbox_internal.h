@@ -145,6 +145,7 @@ typedef enum {
 
 typedef struct {
     ngx_lunary_outbox_op_e        op;
+    ngx_uint_t                    eval;           /* with the script's text  */
     ngx_lunary_outbox_source_t   *source;
     ngx_uint_t                    pending;        /* replies to come         */
     ngx_uint_t                    nbatches;

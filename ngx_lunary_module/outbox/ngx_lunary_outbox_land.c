@@ -228,7 +228,9 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
             src->verify = 1;
         }
 
-        if (!ob->use_eval) {
+        /* one a shard: all of them went without the script's text */
+
+        if (!ob->flight->eval) {
             ob->use_eval = 1;
             return 0;
         }

@@ -241,7 +241,7 @@ ngx_lunary_outbox_start_open(ngx_lunary_outbox_t *ob,
 
         b = ngx_lunary_outbox_batch(f, i);
 
-        size = ngx_lunary_outbox_script_open(p, ob->use_eval, &src->shards[i])
+        size = ngx_lunary_outbox_script_open(p, f->eval, &src->shards[i])
                - p;
 
         ngx_lunary_outbox_append(f, b, p, size);
@@ -491,7 +491,7 @@ ngx_lunary_outbox_start_add(ngx_lunary_outbox_t *ob,
         buf->memory = 1;
         buf->pos = p;
 
-        p = ngx_lunary_outbox_script_add(p, ob->use_eval, shard, b, limit,
+        p = ngx_lunary_outbox_script_add(p, f->eval, shard, b, limit,
                                          maxbytes);
         buf->last = p;
 
@@ -638,6 +638,7 @@ ngx_lunary_outbox_prepare(ngx_lunary_outbox_t *ob,
     }
 
     f->op = op;
+    f->eval = ob->use_eval;
     f->source = src;
     f->pending = 0;
     f->waited = 0;
