@@ -881,6 +881,22 @@ def test_chunks_of_invoke_are_base64(inspector):
     assert got["fields"]["model"] == "anthropic.claude"
 
 
+@pytest.mark.parametrize("model, body, type", [
+    ("amazon.titan-embed-text-v2:0", {"inputText": "a"}, "embed"),
+    ("cohere.embed-english-v3", {"texts": ["a"]}, "embed"),
+    ("amazon.titan-text-lite-v1", {"inputText": "a"}, "llm"),
+])
+def test_models_of_bedrock_that_embed_are_told_by_name(inspector, model, body,
+                                                       type):
+    got = inspector.run(path=f"/model/{model}/invoke",
+                        request=json.dumps(body).encode())
+    assert got["fields"]["type"] == type
+    assert got["fields"]["api"] == "bedrock.invoke"
+    assert json.loads(got["fields"]["input"]) == [
+        {"role": "user", "content": "a"}]
+    assert "params" not in got["fields"]
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_gemini_stream_may_be_a_json_array(inspector, split):
     parts = [{"candidates": [{"content": {"parts": [{"text": t}]}}]}
@@ -891,6 +907,33 @@ def test_a_gemini_stream_may_be_a_json_array(inspector, split):
                         response=json.dumps(parts, indent=2).encode())
     assert text(got) == 'a]"b{c\\' and got["terminal"] == 1
     assert got["fields"]["stream"] == "1"
+
+
+def test_thoughts_sent_back_to_gemini_are_reasoning(inspector):
+    parts = [{"text": "Hm, ", "thought": True}, {"text": "so.", "thought": True},
+             {"text": "Seven."},
+             {"functionCall": {"name": "f", "args": {"a": 1}}}]
+    got = inspector.run(path="/v1beta/models/g:generateContent",
+                        request=json.dumps({"contents": [
+                            {"role": "model", "parts": parts},
+                            {"role": "model", "parts": parts[:1]}]}).encode())
+    first, second = json.loads(got["fields"]["input"])
+    assert first["content"] == "Seven."
+    assert first["reasoning_content"] == "Hm, so."
+    assert first["tool_calls"][0]["function"]["name"] == "f"
+    assert second == {"role": "assistant", "content": None,
+                      "reasoning_content": "Hm, "}
+
+
+def test_text_before_a_result_in_gemini_stays_text(inspector):
+    got = inspector.run(path="/v1beta/models/g:generateContent",
+                        request=json.dumps({"contents": [{"parts": [
+                            {"text": "Look"}, {"functionResponse": {
+                                "id": "c7", "name": "f",
+                                "response": {"a": 1}}}]}]}).encode())
+    assert json.loads(got["fields"]["input"]) == [
+        {"role": "tool", "tool_call_id": "c7", "content": {"a": 1}},
+        {"role": "user", "content": "Look"}]
 
 
 def test_partial_arguments_of_gemini_are_assembled(inspector):

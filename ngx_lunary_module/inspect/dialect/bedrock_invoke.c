@@ -15,6 +15,7 @@
 
 
 static int lunary_invoke_request(lunary_call_t *call, lunary_str_t text);
+static int lunary_invoke_embeds(lunary_str_t model);
 static int lunary_invoke_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_invoke_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data);
@@ -42,6 +43,19 @@ const lunary_dialect_t  lunary_bedrock_invoke = {
     lunary_invoke_event
 };
 
+/* the same where the model's name says that it embeds: Titan's, Cohere's */
+
+static const lunary_dialect_t  lunary_bedrock_embed = {
+    lunary_string("bedrock.invoke"),
+    lunary_string("embed"),
+    lunary_string("aws.bedrock"),
+    LUNARY_STYLE_BEDROCK,
+    LUNARY_STRIP_ANTHROPIC,
+    lunary_invoke_request,
+    lunary_invoke_body,
+    lunary_invoke_event
+};
+
 
 static int
 lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
@@ -55,11 +69,16 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
         lunary_string("prompt"),
         lunary_string("inputText"),
         lunary_string("message"),
-        lunary_string("anthropic_version")
+        lunary_string("anthropic_version"),
+        lunary_string("texts")
     };
 
     lunary_bedrock_path(call);
-    lunary_call_params(call, text, but, NULL, 6);
+    lunary_call_params(call, text, but, NULL, 7);
+
+    if (lunary_invoke_embeds(call->model)) {
+        call->dialect = &lunary_bedrock_embed;
+    }
 
     messages = lunary_json_get(text, "messages");
 
@@ -70,7 +89,7 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
 
         if (lunary_json_get(text, "anthropic_version").len != 0) {
             lunary_anthropic_request_members(call, text);
-            lunary_call_params(call, text, but, NULL, 6);
+            lunary_call_params(call, text, but, NULL, 7);
 
         } else if (lunary_json_is_object(content)
                    && lunary_json_get(content, "type").len == 0)
@@ -100,9 +119,31 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
         return LUNARY_OK;
     }
 
+    v = lunary_json_get(text, "texts");
+
+    if (v.len != 0) {
+        lunary_prompt_input(call, v, but[6]);
+        return LUNARY_OK;
+    }
+
     lunary_prompt_input(call, lunary_json_get(text, "message"), but[4]);
 
     return LUNARY_OK;
+}
+
+
+static int
+lunary_invoke_embeds(lunary_str_t model)
+{
+    size_t  i;
+
+    for (i = 0; i + 5 <= model.len; i++) {
+        if (memcmp(model.data + i, "embed", 5) == 0) {
+            return 1;
+        }
+    }
+
+    return 0;
 }
 
 

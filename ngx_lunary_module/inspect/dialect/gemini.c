@@ -18,6 +18,7 @@
 static int lunary_gemini_request(lunary_call_t *call, lunary_str_t text);
 static int lunary_gemini_content(lunary_call_t *call, lunary_str_t content,
     const char *otherwise);
+static int lunary_gemini_is_thought(lunary_str_t part);
 static int lunary_gemini_part(lunary_call_t *call, lunary_str_t part);
 static lunary_str_t lunary_gemini_get(lunary_str_t obj, const char *camel,
     const char *snake);
@@ -184,12 +185,12 @@ static int
 lunary_gemini_content(lunary_call_t *call, lunary_str_t content,
     const char *role)
 {
-    int                 rc, n, calls, texts;
+    int                 rc, n, calls, texts, thoughts;
     lunary_str_t        v, p, parts, only;
     lunary_json_iter_t  it;
 
     rc = LUNARY_OK;
-    n = calls = texts = 0;
+    n = calls = texts = thoughts = 0;
     only = lunary_str(NULL, 0);
 
     if (lunary_json_is_string(content)) {
@@ -221,9 +222,9 @@ lunary_gemini_content(lunary_call_t *call, lunary_str_t content,
         v = lunary_gemini_get(p, "functionResponse", "function_response");
 
         if (lunary_json_is_object(v)) {
-            only = lunary_json_get(v, "id");
+            p = lunary_json_get(v, "id");
 
-            rc = lunary_input_tool_result(call, only.len != 0 ? only
+            rc = lunary_input_tool_result(call, p.len != 0 ? p
                                           : lunary_json_get(v, "name"),
                                           lunary_json_get(v, "response"));
             continue;
@@ -233,6 +234,11 @@ lunary_gemini_content(lunary_call_t *call, lunary_str_t content,
 
         if (lunary_json_is_object(v)) {
             calls++;
+            continue;
+        }
+
+        if (lunary_gemini_is_thought(p)) {
+            thoughts++;
             continue;
         }
 
@@ -246,7 +252,7 @@ lunary_gemini_content(lunary_call_t *call, lunary_str_t content,
         }
     }
 
-    if (rc != LUNARY_OK || n + calls + texts == 0) {
+    if (rc != LUNARY_OK || n + calls + texts + thoughts == 0) {
         return rc;
     }
 
@@ -273,7 +279,8 @@ lunary_gemini_content(lunary_call_t *call, lunary_str_t content,
             if (lunary_gemini_get(p, "functionResponse",
                                   "function_response").len != 0
                 || lunary_gemini_get(p, "functionCall",
-                                     "function_call").len != 0)
+                                     "function_call").len != 0
+                || lunary_gemini_is_thought(p))
             {
                 continue;
             }
@@ -289,6 +296,23 @@ lunary_gemini_content(lunary_call_t *call, lunary_str_t content,
 
         if (rc == LUNARY_OK) {
             rc = lunary_input_lit(call, "]");
+        }
+    }
+
+    if (rc == LUNARY_OK && thoughts) {
+        rc = lunary_input_lit(call, ",\"reasoning_content\":\"");
+
+        lunary_json_iter(&it, parts);
+
+        while (rc == LUNARY_OK && lunary_json_element(&it, &p)) {
+            if (lunary_gemini_is_thought(p)) {
+                v = lunary_json_get(p, "text");
+                rc = lunary_input_raw(call, lunary_json_inside(v));
+            }
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, "\"");
         }
     }
 
@@ -317,6 +341,16 @@ lunary_gemini_content(lunary_call_t *call, lunary_str_t content,
     }
 
     return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
+}
+
+
+/* a summary of the model's own thoughts, sent back to it */
+
+static int
+lunary_gemini_is_thought(lunary_str_t part)
+{
+    return lunary_json_is_true(lunary_json_get(part, "thought"))
+           && lunary_json_is_string(lunary_json_get(part, "text"));
 }
 
 
