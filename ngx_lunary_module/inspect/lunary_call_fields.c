@@ -8,6 +8,7 @@
  */
 
 #include "lunary_call_internal.h"
+#include "lunary_simd.h"
 
 
 /* decodes a string into b, bounded */
@@ -25,6 +26,17 @@ lunary_call_keep(lunary_call_t *call, lunary_buf_t *b, lunary_str_t value,
     }
 
     b->len = 0;
+
+    if (inside.len == 0) {
+        return;
+    }
+
+    if (lunary_simd_text(inside.data, inside.data + inside.len)
+        == inside.data + inside.len)
+    {
+        (void) lunary_buf_append(call->mem, b, inside.data, inside.len);
+        return;
+    }
 
     (void) lunary_json_unescape(call->mem, b, inside);
 }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "lunary_call_internal.h"
+#include "lunary_whole.h"
 
 
 static void lunary_call_set_input(lunary_call_t *call, lunary_run_t *run);
@@ -183,14 +184,20 @@ lunary_call_set_output(lunary_call_t *call, lunary_run_t *run)
 static void
 lunary_call_set_usage(lunary_call_t *call, lunary_run_t *run)
 {
+    lunary_str_t    usage;
     lunary_priv_t  *priv;
 
     priv = lunary_priv(call);
 
-    if (priv->usage.len != 0
-        && lunary_json_valid(lunary_buf_str(&priv->usage), 32))
+    usage = lunary_buf_str(&priv->usage);
+
+    if (usage.len != 0
+        && (priv->usage_valid
+            || lunary_whole(usage.data, usage.len, usage.len, NULL)
+               == usage.len
+            || lunary_json_valid(usage, LUNARY_WHOLE_NESTED)))
     {
-        lunary_run_set(run, LUNARY_F_USAGE, lunary_buf_str(&priv->usage));
+        lunary_run_set(run, LUNARY_F_USAGE, usage);
     }
 
     lunary_call_set_tokens(run, LUNARY_F_PROMPT_TOKENS, call->tokens.prompt);

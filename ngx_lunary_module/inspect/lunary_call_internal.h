@@ -21,6 +21,7 @@
 #include "lunary_inflate.h"
 #include "lunary_json.h"
 #include "lunary_output.h"
+#include "lunary_walk.h"
 
 
 #define LUNARY_CALL_MODEL   512         /* bytes of a model's name, an id    */
@@ -85,6 +86,8 @@ typedef struct {
     lunary_inflate_t        *rs_inflate;
     lunary_frame_t           frame;
     unsigned                 framed:1;
+    unsigned                 usage_valid:1;
+    const lunary_tape_t     *tape;        /* of a body that is read in place */
     lunary_doc_t            *doc;
     lunary_output_t          out;
     lunary_buf_t             scratch;     /* of a dialect, within one event  */
@@ -264,6 +267,9 @@ void lunary_call_count(int64_t *slot, lunary_str_t value);
 /* OpenAI's usage object (chat, completions, embeddings); what both families
  * name otherwise (input_tokens) is read where the first is missing */
 void lunary_call_usage_openai(lunary_call_t *call, lunary_str_t usage);
+/* the same; w stands at it */
+void lunary_call_usage_walk(lunary_call_t *call, lunary_str_t usage,
+    lunary_walk_t *w);
 /* the Responses API's */
 void lunary_call_usage_responses(lunary_call_t *call, lunary_str_t usage);
 

@@ -22,7 +22,10 @@ static void lunary_call_response_start(lunary_call_t *call, int kind);
 static void lunary_call_frame(lunary_call_t *call, lunary_frame_kind_e kind);
 static void lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
     unsigned flags);
+static void lunary_call_json(lunary_call_t *call, const unsigned char *p,
+    size_t n);
 static void lunary_call_doc(lunary_call_t *call, int rc);
+static void lunary_call_read_body(lunary_call_t *call, lunary_str_t text);
 static void lunary_call_response_last(lunary_call_t *call);
 
 
@@ -204,12 +207,7 @@ lunary_call_response_bytes(void *ctx, const unsigned char *p, size_t n)
         return;
 
     case LUNARY_KIND_JSON:
-        rc = lunary_doc_feed(priv->doc, p, n);
-
-        if (rc != LUNARY_OK) {
-            lunary_call_doc(call, rc);
-        }
-
+        lunary_call_json(call, p, n);
         return;
 
     case LUNARY_KIND_TEXT:
@@ -411,14 +409,6 @@ lunary_call_response_start(lunary_call_t *call, int kind)
             return;
         }
 
-        priv->doc = lunary_doc_create(call->mem, priv->doc_max,
-                                      call->conf.capture_max / 16, 0);
-
-        if (priv->doc == NULL) {
-            call->response_state = LUNARY_BODY_NOMEM;
-            kind = LUNARY_KIND_SKIP;
-        }
-
     } else {
         call->response_state = LUNARY_BODY_OTHER;
     }
@@ -500,13 +490,61 @@ lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
 }
 
 
+/* an answer that lies whole in its first piece is read there */
+
+static void
+lunary_call_json(lunary_call_t *call, const unsigned char *p, size_t n)
+{
+    int             rc;
+    size_t          len;
+    lunary_priv_t  *priv;
+    lunary_tape_t   tape;
+
+    priv = lunary_priv(call);
+
+    if (priv->doc == NULL) {
+
+        len = lunary_whole(p, n, priv->doc_max, &tape);
+
+        if (len != 0) {
+            priv->rs_kind = LUNARY_KIND_SKIP;
+            call->response_state = LUNARY_BODY_JSON;
+            call->terminal = 1;
+
+            priv->tape = &tape;
+            lunary_call_read_body(call, lunary_str(p, len));
+            priv->tape = NULL;
+
+            return;
+        }
+
+        priv->doc = lunary_doc_create(call->mem, priv->doc_max,
+                                      call->conf.capture_max / 16, 0);
+
+        if (priv->doc == NULL) {
+            call->response_state = LUNARY_BODY_NOMEM;
+            priv->rs_kind = LUNARY_KIND_SKIP;
+            return;
+        }
+    }
+
+    rc = lunary_doc_feed(priv->doc, p, n);
+
+    if (rc != LUNARY_OK) {
+        lunary_call_doc(call, rc);
+    }
+}
+
+
 /* the document is complete (LUNARY_DONE), or cannot be read on */
 
 static void
 lunary_call_doc(lunary_call_t *call, int rc)
 {
-    lunary_str_t    text;
-    lunary_priv_t  *priv;
+    lunary_buf_t      b;
+    lunary_str_t      text;
+    lunary_priv_t    *priv;
+    lunary_budget_t  *budget;
 
     priv = lunary_priv(call);
     priv->rs_kind = LUNARY_KIND_SKIP;
@@ -542,6 +580,35 @@ lunary_call_doc(lunary_call_t *call, int rc)
     text = lunary_doc_text(priv->doc);
     priv->out.lost += lunary_doc_removed(priv->doc);
 
+    /* a long text is not held twice: it stays in the document's memory */
+
+    budget = &priv->out.budget;
+
+    budget->lent = 1;
+    lunary_call_read_body(call, text);
+    budget->lent = 0;
+
+    if (budget->borrower != NULL) {
+        lunary_doc_release(priv->doc, &b);
+        lunary_text_own(budget, &b);
+    }
+
+    lunary_doc_destroy(priv->doc);
+    priv->doc = NULL;
+}
+
+
+/* text: one JSON value, valid, in UTF-8 */
+
+static void
+lunary_call_read_body(lunary_call_t *call, lunary_str_t text)
+{
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    priv->out.budget.valid = text;
+
     if (priv->status >= 400) {
         (void) lunary_call_error_of(call, text, 1);
     }
@@ -556,8 +623,7 @@ lunary_call_doc(lunary_call_t *call, int rc)
         (void) lunary_call_error_of(call, text, 0);
     }
 
-    lunary_doc_destroy(priv->doc);
-    priv->doc = NULL;
+    priv->out.budget.valid = lunary_str(NULL, 0);
 }
 
 
@@ -608,6 +674,11 @@ lunary_call_response_last(lunary_call_t *call)
         break;
 
     case LUNARY_KIND_JSON:
+
+        if (priv->doc == NULL) {
+            break;
+        }
+
         rc = lunary_doc_finish(priv->doc);
         lunary_call_doc(call, rc);
 

@@ -6,7 +6,6 @@
  */
 
 #include "lunary_call_internal.h"
-#include "lunary_walk.h"
 
 
 static void lunary_call_details(lunary_tokens_t *t, lunary_walk_t *w);
@@ -28,7 +27,10 @@ lunary_call_usage(lunary_call_t *call, lunary_str_t value)
 
     if (lunary_buf_append(call->mem, b, value.data, value.len) != LUNARY_OK) {
         b->len = len;
+        return;
     }
+
+    lunary_priv(call)->usage_valid = (lunary_priv(call)->tape != NULL);
 }
 
 
@@ -65,13 +67,21 @@ lunary_call_count(int64_t *slot, lunary_str_t value)
 void
 lunary_call_usage_openai(lunary_call_t *call, lunary_str_t usage)
 {
-    lunary_str_t      key, v, input, output, hit, cached, reasoning;
-    lunary_walk_t     w;
-    lunary_tokens_t  *t;
+    lunary_walk_t  w;
 
     lunary_walk_start(&w, usage);
+    lunary_call_usage_walk(call, usage, &w);
+}
 
-    if (!lunary_walk_object(&w)) {
+
+void
+lunary_call_usage_walk(lunary_call_t *call, lunary_str_t usage,
+    lunary_walk_t *w)
+{
+    lunary_str_t      key, v, input, output, hit, cached, reasoning;
+    lunary_tokens_t  *t;
+
+    if (!lunary_walk_object(w)) {
         return;
     }
 
@@ -82,18 +92,18 @@ lunary_call_usage_openai(lunary_call_t *call, lunary_str_t usage)
     input = lunary_str(NULL, 0);
     output = hit = cached = reasoning = input;
 
-    while (lunary_walk_key(&w, &key)) {
+    while (lunary_walk_key(w, &key)) {
 
         if ((key.len == 21 && lunary_eq(key, "prompt_tokens_details"))
             || (key.len == 25 && lunary_eq(key, "completion_tokens_details")))
         {
-            if (lunary_walk_object(&w)) {
-                lunary_call_details(t, &w);
+            if (lunary_walk_object(w)) {
+                lunary_call_details(t, w);
                 continue;
             }
         }
 
-        v = lunary_walk_value(&w);
+        v = lunary_walk_value(w);
 
         switch (key.len) {
 

@@ -95,6 +95,10 @@ int lunary_doc_close(lunary_doc_t *d);
  * close or destroy */
 lunary_str_t lunary_doc_text(const lunary_doc_t *d);
 
+/* hands over the memory that the text lies in: the document is empty then,
+ * good for reset and destroy */
+void lunary_doc_release(lunary_doc_t *d, lunary_buf_t *b);
+
 /*
  * By how much rules 2 to 4 made the text shorter, 0 where nothing was taken
  * out: with it, the text is as long as it was (media and white space do not

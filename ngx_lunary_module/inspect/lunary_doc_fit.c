@@ -381,6 +381,19 @@ lunary_doc_text(const lunary_doc_t *d)
 }
 
 
+void
+lunary_doc_release(lunary_doc_t *d, lunary_buf_t *b)
+{
+    b->data = d->r.data;
+    b->len = d->r.len;
+    b->cap = d->cap;
+
+    d->r.data = NULL;
+    d->r.len = 0;
+    d->cap = 0;
+}
+
+
 size_t
 lunary_doc_removed(const lunary_doc_t *d)
 {

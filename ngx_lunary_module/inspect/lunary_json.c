@@ -20,8 +20,6 @@ static const unsigned char *lunary_json_space(const unsigned char *p,
     const unsigned char *end);
 static const unsigned char *lunary_json_string(const unsigned char *p,
     const unsigned char *end);
-static const unsigned char *lunary_json_nested(const unsigned char *p,
-    const unsigned char *end);
 static int lunary_json_step(lunary_json_iter_t *it, unsigned char open);
 
 
@@ -93,7 +91,7 @@ lunary_json_value(const unsigned char **pp, const unsigned char *end)
 
     case '{':
     case '[':
-        p = lunary_json_nested(p, end);
+        p = lunary_simd_nested(p + 1, end);
         break;
 
     default:
@@ -143,51 +141,6 @@ lunary_json_string(const unsigned char *p, const unsigned char *end)
     p = lunary_simd_close(p + 1, end);
 
     return (p == end) ? NULL : p + 1;
-}
-
-
-/* p is at a bracket; returns what is behind the one that closes it */
-
-static const unsigned char *
-lunary_json_nested(const unsigned char *p, const unsigned char *end)
-{
-    size_t  depth;
-
-    depth = 1;
-    p++;
-
-    for ( ;; ) {
-        p = lunary_simd_bracket(p, end);
-
-        if (p == end) {
-            return NULL;
-        }
-
-        switch (*p) {
-
-        case '"':
-            p = lunary_json_string(p, end);
-
-            if (p == NULL) {
-                return NULL;
-            }
-
-            break;
-
-        case '{':
-        case '[':
-            depth++;
-            p++;
-            break;
-
-        default: /* '}' or ']' */
-            p++;
-
-            if (--depth == 0) {
-                return p;
-            }
-        }
-    }
 }
 
 

@@ -471,10 +471,10 @@ lunary_output_message(lunary_output_t *o, lunary_choice_t *ch,
             return LUNARY_NOMEM;
         }
 
-    } else if (out->len == 0 && ch->text.buf.len > 1024
+    } else if (out->len == 0 && ch->text.buf.len != 0
                && lunary_text_lost(&ch->text) == 0)
     {
-        /* the usual long answer becomes the field where it lies */
+        /* the usual answer becomes the field where it lies */
 
         if (lunary_buf_reserve(o->mem, &ch->text.buf, n + 64) != LUNARY_OK) {
             return LUNARY_NOMEM;

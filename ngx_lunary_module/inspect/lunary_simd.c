@@ -30,21 +30,23 @@
 #define LUNARY_IS_BRACKET  0x04
 #define LUNARY_IS_NUMBER   0x08        /* does not stop number()              */
 #define LUNARY_IS_BASE64   0x10
+#define LUNARY_IS_SPACE    0x20        /* does not stop space()               */
 
 #define T  LUNARY_IS_TEXT
 #define Q  LUNARY_IS_QUOTE
 #define K  LUNARY_IS_BRACKET
 #define N  LUNARY_IS_NUMBER
 #define B  LUNARY_IS_BASE64
+#define S  LUNARY_IS_SPACE
 
 static const uint8_t  lunary_simd_class[256] = {
 
     /* 0x00: controls; tab, LF and CR part numbers */
-    T, T, T, T, T, T, T, T,  T, T|N, T|N, T, T, T|N, T, T,
+    T, T, T, T, T, T, T, T,  T, T|N|S, T|N|S, T, T, T|N|S, T, T,
     T, T, T, T, T, T, T, T,  T, T, T, T, T, T, T, T,
 
     /*   ! " # $ % & '  ( ) * + , - . /  */
-    N, 0, T|Q|K, 0, 0, 0, 0, 0,  0, 0, 0, N|B, N, N|B, N, B,
+    N|S, 0, T|Q|K, 0, 0, 0, 0, 0,  0, 0, 0, N|B, N, N|B, N, B,
 
     /* 0 ... 9 : ; < = > ? */
     N|B, N|B, N|B, N|B, N|B, N|B, N|B, N|B,  N|B, N|B, 0, 0, 0, B, 0, 0,
@@ -76,6 +78,7 @@ static const uint8_t  lunary_simd_class[256] = {
 #undef K
 #undef N
 #undef B
+#undef S
 
 
 #define LUNARY_ONES   0x0101010101010101ULL
@@ -156,6 +159,54 @@ lunary_portable_words(quote, LUNARY_IS_QUOTE)
 lunary_portable_words(bracket, LUNARY_IS_BRACKET)
 lunary_portable_bytes(number, LUNARY_IS_NUMBER)
 lunary_portable_bytes(base64, LUNARY_IS_BASE64)
+lunary_portable_bytes(space, LUNARY_IS_SPACE)
+
+
+/* depth brackets are open, and we are outside of strings */
+
+static const unsigned char *
+lunary_simd_brackets(const unsigned char *p, const unsigned char *end,
+    size_t depth)
+{
+    for ( ;; ) {
+        p = lunary_simd_bracket(p, end);
+
+        if (p == end) {
+            return NULL;
+        }
+
+        switch (*p++) {
+
+        case '"':
+            p = lunary_simd_close(p, end);
+
+            if (p == end) {
+                return NULL;
+            }
+
+            p++;
+            break;
+
+        case '{':
+        case '[':
+            depth++;
+            break;
+
+        default: /* '}' or ']' */
+
+            if (--depth == 0) {
+                return p;
+            }
+        }
+    }
+}
+
+
+static const unsigned char *
+lunary_portable_nested(const unsigned char *p, const unsigned char *end)
+{
+    return lunary_simd_brackets(p, end, 1);
+}
 
 
 #define lunary_simd_table(isa)                                               \
@@ -166,16 +217,20 @@ static const lunary_simd_t  lunary_simd_ ## isa = {                          \
     lunary_ ## isa ## _find_quote,                                           \
     lunary_ ## isa ## _find_bracket,                                         \
     lunary_ ## isa ## _find_number,                                          \
-    lunary_ ## isa ## _find_base64                                           \
+    lunary_ ## isa ## _find_base64,                                          \
+    lunary_ ## isa ## _find_space,                                           \
+    lunary_ ## isa ## _nested                                                \
 };
 
-static const lunary_simd_t  lunary_simd_portable = {
+const lunary_simd_t  lunary_simd_portable = {
     "portable",
     lunary_portable_text,
     lunary_portable_quote,
     lunary_portable_bracket,
     lunary_portable_number,
-    lunary_portable_base64
+    lunary_portable_base64,
+    lunary_portable_space,
+    lunary_portable_nested
 };
 
 
@@ -263,6 +318,9 @@ lunary_simd_find(sse2, , quote, 16, 1, lunary_portable_quote)
 lunary_simd_find(sse2, , bracket, 16, 1, lunary_portable_bracket)
 lunary_simd_find(sse2, , number, 16, 1, lunary_portable_number)
 lunary_simd_find(sse2, , base64, 16, 1, lunary_portable_base64)
+lunary_simd_find(sse2, , space, 16, 1, lunary_portable_space)
+
+#define lunary_sse2_nested  lunary_portable_nested
 
 lunary_simd_table(sse2)
 
@@ -272,6 +330,7 @@ lunary_simd_table(sse2)
 #if (LUNARY_HAVE_AVX2)
 
 #define LUNARY_AVX2         __attribute__((target("avx2")))
+#define LUNARY_AVX2_BITS    __attribute__((target("avx2,bmi,popcnt,pclmul")))
 #define lunary_avx2_is(x, c)  _mm256_cmpeq_epi8(x, _mm256_set1_epi8(c))
 
 
@@ -358,6 +417,21 @@ lunary_avx2_base64_bytes(const unsigned char *p)
 }
 
 
+LUNARY_AVX2 static inline __m256i
+lunary_avx2_space_bytes(const unsigned char *p)
+{
+    __m256i  x, m;
+
+    x = _mm256_loadu_si256((const __m256i *) p);
+    m = _mm256_or_si256(_mm256_or_si256(lunary_avx2_is(x, ' '),
+                                        lunary_avx2_is(x, '\n')),
+                        _mm256_or_si256(lunary_avx2_is(x, '\r'),
+                                        lunary_avx2_is(x, '\t')));
+
+    return _mm256_xor_si256(m, _mm256_set1_epi8(-1));
+}
+
+
 /* 64 bytes at a time: one test for both halves */
 
 #define lunary_avx2_mask(what)                                               \
@@ -386,6 +460,124 @@ lunary_avx2_mask(quote)
 lunary_avx2_mask(bracket)
 lunary_avx2_mask(number)
 lunary_avx2_mask(base64)
+lunary_avx2_mask(space)
+
+
+LUNARY_AVX2_BITS static inline uint64_t
+lunary_avx2_bits(__m256i a, __m256i b)
+{
+    return (uint64_t) (uint32_t) _mm256_movemask_epi8(a)
+           | (uint64_t) (uint32_t) _mm256_movemask_epi8(b) << 32;
+}
+
+
+/* the bytes behind a backslash that is not behind one itself; *odd: the last
+ * byte of the block before is such a backslash */
+
+static inline uint64_t
+lunary_avx2_escaped(uint64_t backslash, uint64_t *odd)
+{
+    uint64_t  follows, starts, sum;
+
+    static const uint64_t  even = 0x5555555555555555ULL;
+
+    backslash &= ~*odd;
+    follows = backslash << 1 | *odd;
+    starts = backslash & ~even & ~follows;
+
+    *odd = __builtin_add_overflow(starts, backslash, &sum);
+
+    return (even ^ (sum << 1)) & follows;
+}
+
+
+/*
+ * 64 bytes at a time: the quotes that are not escaped tell what is inside of
+ * strings, and brackets outside of them are counted.
+ */
+
+LUNARY_AVX2_BITS static const unsigned char *
+lunary_avx2_nested(const unsigned char *p, const unsigned char *end)
+{
+    size_t                depth;
+    __m256i               a, b, la, lb;
+    uint64_t              quote, slash, open, close, inside, in, odd, bit;
+    unsigned char         tail[64];
+    const unsigned char  *block, *from;
+
+    depth = 1;
+    in = 0;
+    odd = 0;
+    from = p;
+
+    for ( /* void */ ; p < end; p += 64) {
+
+        block = p;
+
+        if (end - p < 64) {
+            memset(tail, ' ', sizeof(tail));
+            memcpy(tail, p, (size_t) (end - p));
+            block = tail;
+        }
+
+        a = _mm256_loadu_si256((const __m256i *) block);
+        b = _mm256_loadu_si256((const __m256i *) (block + 32));
+
+        quote = lunary_avx2_bits(lunary_avx2_is(a, '"'),
+                                 lunary_avx2_is(b, '"'));
+        slash = lunary_avx2_bits(lunary_avx2_is(a, '\\'),
+                                 lunary_avx2_is(b, '\\'));
+
+        if (slash | odd) {
+            quote &= ~lunary_avx2_escaped(slash, &odd);
+        }
+
+        inside = (uint64_t) _mm_cvtsi128_si64(
+                     _mm_clmulepi64_si128(_mm_cvtsi64_si128((int64_t) quote),
+                                          _mm_set1_epi8(-1), 0)) ^ in;
+
+        if (slash & ~inside) {
+
+            /* outside of strings a backslash escapes nothing */
+
+            return lunary_simd_brackets(from, end, 1);
+        }
+
+        /* a bracket of either kind differs by 0x20 from one of the other */
+
+        la = _mm256_or_si256(a, _mm256_set1_epi8(0x20));
+        lb = _mm256_or_si256(b, _mm256_set1_epi8(0x20));
+
+        open = lunary_avx2_bits(lunary_avx2_is(la, '{'),
+                                lunary_avx2_is(lb, '{')) & ~inside;
+        close = lunary_avx2_bits(lunary_avx2_is(la, '}'),
+                                 lunary_avx2_is(lb, '}')) & ~inside;
+
+        in = (uint64_t) ((int64_t) inside >> 63);
+
+        if ((size_t) __builtin_popcountll(close) >= depth) {
+
+            for ( /* void */ ; close; close &= close - 1) {
+                bit = close & (0 - close);
+                depth += (size_t) __builtin_popcountll(open & (bit - 1));
+                open &= ~(bit - 1);
+
+                if (--depth == 0) {
+                    return p + __builtin_ctzll(bit) + 1;
+                }
+            }
+
+            depth += (size_t) __builtin_popcountll(open);
+
+        } else {
+            depth += (size_t) __builtin_popcountll(open);
+            depth -= (size_t) __builtin_popcountll(close);
+        }
+    }
+
+    return NULL;
+}
+
 
 lunary_simd_table(avx2)
 
@@ -472,6 +664,19 @@ lunary_neon_number(const unsigned char *p)
 
 
 static inline uint64_t
+lunary_neon_space(const unsigned char *p)
+{
+    uint8x16_t  x, m;
+
+    x = vld1q_u8(p);
+    m = vorrq_u8(vorrq_u8(lunary_neon_is(x, ' '), lunary_neon_is(x, '\n')),
+                 vorrq_u8(lunary_neon_is(x, '\r'), lunary_neon_is(x, '\t')));
+
+    return ~lunary_neon_bits(m);
+}
+
+
+static inline uint64_t
 lunary_neon_base64(const unsigned char *p)
 {
     uint8x16_t  x, m;
@@ -493,6 +698,9 @@ lunary_simd_find(neon, , quote, 16, 4, lunary_portable_quote)
 lunary_simd_find(neon, , bracket, 16, 4, lunary_portable_bracket)
 lunary_simd_find(neon, , number, 16, 4, lunary_portable_number)
 lunary_simd_find(neon, , base64, 16, 4, lunary_portable_base64)
+lunary_simd_find(neon, , space, 16, 4, lunary_portable_space)
+
+#define lunary_neon_nested  lunary_portable_nested
 
 lunary_simd_table(neon)
 
@@ -521,10 +729,36 @@ lunary_simd_chooser(quote)
 lunary_simd_chooser(bracket)
 lunary_simd_chooser(number)
 lunary_simd_chooser(base64)
+lunary_simd_chooser(space)
+
+
+static const unsigned char *
+lunary_choose_nested(const unsigned char *p, const unsigned char *end)
+{
+    lunary_simd = lunary_simd_all()[0];
+
+    return lunary_simd->nested(p, end);
+}
+
 
 lunary_simd_table(choose)
 
 const lunary_simd_t  *lunary_simd = &lunary_simd_choose;
+
+
+int
+lunary_simd_wide(void)
+{
+    if (lunary_simd == &lunary_simd_choose) {
+        lunary_simd = lunary_simd_all()[0];
+    }
+
+#if (LUNARY_HAVE_AVX2)
+    return lunary_simd == &lunary_simd_avx2;
+#else
+    return 0;
+#endif
+}
 
 
 const lunary_simd_t *const *
@@ -546,7 +780,10 @@ lunary_simd_all(void)
 
 #if (LUNARY_HAVE_AVX2)
 
-    if (!__builtin_cpu_supports("avx2")) {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi")
+        || !__builtin_cpu_supports("popcnt")
+        || !__builtin_cpu_supports("pclmul"))
+    {
         return all + 1;
     }
 

@@ -30,9 +30,15 @@ typedef struct {
     lunary_simd_pt   bracket;
     lunary_simd_pt   number;
     lunary_simd_pt   base64;
+    lunary_simd_pt   space;
+    lunary_simd_pt   nested;
 } lunary_simd_t;
 
 extern const lunary_simd_t  *lunary_simd;
+extern const lunary_simd_t   lunary_simd_portable;
+
+/* 1 where the processor has AVX2 and what comes with it, and it is chosen */
+int lunary_simd_wide(void);
 
 /* what this processor can run, best first; ends with a NULL */
 const lunary_simd_t *const *lunary_simd_all(void);
@@ -46,6 +52,9 @@ const lunary_simd_t *const *lunary_simd_all(void);
  *          but digits + - . e E , space, tab, CR, LF
  * base64:  the first byte that base64 does not hold: all but A-Z a-z 0-9 + / -
  *          _ =
+ * space:   the first byte that is no white space of JSON
+ * nested:  p is behind an opening bracket: what is behind the one that closes
+ *          it, strings passed over; NULL where there is none
  *
  * What is looked for is mostly near: where that is cheap the first bytes are
  * looked at without a call.
@@ -53,6 +62,7 @@ const lunary_simd_t *const *lunary_simd_all(void);
 
 #define lunary_simd_number(p, end)  lunary_simd->number(p, end)
 #define lunary_simd_base64(p, end)  lunary_simd->base64(p, end)
+#define lunary_simd_nested(p, end)  lunary_simd->nested(p, end)
 
 #if defined(__SSE2__)
 
@@ -102,6 +112,21 @@ lunary_sse2_bracket(const unsigned char *p)
 }
 
 
+static inline unsigned
+lunary_sse2_space(const unsigned char *p)
+{
+    __m128i  x, m;
+
+    x = _mm_loadu_si128((const __m128i *) p);
+    m = _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8(' ')),
+                     _mm_cmpeq_epi8(x, _mm_set1_epi8('\n')));
+    m = _mm_or_si128(m, _mm_cmpeq_epi8(x, _mm_set1_epi8('\r')));
+    m = _mm_or_si128(m, _mm_cmpeq_epi8(x, _mm_set1_epi8('\t')));
+
+    return (unsigned) _mm_movemask_epi8(m) ^ 0xffff;
+}
+
+
 #define lunary_simd_near(what)                                               \
                                                                              \
 static inline const unsigned char *                                          \
@@ -119,12 +144,14 @@ lunary_simd_ ## what(const unsigned char *p, const unsigned char *end)       \
         p += 16;                                                             \
     }                                                                        \
                                                                              \
-    return lunary_simd->what(p, end);                                        \
+    return ((end - p < 16) ? &lunary_simd_portable : lunary_simd)            \
+           ->what(p, end);                                                   \
 }
 
 lunary_simd_near(text)
 lunary_simd_near(quote)
 lunary_simd_near(bracket)
+lunary_simd_near(space)
 
 #undef lunary_simd_near
 
@@ -133,6 +160,7 @@ lunary_simd_near(bracket)
 #define lunary_simd_text(p, end)     lunary_simd->text(p, end)
 #define lunary_simd_quote(p, end)    lunary_simd->quote(p, end)
 #define lunary_simd_bracket(p, end)  lunary_simd->bracket(p, end)
+#define lunary_simd_space(p, end)    lunary_simd->space(p, end)
 
 #endif
 

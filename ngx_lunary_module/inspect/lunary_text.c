@@ -8,16 +8,32 @@
 
 #include "lunary_text.h"
 #include "lunary_json.h"
+#include "lunary_simd.h"
 
 
 /* a piece that is looked at as one while texts are being cut */
 
 #define LUNARY_TEXT_PIECE  4096
 
+/* a text that is not copied, but borrowed, is longer than that */
 
+#define LUNARY_TEXT_LONG   4096
+
+/* room for what is written around a text once it is an answer's only one */
+
+#define LUNARY_TEXT_SLACK  96
+
+#define lunary_text_valid(b, inside)                                         \
+    ((uintptr_t) (inside).data - (uintptr_t) (b)->valid.data                 \
+     < (b)->valid.len)
+
+
+static int lunary_text_add(lunary_mem_t *mem, lunary_budget_t *b,
+    lunary_text_t *t, lunary_str_t inside);
+static int lunary_text_copy(lunary_mem_t *mem, lunary_budget_t *b);
 static int lunary_text_piece(lunary_mem_t *mem, lunary_budget_t *b,
     lunary_text_t *t, lunary_str_t inside);
-static void lunary_text_over(lunary_budget_t *b);
+static int lunary_text_over(lunary_mem_t *mem, lunary_budget_t *b);
 static void lunary_text_cut(lunary_budget_t *b, lunary_text_t *t);
 static void lunary_text_trim(lunary_budget_t *b, lunary_text_t *t);
 static int lunary_inside_plain(lunary_mem_t *mem, lunary_buf_t *b,
@@ -40,13 +56,26 @@ lunary_text_append(lunary_mem_t *mem, lunary_budget_t *b, lunary_text_t *t,
         return LUNARY_OK;
     }
 
-    if (!b->over && b->held + inside.len > b->max) {
-        lunary_text_over(b);
+    if (t == b->borrower && lunary_text_copy(mem, b) != LUNARY_OK) {
+        t->size += inside.len;
+        return LUNARY_NOMEM;
+    }
+
+    if (!b->over) {
+
+        if (b->held + inside.len <= b->max) {
+            return lunary_text_add(mem, b, t, inside);
+        }
+
+        if (lunary_text_over(mem, b) != LUNARY_OK) {
+            t->size += inside.len;
+            return LUNARY_NOMEM;
+        }
     }
 
     /* a long piece goes in small ones, so that little is held meanwhile */
 
-    while (b->over && inside.len > LUNARY_TEXT_PIECE) {
+    while (inside.len > LUNARY_TEXT_PIECE) {
         n = lunary_inside_ceil(inside, LUNARY_TEXT_PIECE);
 
         piece = lunary_str(inside.data, n);
@@ -65,45 +94,26 @@ lunary_text_append(lunary_mem_t *mem, lunary_budget_t *b, lunary_text_t *t,
 }
 
 
+/* the same where texts are being cut */
+
 static int
 lunary_text_piece(lunary_mem_t *mem, lunary_budget_t *b, lunary_text_t *t,
     lunary_str_t inside)
 {
-    size_t  len;
-
     if (inside.len == 0) {
         return LUNARY_OK;
     }
 
-    if (b->over && !t->cut
-        && b->held + inside.len > b->max + b->cut)
-    {
+    if (!t->cut && b->held + inside.len > b->max + b->cut) {
+
         /* many short texts: what they hold is all that is kept */
 
         t->size += inside.len;
         return LUNARY_OK;
     }
 
-    if (!t->listed) {
-        t->listed = 1;
-        t->next = b->texts;
-        b->texts = t;
-    }
-
-    len = t->buf.len;
-
-    if (lunary_inside_copy(mem, &t->buf, inside) != LUNARY_OK) {
-        t->size += inside.len;
+    if (lunary_text_add(mem, b, t, inside) != LUNARY_OK) {
         return LUNARY_NOMEM;
-    }
-
-    len = t->buf.len - len;
-
-    t->size += len;
-    b->held += len;
-
-    if (!b->over) {
-        return LUNARY_OK;
     }
 
     if (t->cut) {
@@ -119,12 +129,119 @@ lunary_text_piece(lunary_mem_t *mem, lunary_budget_t *b, lunary_text_t *t,
 }
 
 
-/* the field does not fit: from now on its long texts are cut */
+/* a piece for which there is room */
 
-static void
-lunary_text_over(lunary_budget_t *b)
+static int
+lunary_text_add(lunary_mem_t *mem, lunary_budget_t *b, lunary_text_t *t,
+    lunary_str_t inside)
+{
+    int     rc, valid;
+    size_t  len;
+
+    if (inside.len == 0) {
+        return LUNARY_OK;
+    }
+
+    if (!t->listed) {
+        t->listed = 1;
+        t->next = b->texts;
+        b->texts = t;
+    }
+
+    len = t->buf.len;
+    valid = lunary_text_valid(b, inside);
+
+    if (t->buf.cap == 0) {
+
+        if (valid && b->lent && b->borrower == NULL && !b->over
+            && inside.len > LUNARY_TEXT_LONG)
+        {
+            b->borrower = t;
+            b->held += inside.len;
+            t->size += inside.len;
+            t->buf.data = (unsigned char *) inside.data;
+            t->buf.len = inside.len;
+
+            return LUNARY_OK;
+        }
+
+        rc = lunary_buf_reserve(mem, &t->buf, inside.len + LUNARY_TEXT_SLACK);
+
+        if (rc != LUNARY_OK) {
+            t->size += inside.len;
+            return LUNARY_NOMEM;
+        }
+    }
+
+    rc = valid ? lunary_buf_append(mem, &t->buf, inside.data, inside.len)
+               : lunary_inside_copy(mem, &t->buf, inside);
+
+    if (rc != LUNARY_OK) {
+        t->size += inside.len;
+        return LUNARY_NOMEM;
+    }
+
+    len = t->buf.len - len;
+
+    t->size += len;
+    b->held += len;
+
+    return LUNARY_OK;
+}
+
+
+/* what is borrowed becomes a copy */
+
+static int
+lunary_text_copy(lunary_mem_t *mem, lunary_budget_t *b)
+{
+    lunary_str_t    s;
+    lunary_text_t  *t;
+
+    t = b->borrower;
+    s = lunary_buf_str(&t->buf);
+
+    b->borrower = NULL;
+    memset(&t->buf, 0, sizeof(lunary_buf_t));
+
+    if (lunary_buf_reserve(mem, &t->buf, s.len + LUNARY_TEXT_SLACK)
+        != LUNARY_OK)
+    {
+        b->held -= s.len;
+        return LUNARY_NOMEM;
+    }
+
+    return lunary_buf_append(mem, &t->buf, s.data, s.len);
+}
+
+
+void
+lunary_text_own(lunary_budget_t *b, lunary_buf_t *buf)
 {
     lunary_text_t  *t;
+
+    t = b->borrower;
+    b->borrower = NULL;
+
+    memmove(buf->data, t->buf.data, t->buf.len);
+
+    t->buf.data = buf->data;
+    t->buf.cap = buf->cap;
+
+    memset(buf, 0, sizeof(lunary_buf_t));
+}
+
+
+/* the field does not fit: from now on its long texts are cut */
+
+static int
+lunary_text_over(lunary_mem_t *mem, lunary_budget_t *b)
+{
+    lunary_text_t  *t;
+
+    if (b->borrower != NULL && lunary_text_copy(mem, b) != LUNARY_OK) {
+        return LUNARY_NOMEM;
+    }
 
     b->over = 1;
 
@@ -133,6 +250,8 @@ lunary_text_over(lunary_budget_t *b)
             lunary_text_cut(b, t);
         }
     }
+
+    return LUNARY_OK;
 }
 
 
@@ -230,6 +349,12 @@ lunary_text_free(lunary_mem_t *mem, lunary_budget_t *b, lunary_text_t *t)
         b->held -= t->buf.len;
     }
 
+    if (t == b->borrower) {
+        b->borrower = NULL;
+        t->buf.data = NULL;
+        t->buf.len = 0;
+    }
+
     lunary_buf_free(mem, &t->buf);
 
     t->head = 0;
@@ -248,11 +373,17 @@ lunary_inside_copy(lunary_mem_t *mem, lunary_buf_t *b, lunary_str_t inside)
         return LUNARY_OK;
     }
 
-    len = b->len;
-    rc = LUNARY_OK;
-
     p = inside.data;
     end = p + inside.len;
+
+    /* mostly there is nothing special in it */
+
+    if (lunary_simd_text(p, end) == end) {
+        return lunary_buf_append(mem, b, p, inside.len);
+    }
+
+    len = b->len;
+    rc = LUNARY_OK;
     start = p;
 
     while (p < end && (p = memchr(p, '\\', (size_t) (end - p))) != NULL) {

@@ -28,6 +28,9 @@ typedef struct {
     size_t                cut;        /* a text longer than this is cut      */
     size_t                held;       /* bytes that its texts hold           */
     lunary_text_t        *texts;      /* those that hold any                 */
+    lunary_str_t          valid;      /* insides in here need no mending ... */
+    lunary_text_t        *borrower;   /* ... and this text's lies there      */
+    unsigned              lent:1;     /* a text may: it is to be owned later */
     unsigned              over:1;     /* did not fit: texts are being cut    */
     unsigned              off:1;      /* nothing is kept, sizes are counted  */
 } lunary_budget_t;
@@ -68,6 +71,13 @@ void lunary_text_settle(lunary_budget_t *b, lunary_text_t *t);
  */
 int lunary_text_write(lunary_mem_t *mem, const lunary_text_t *t,
     lunary_buf_t *out);
+
+/*
+ * While `lent` is set a long text is not copied out of `valid`: it lies there
+ * and is b->borrower, until it is appended to, cut, or given memory that its
+ * bytes are to be found in: all of `valid`, as a buffer of its own.
+ */
+void lunary_text_own(lunary_budget_t *b, lunary_buf_t *buf);
 
 /* gives the memory back; the text is empty then, its size stays known */
 void lunary_text_free(lunary_mem_t *mem, lunary_budget_t *b,

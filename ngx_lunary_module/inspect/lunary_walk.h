@@ -15,6 +15,9 @@
  *
  * Each value must be taken or walked through before the next key.  Malformed
  * text ends every loop.  Keys are compared as they are written.
+ *
+ * Where the text was read as a whole before (lunary_whole.h), what is found
+ * there was written down, and the bytes are not searched again.
  */
 
 #ifndef LUNARY_WALK_H
@@ -23,19 +26,52 @@
 #include "lunary_base.h"
 #include "lunary_json.h"
 #include "lunary_simd.h"
+#include "lunary_whole.h"
 
 
 typedef struct {
     const unsigned char  *p;
     const unsigned char  *end;
+    const lunary_node_t  *node;         /* what we stand at, where there is
+                                           a tape: p is the text's start then */
 } lunary_walk_t;
 
 
 static inline void
 lunary_walk_start(lunary_walk_t *w, lunary_str_t text)
 {
+    w->node = NULL;
     w->p = text.data;
     w->end = text.len != 0 ? text.data + text.len : text.data;
+}
+
+
+/* the same where the text's tape may be there (else it is NULL) */
+
+static inline void
+lunary_walk_tape(lunary_walk_t *w, lunary_str_t text,
+    const lunary_tape_t *tape)
+{
+    lunary_walk_start(w, text);
+
+    if (tape != NULL && tape->n != 0 && tape->text == text.data) {
+        w->node = tape->nodes;
+    }
+}
+
+
+/* u: a walk of its own through a value; w stood before it */
+
+static inline void
+lunary_walk_inside(lunary_walk_t *u, const lunary_walk_t *w,
+    lunary_str_t value)
+{
+    if (w->node != NULL) {
+        *u = *w;
+
+    } else {
+        lunary_walk_start(u, value);
+    }
 }
 
 
@@ -96,6 +132,16 @@ lunary_walk_close(const unsigned char *p, const unsigned char *end)
 static inline int
 lunary_walk_object(lunary_walk_t *w)
 {
+    if (w->node != NULL) {
+
+        if (w->p[w->node->start] == '{') {
+            w->node++;
+            return 1;
+        }
+
+        return 0;
+    }
+
     if (w->p < w->end && *w->p == '{') {
         w->p++;
         return 1;
@@ -108,6 +154,16 @@ lunary_walk_object(lunary_walk_t *w)
 static inline int
 lunary_walk_array(lunary_walk_t *w)
 {
+    if (w->node != NULL) {
+
+        if (w->p[w->node->start] == '[') {
+            w->node++;
+            return 1;
+        }
+
+        return 0;
+    }
+
     if (w->p < w->end && *w->p == '[') {
         w->p++;
         return 1;
@@ -119,65 +175,57 @@ lunary_walk_array(lunary_walk_t *w)
 
 /* the next key, standing at its value; 0 behind the object's end */
 
+int lunary_walk_key_slow(lunary_walk_t *w, lunary_str_t *key);
+
 static inline int
 lunary_walk_key(lunary_walk_t *w, lunary_str_t *key)
 {
-    const unsigned char  *p, *q, *end;
+    if (w->node != NULL) {
 
-    p = w->p;
-    end = w->end;
-
-    if (p < end && *p == ',') {
-        p++;
-    }
-
-    if (p < end && *p <= ' ') {
-
-        /* white space, a comma in the midst of it */
-
-        lunary_walk_space(w);
-
-        if (w->p < end && *w->p == ',') {
-            w->p++;
-            lunary_walk_space(w);
-        }
-
-        p = w->p;
-    }
-
-    if (p == end || *p != '"') {
-        w->p = (p < end && *p == '}') ? p + 1 : end;
-        return 0;
-    }
-
-    p++;
-    q = lunary_walk_close(p, end);
-
-    *key = lunary_str(p, (size_t) (q - p));
-
-    if (end - q < 3) {
-        w->p = end;
-        return 0;
-    }
-
-    w->p = q + 1;
-
-    if (q[1] != ':') {
-        lunary_walk_space(w);
-
-        if (w->p == end || *w->p != ':') {
-            w->p = end;
+        if (w->node->key_len == LUNARY_NODE_END) {
+            w->node++;
             return 0;
         }
+
+        *key = lunary_str(w->p + w->node->key, w->node->key_len);
+
+        return 1;
     }
 
-    w->p++;
+#if defined(__SSE2__)
 
-    if (w->p < end && *w->p <= ' ') {
-        lunary_walk_space(w);
+    {
+    unsigned              m;
+    const unsigned char  *p, *q;
+
+    /* mostly: a comma, a short plain key, a colon, a value, all of it near */
+
+    p = w->p;
+
+    if (w->end - p >= 20) {
+        p += (*p == ',');
+
+        if (*p == '"') {
+            p++;
+            m = lunary_sse2_quote(p);
+
+            if (m) {
+                q = p + __builtin_ctz(m);
+
+                if (*q == '"' && q[1] == ':' && q[2] > ' ') {
+                    *key = lunary_str(p, (size_t) (q - p));
+                    w->p = q + 2;
+
+                    return 1;
+                }
+            }
+        }
+    }
     }
 
-    return w->p < end;
+#endif
+
+    return lunary_walk_key_slow(w, key);
 }
 
 
@@ -186,6 +234,16 @@ lunary_walk_key(lunary_walk_t *w, lunary_str_t *key)
 static inline int
 lunary_walk_element(lunary_walk_t *w)
 {
+    if (w->node != NULL) {
+
+        if (w->node->key_len == LUNARY_NODE_END) {
+            w->node++;
+            return 0;
+        }
+
+        return 1;
+    }
+
     lunary_walk_space(w);
 
     if (w->p < w->end && *w->p == ',') {
@@ -208,69 +266,46 @@ lunary_walk_element(lunary_walk_t *w)
 
 /* takes the value as a slice; empty, and at the end, where it is none */
 
+lunary_str_t lunary_walk_value_slow(lunary_walk_t *w);
+
 static inline lunary_str_t
 lunary_walk_value(lunary_walk_t *w)
 {
     lunary_str_t          v;
-    const unsigned char  *start;
+    const unsigned char  *start, *p;
 
-    start = w->p;
+    if (w->node != NULL) {
+        v = lunary_str(w->p + w->node->start,
+                       w->node->end - w->node->start);
+        w->node += w->node->next;
 
-    if (start < w->end && *start == '"') {
-        w->p = lunary_walk_close(start + 1, w->end);
-
-        if (w->p == w->end) {
-            return lunary_str(NULL, 0);
-        }
-
-        w->p++;
-
-        return lunary_str(start, (size_t) (w->p - start));
-    }
-
-    if (w->end - start >= 4 && memcmp(start, "null", 4) == 0) {
-
-        /* most of what is not told: null */
-
-        w->p = start + 4;
-
-        return lunary_str(start, 4);
-    }
-
-    if (start < w->end && *start >= '0' && *start <= '9') {
-
-        for (w->p++; w->p < w->end && *w->p >= '0' && *w->p <= '9'; w->p++) {
-            /* void */
-        }
-
-        if (w->p < w->end && (*w->p == ',' || *w->p == '}')) {
-            return lunary_str(start, (size_t) (w->p - start));
-        }
-
-        w->p = start;
-    }
-
-    v = lunary_json_value(&w->p, w->end);
-
-    if (v.len != 0) {
         return v;
     }
 
-    /* NaN, Infinity and the like: no values, but no end of the text either */
-
     start = w->p;
 
-    while (w->p < w->end
-           && ((*w->p | 0x20) >= 'a' && (*w->p | 0x20) <= 'z'))
-    {
-        w->p++;
+    if (start < w->end) {
+
+        if (*start == '"') {
+            p = lunary_walk_close(start + 1, w->end);
+
+            if (p < w->end) {
+                w->p = p + 1;
+                return lunary_str(start, (size_t) (w->p - start));
+            }
+
+        } else if (*start == 'n' && w->end - start >= 4
+                   && memcmp(start, "null", 4) == 0)
+        {
+            /* most of what is not told: null */
+
+            w->p = start + 4;
+
+            return lunary_str(start, 4);
+        }
     }
 
-    if (w->p == start) {
-        w->p = w->end;
-    }
-
-    return lunary_str(start, (size_t) (w->p - start));
+    return lunary_walk_value_slow(w);
 }
 
 

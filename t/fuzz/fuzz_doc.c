@@ -3,7 +3,9 @@
  *
  * lunary_doc.h: pieces make no difference; what comes out is valid JSON and
  * not longer than allowed; strict accepts just what lunary_json_valid() does,
- * which shares no code with it; memory is bounded.
+ * which shares no code with it; memory is bounded.  What lunary_whole.h says
+ * can be read in place is what a document keeps byte for byte, and its tape
+ * leads to what a walk down the text leads to.
  *
  * Input: how to cut (1 byte), bound and mode (1 byte), the text.  A byte 0xF0
  * followed by n repeats the eight bytes behind it 2^(n mod 12) times, so that
@@ -14,6 +16,7 @@
 
 #include "lunary_doc.h"
 #include "lunary_json.h"
+#include "lunary_walk.h"
 
 
 #define TEXT_MAX  (1 << 18)
@@ -67,6 +70,87 @@ run(lunary_doc_t *d, const unsigned char *p, size_t n, int how)
 }
 
 
+/* both stand before a value: the same values, and the same end */
+
+static void
+same(lunary_walk_t *tape, lunary_walk_t *text, unsigned depth)
+{
+    lunary_str_t   a, b;
+    lunary_walk_t  u, v;
+
+    must(lunary_walk_object(&(lunary_walk_t) { tape->p, tape->end,
+                                               tape->node })
+         == lunary_walk_object(&(lunary_walk_t) { text->p, text->end, NULL }));
+
+    u = *tape;
+    v = *text;
+
+    if (depth < 3 && lunary_walk_object(&u)) {
+        (void) lunary_walk_object(&v);
+
+        while (lunary_walk_key(&u, &a)) {
+            must(lunary_walk_key(&v, &b));
+            must(a.len == b.len && a.data == b.data);
+            same(&u, &v, depth + 1);
+        }
+
+        must(!lunary_walk_key(&v, &b));
+
+    } else if (depth < 3 && lunary_walk_array(&u)) {
+        must(lunary_walk_array(&v));
+
+        while (lunary_walk_element(&u)) {
+            must(lunary_walk_element(&v));
+            same(&u, &v, depth + 1);
+        }
+
+        must(!lunary_walk_element(&v));
+    }
+
+    a = lunary_walk_value(tape);
+    b = lunary_walk_value(text);
+
+    must(a.len == b.len && a.data == b.data);
+    must(u.node == tape->node || depth >= 3 || (a.data[0] != '{'
+                                                && a.data[0] != '['));
+}
+
+
+static void
+in_place(const unsigned char *p, size_t n, size_t max, unsigned flags,
+    lunary_str_t text, int rc)
+{
+    size_t         len;
+    unsigned char  *copy;
+    lunary_walk_t   w, v;
+    lunary_tape_t   tape;
+
+    copy = fuzz_copy(p, n);
+    len = lunary_whole(copy, n, max, &tape);
+
+    must(len == lunary_whole(copy, n, max, NULL));
+
+    if (len != 0) {
+        must(len == n || !(flags & LUNARY_DOC_STRICT)
+             || rc == LUNARY_ERROR || len == text.len);
+
+        if (rc == LUNARY_OK) {
+            must(len == text.len && memcmp(copy, text.data, len) == 0);
+        }
+
+        must(rc == LUNARY_OK || (flags & LUNARY_DOC_STRICT));
+
+        if (tape.n != 0) {
+            lunary_walk_tape(&w, lunary_str(copy, len), &tape);
+            lunary_walk_start(&v, lunary_str(copy, len));
+            same(&w, &v, 0);
+        }
+    }
+
+    free(copy);
+}
+
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -110,6 +194,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     {
         must((whole == LUNARY_OK)
              == lunary_json_valid(lunary_str(text, n), 512));
+    }
+
+    if (n != 0 && (text[0] == '{' || text[0] == '[')) {
+        in_place(text, n, max, flags,
+                 whole == LUNARY_OK ? lunary_doc_text(d) : lunary_str(NULL, 0),
+                 whole);
     }
 
     closed = whole;

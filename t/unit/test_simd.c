@@ -53,6 +53,13 @@ stops_base64(unsigned char c)
 }
 
 
+static int
+stops_space(unsigned char c)
+{
+    return c == '\0' || strchr(" \t\r\n", c) == NULL;
+}
+
+
 static void
 compare(lunary_simd_pt find, stops_pt stops, unsigned char pass)
 {
@@ -127,6 +134,7 @@ every_implementation_finds_what_a_loop_finds(void **state)
         compare((*one)->bracket, stops_bracket, '\\');
         compare((*one)->number, stops_number, '7');
         compare((*one)->base64, stops_base64, 'Q');
+        compare((*one)->space, stops_space, ' ');
     }
 }
 
@@ -203,6 +211,84 @@ a_string_ends_at_the_quote_that_is_not_escaped(void **state)
 }
 
 
+/* what lunary_simd.h says of nested(), a byte at a time */
+
+static const unsigned char *
+closing(const unsigned char *p, const unsigned char *end)
+{
+    int     string;
+    size_t  depth;
+
+    string = 0;
+    depth = 1;
+
+    for ( /* void */ ; p < end; p++) {
+
+        if (string) {
+            if (*p == '\\') {
+                p++;
+
+            } else if (*p == '"') {
+                string = 0;
+            }
+
+        } else if (*p == '"') {
+            string = 1;
+
+        } else if (*p == '{' || *p == '[') {
+            depth++;
+
+        } else if ((*p == '}' || *p == ']') && --depth == 0) {
+            return p + 1;
+        }
+    }
+
+    return NULL;
+}
+
+
+static void
+a_bracket_is_closed_by_its_own(void **state)
+{
+    size_t                      i, n, at, rare;
+    unsigned char               *p;
+    const lunary_simd_t *const  *one;
+
+    static const char  some[] = "\"\"\\[]{}[{]}";
+
+    (void) state;
+
+    srand(2);
+
+    for (one = lunary_simd_all(); *one != NULL; one++) {
+
+        lunary_simd = *one;
+
+        for (i = 0; i < 60000; i++) {
+            n = (size_t) rand() % 300;
+            rare = 1 + (size_t) rand() % 30;
+
+            p = malloc(n + 1);
+            assert_non_null(p);
+
+            for (at = 0; at < n; at++) {
+                p[at] = (rand() % (int) rare == 0)
+                        ? (unsigned char) some[(size_t) rand()
+                                               % (sizeof(some) - 1)]
+                        : 'x';
+            }
+
+            p = realloc(p, n ? n : 1);
+            assert_ptr_equal(lunary_simd_nested(p, p + n),
+                             closing(p, p + n));
+            free(p);
+        }
+    }
+
+    lunary_simd = lunary_simd_all()[0];
+}
+
+
 int
 main(void)
 {
@@ -210,7 +296,8 @@ main(void)
         cmocka_unit_test(every_implementation_finds_what_a_loop_finds),
         cmocka_unit_test(the_portable_one_is_always_there),
         cmocka_unit_test(what_callers_use_is_the_same),
-        cmocka_unit_test(a_string_ends_at_the_quote_that_is_not_escaped)
+        cmocka_unit_test(a_string_ends_at_the_quote_that_is_not_escaped),
+        cmocka_unit_test(a_bracket_is_closed_by_its_own)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,7 +14,6 @@
  */
 
 #include "../lunary_dialects.h"
-#include "../lunary_walk.h"
 
 
 /* the wire's numbers of tools are not negative: the old function_call */
@@ -178,9 +177,9 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
     int            some;
     int64_t        n;
     lunary_str_t   key, val, error, usage;
-    lunary_walk_t  w;
+    lunary_walk_t  w, at, u;
 
-    lunary_walk_start(&w, v);
+    lunary_walk_tape(&w, v, lunary_priv(call)->tape);
 
     if (!lunary_walk_object(&w)) {
         return;
@@ -208,6 +207,7 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
             continue;
         }
 
+        at = w;
         val = lunary_walk_value(&w);
 
         switch (key.len) {
@@ -226,6 +226,7 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
             } else if (lunary_eq(key, "usage")) {
                 if (lunary_json_is_object(val)) {
                     usage = val;
+                    lunary_walk_inside(&u, &at, usage);
                 }
 
             } else if (lunary_eq(key, "error")) {
@@ -240,6 +241,7 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
 
                 if (lunary_json_is_object(val)) {
                     usage = val;
+                    lunary_walk_start(&u, usage);
                 }
             }
 
@@ -264,7 +266,7 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
     }
 
     if (usage.len != 0) {
-        lunary_call_usage_openai(call, usage);
+        lunary_call_usage_walk(call, usage, &u);
     }
 }
 
