@@ -558,7 +558,8 @@ ngx_int_t
 ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
 {
-    ngx_uint_t                    i, n, count, pick;
+    ngx_uint_t                    i, n, count, pick, body;
+    lunary_buf_t                  other;
     ngx_http_lunary_source_t     *src;
     ngx_http_lunary_identity_t   *id;
     ngx_http_lunary_candidate_t   c[NGX_HTTP_LUNARY_CANDIDATES];
@@ -582,8 +583,11 @@ ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     }
 
     n = 0;
+    body = 0;
 
     for (i = 0; i < count && n < NGX_HTTP_LUNARY_CANDIDATES; i++) {
+
+        body |= (src[i].kind == NGX_HTTP_LUNARY_SRC_BODY);
 
         if (ngx_http_lunary_candidate(r, ctx, lcf, &src[i], &c[n])
             != NGX_OK)
@@ -645,6 +649,31 @@ ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         {
             return NGX_ERROR;
         }
+    }
+
+    /* behind the member that is the claim there may be others, which an
+     * upstream reads */
+
+    if (lcf->conflict && body && id->verified && !id->conflict) {
+
+        ngx_memzero(&other, sizeof(lunary_buf_t));
+
+        if (lunary_call_other_user(ctx->call, lunary_ngx_str(id->user),
+                                   &other))
+        {
+            id->conflict = 1;
+
+            if (other.len
+                && ngx_http_lunary_pool_copy(r->pool, lunary_buf_str(&other),
+                                             &id->claimed)
+                   != NGX_OK)
+            {
+                lunary_buf_free(&ctx->mem, &other);
+                return NGX_ERROR;
+            }
+        }
+
+        lunary_buf_free(&ctx->mem, &other);
     }
 
     if (lcf->props_set && lcf->props && id->props.len) {

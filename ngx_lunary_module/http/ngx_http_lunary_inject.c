@@ -14,6 +14,7 @@
  */
 
 #include "ngx_http_lunary_module.h"
+#include "inspect/lunary_form.h"
 #include "inspect/lunary_json.h"
 
 #include <openssl/crypto.h>
@@ -383,11 +384,12 @@ ngx_http_lunary_inject_refused(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
 {
     ngx_str_t          claim, value;
+    ngx_uint_t         members, names;
     lunary_request_t  *rq;
 
-    if (ngx_http_lunary_inject_members(ctx, lcf) == 0
-        || ctx->request_bytes == 0)
-    {
+    members = ngx_http_lunary_inject_members(ctx, lcf);
+
+    if (members == 0 || ctx->request_bytes == 0) {
         return 0;
     }
 
@@ -403,12 +405,29 @@ ngx_http_lunary_inject_refused(ngx_http_request_t *r,
 
     if (ctx->call->request_state == LUNARY_BODY_FORM) {
 
+        names = lunary_call_form_names(ctx->call);
+
+        if ((names & LUNARY_FORM_AMBIGUOUS)
+            || ((names & LUNARY_FORM_SAFETY)
+                && (members & NGX_HTTP_LUNARY_INJECT_SAFETY))
+            || ((names & LUNARY_FORM_METADATA)
+                && (members & NGX_HTTP_LUNARY_INJECT_METADATA)))
+        {
+            return 1;
+        }
+
+        if (!(names & LUNARY_FORM_USER)
+            || !(members & NGX_HTTP_LUNARY_INJECT_USER))
+        {
+            return 0;
+        }
+
         claim = ngx_http_lunary_str(lunary_call_claims(ctx->call)->user);
 
-        return claim.len != 0
-               && (ngx_http_lunary_inject_value(r, ctx, lcf, &value) != NGX_OK
-                   || value.len != claim.len
-                   || ngx_memcmp(value.data, claim.data, claim.len) != 0);
+        return ngx_http_lunary_inject_value(r, ctx, lcf, &value) != NGX_OK
+               || value.len == 0
+               || value.len != claim.len
+               || ngx_memcmp(value.data, claim.data, claim.len) != 0;
     }
 
     return 1;

@@ -31,6 +31,7 @@
 
 #define NGX_HTTP_LUNARY_OUTPUT         1024
 #define NGX_HTTP_LUNARY_RESERVE_MAX    100000000
+#define NGX_HTTP_LUNARY_USED_MAX       1000000000000
 #define NGX_HTTP_LUNARY_HELD_MS        900000
 #define NGX_HTTP_LUNARY_SETTLE_RETRY   1000
 #define NGX_HTTP_LUNARY_SETTLE_QUEUE   4096
@@ -68,6 +69,8 @@ typedef struct {
     ngx_str_t                  keys[6];
     u_char                     digest[NGX_HTTP_LUNARY_DIGEST];
     ngx_http_lunary_period_t   period;
+    int64_t                    want;           /* tokens, as was asked       */
+    u_char                     run_id[36];
 } ngx_http_lunary_asker_t;
 
 
@@ -93,6 +96,11 @@ static int64_t ngx_http_lunary_policy_want(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 static int64_t ngx_http_lunary_policy_number(lunary_str_t text,
     const lunary_str_t *paths);
+static int64_t ngx_http_lunary_policy_value(lunary_str_t value);
+static lunary_str_t ngx_http_lunary_policy_holder(lunary_str_t path,
+    lunary_str_t *name);
+static ngx_uint_t ngx_http_lunary_policy_name(lunary_str_t key,
+    lunary_str_t name);
 static void ngx_http_lunary_period(ngx_http_lunary_period_t *period);
 static ngx_str_t *ngx_http_lunary_policy_sha(void);
 static int64_t ngx_http_lunary_policy_used(ngx_http_request_t *r,
@@ -118,6 +126,12 @@ static ngx_str_t  ngx_http_lunary_policy_script = ngx_string(
     "if p[1] and not off[string.lower(p[1])] then return {1} end "
     "if not p[2] and not p[3] then return {0} end "
     "local want = tonumber(ARGV[3]) "
+    /* a number that is none ("nan") compares with nothing */
+    "local num = function(t, bad) "
+        "local n = tonumber(t) "
+        "if n and n == n then return n end "
+        "return bad "
+    "end "
     "local m = 1 "
     "if p[4] == 'day' then m = 0 end "
     "local b, h = KEYS[3 + 2 * m], KEYS[4 + 2 * m] "
@@ -136,23 +150,24 @@ static ngx_str_t  ngx_http_lunary_policy_script = ngx_string(
 
     "if p[3] then "
         "local u = redis.call('HMGET', KEYS[2], 'cost_usd', 'first_seen') "
-        "local cost, base = tonumber(u[1] or 0) or 0, tonumber(v[3] or '') "
+        "local cost = num(u[1] or 0, math.huge) "
+        "local base = num(v[3] or '') "
         "if not base then "
             /* what an older user has spent before does not count */
             "base = '0' "
-            "if u[2] and (tonumber(u[2]) or 0) < tonumber(start) then "
+            "if u[2] and num(u[2], 0) < tonumber(start) then "
                 "base = u[1] or '0' "
             "end "
             "redis.call('HSET', b, 'cost_base', base) "
             "redis.call('EXPIREAT', b, stop + 86400) "
-            "base = tonumber(base) or 0 "
+            "base = num(base, 0) "
         "end "
-        "if cost - base >= (tonumber(p[3]) or 0) then return {3, m} end "
+        "if cost - base >= num(p[3], 0) then return {3, m} end "
     "end "
 
     "if not p[2] then return {2, m, 0} end "
 
-    "local limit = tonumber(p[2]) or 0 "
+    "local limit = num(p[2], 0) "
     "if spent >= limit then return {3, m} end "
     "if spent + held >= limit then return {4, m} end "
 
@@ -319,6 +334,9 @@ ngx_http_lunary_policy_lookup(ngx_http_request_t *r,
         }
     }
 
+    asker->want = ngx_http_lunary_policy_want(r, ctx);
+    ngx_memcpy(asker->run_id, ctx->run_id, sizeof(asker->run_id));
+
     if (ngx_http_lunary_policy_keys(r, ctx, asker) != NGX_OK
         || ngx_http_lunary_policy_send(r, ctx, asker) != NGX_OK)
     {
@@ -421,7 +439,7 @@ ngx_http_lunary_policy_send(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     argv[10].data = ctx->run_id;
     argv[10].len = sizeof(ctx->run_id);
 
-    ngx_http_lunary_policy_arg(11, ngx_http_lunary_policy_want(r, ctx));
+    ngx_http_lunary_policy_arg(11, asker->want);
     ngx_str_set(&argv[12], ngx_value(NGX_HTTP_LUNARY_HELD_MS));
     ngx_http_lunary_policy_arg(13, (int64_t) asker->period.day_start * 1000);
     ngx_http_lunary_policy_arg(14, asker->period.day_end);
@@ -463,13 +481,31 @@ ngx_http_lunary_policy_forget(void *data)
 {
     ngx_http_lunary_asker_t *asker = data;
 
-    if (asker->request) {
+    ngx_http_lunary_policy_t  policy;
 
-        /* a reservation that is under way will expire */
-
-        asker->request = NULL;
-        ngx_lunary_redis_forget(asker->redis, asker);
+    if (asker->request == NULL) {
+        return;
     }
+
+    asker->request = NULL;
+    ngx_lunary_redis_forget(asker->redis, asker);
+
+    if (asker->want == 0 || !ngx_lunary_redis_up(asker->redis)) {
+        return;
+    }
+
+    /* what is reserved in a moment goes back right behind: replies would tell
+     * in which period, settling what is not held changes nothing */
+
+    ngx_memzero(&policy, sizeof(ngx_http_lunary_policy_t));
+
+    policy.reserved = asker->want;
+
+    policy.budget = asker->keys[2];
+    ngx_http_lunary_settle(&policy, asker->run_id, 0, asker->redis);
+
+    policy.budget = asker->keys[4];
+    ngx_http_lunary_settle(&policy, asker->run_id, 0, asker->redis);
 }
 
 
@@ -600,12 +636,11 @@ ngx_http_lunary_policy_judge(ngx_http_lunary_ctx_t *ctx,
 static int64_t
 ngx_http_lunary_policy_want(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
-    int64_t            want, out, n;
-    lunary_str_t       text;
-    lunary_request_t  *rq;
+    int64_t        want, out, n;
+    lunary_str_t   text;
 
     if (r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD|NGX_HTTP_OPTIONS)
-        && ctx->request_bytes == 0)
+        && ctx->request_bytes == 0 && r->headers_in.upgrade == NULL)
     {
         return 0;
     }
@@ -616,19 +651,16 @@ ngx_http_lunary_policy_want(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 
     if (ctx->call->request_state == LUNARY_BODY_JSON) {
 
-        want = (ctx->request_bytes + 3) / 4;
+        want = (int64_t) (ngx_max((uint64_t) ctx->request_bytes,
+                                  lunary_call_body_size(ctx->call)) + 3) / 4;
 
-        rq = lunary_call_body(ctx->call);
+        text = lunary_call_body_text(ctx->call);
 
-        if (rq) {
-            text = lunary_doc_text(lunary_request_doc(rq));
-
-            out = ngx_http_lunary_policy_number(text,
-                                                ngx_http_lunary_output_paths);
-            n = ngx_http_lunary_policy_number(text,
-                                              ngx_http_lunary_choices_paths);
-            n = ngx_max(n, 1);
-        }
+        out = ngx_http_lunary_policy_number(text,
+                                            ngx_http_lunary_output_paths);
+        n = ngx_http_lunary_policy_number(text,
+                                          ngx_http_lunary_choices_paths);
+        n = ngx_max(n, 1);
     }
 
     if (out < 0) {
@@ -644,41 +676,169 @@ ngx_http_lunary_policy_want(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 }
 
 
-/* the largest of the numbers under the paths */
+/*
+ * The largest of the numbers under the paths.  Upstreams differ in which of
+ * two members they take, in whether case matters (not to Go), and in what is
+ * a number (a string of digits, to some): each of them counts.
+ */
 
 static int64_t
 ngx_http_lunary_policy_number(lunary_str_t text, const lunary_str_t *paths)
 {
     int64_t               n, most;
-    lunary_str_t          holder, value;
-    const unsigned char  *dot;
+    lunary_str_t          key, value, inner, holder, name;
+    const lunary_str_t   *path;
+    lunary_json_iter_t    it, in;
 
     most = LUNARY_UNKNOWN;
 
-    for ( /* void */ ; paths->len; paths++) {
+    lunary_json_iter(&it, text);
 
-        holder = text;
-        value = *paths;
+    while (lunary_json_member(&it, &key, &value)) {
 
-        dot = memchr(paths->data, '.', paths->len);
+        for (path = paths; path->len; path++) {
 
-        if (dot) {
-            holder = lunary_json_get_n(text, (const char *) paths->data,
-                                       dot - paths->data);
-            value = lunary_str(dot + 1, paths->data + paths->len - dot - 1);
-        }
+            holder = ngx_http_lunary_policy_holder(*path, &name);
 
-        value = lunary_json_get_n(holder, (const char *) value.data,
-                                  value.len);
+            if (holder.len == 0) {
 
-        if (lunary_json_type(value) == LUNARY_JSON_NUMBER
-            && lunary_json_int(value, &n) && n > most)
-        {
-            most = n;
+                if (ngx_http_lunary_policy_name(key, name)) {
+                    n = ngx_http_lunary_policy_value(value);
+                    most = ngx_max(most, n);
+                }
+
+                continue;
+            }
+
+            if (!ngx_http_lunary_policy_name(key, holder)) {
+                continue;
+            }
+
+            lunary_json_iter(&in, value);
+
+            while (lunary_json_member(&in, &key, &inner)) {
+
+                if (ngx_http_lunary_policy_name(key, name)) {
+                    n = ngx_http_lunary_policy_value(inner);
+                    most = ngx_max(most, n);
+                }
+            }
+
+            break;
         }
     }
 
     return most;
+}
+
+
+/* "a.b": the member a in which b stands; "b": none */
+
+static lunary_str_t
+ngx_http_lunary_policy_holder(lunary_str_t path, lunary_str_t *name)
+{
+    const unsigned char  *dot;
+
+    dot = memchr(path.data, '.', path.len);
+
+    if (dot == NULL) {
+        *name = path;
+        return lunary_str(NULL, 0);
+    }
+
+    *name = lunary_str(dot + 1, path.data + path.len - dot - 1);
+
+    return lunary_str(path.data, dot - path.data);
+}
+
+
+/* a name with an escape in it is compared by what it stands for */
+
+static ngx_uint_t
+ngx_http_lunary_policy_name(lunary_str_t key, lunary_str_t name)
+{
+    u_char   c, text[64];
+    size_t   i, n;
+
+    if (key.len == name.len) {
+        return ngx_strncasecmp((u_char *) key.data, (u_char *) name.data,
+                               name.len)
+               == 0;
+    }
+
+    if (key.len < name.len || key.len > 6 * name.len
+        || name.len > sizeof(text))
+    {
+        return 0;
+    }
+
+    for (i = 0, n = 0; i < key.len && n < name.len; n++) {
+
+        c = key.data[i++];
+
+        if (c == '\\') {
+
+            if (key.len - i < 5 || key.data[i] != 'u'
+                || key.data[i + 1] != '0' || key.data[i + 2] != '0')
+            {
+                return 0;
+            }
+
+            c = (u_char) ngx_hextoi((u_char *) key.data + i + 3, 2);
+            i += 5;
+        }
+
+        text[n] = c;
+    }
+
+    return i == key.len && n == name.len
+           && ngx_strncasecmp(text, (u_char *) name.data, n) == 0;
+}
+
+
+static int64_t
+ngx_http_lunary_policy_value(lunary_str_t value)
+{
+    char      text[64];
+    double    d;
+    int64_t   n;
+
+    if (lunary_json_is_string(value)) {
+        value = lunary_json_inside(value);
+
+        while (value.len && *value.data == ' ') {
+            value.data++;
+            value.len--;
+        }
+
+        while (value.len && value.data[value.len - 1] == ' ') {
+            value.len--;
+        }
+
+        return lunary_json_int(value, &n) ? n : LUNARY_UNKNOWN;
+    }
+
+    if (lunary_json_type(value) != LUNARY_JSON_NUMBER) {
+        return LUNARY_UNKNOWN;
+    }
+
+    if (lunary_json_int(value, &n)) {
+        return n;
+    }
+
+    /* with a fraction, or too large */
+
+    if (value.len >= sizeof(text)) {
+        return NGX_HTTP_LUNARY_RESERVE_MAX;
+    }
+
+    ngx_memcpy(text, value.data, value.len);
+    text[value.len] = '\0';
+
+    d = strtod(text, NULL);
+
+    return d >= NGX_HTTP_LUNARY_RESERVE_MAX ? NGX_HTTP_LUNARY_RESERVE_MAX
+           : d > 0 ? (int64_t) d + 1 : LUNARY_UNKNOWN;
 }
 
 
@@ -749,9 +909,10 @@ ngx_http_lunary_policy_settle(ngx_http_request_t *r,
 static int64_t
 ngx_http_lunary_policy_used(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
-    int64_t         known;
-    ngx_uint_t      status, whole;
-    lunary_call_t  *call;
+    int64_t                     known;
+    ngx_uint_t                  status, whole;
+    lunary_call_t              *call;
+    ngx_http_upstream_state_t  *state;
 
     call = ctx->call;
 
@@ -765,7 +926,8 @@ ngx_http_lunary_policy_used(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     if (call->input_tokens != LUNARY_UNKNOWN
         && call->output_tokens != LUNARY_UNKNOWN)
     {
-        known = call->input_tokens + call->output_tokens;
+        known = ngx_min(call->input_tokens, NGX_HTTP_LUNARY_USED_MAX)
+                + ngx_min(call->output_tokens, NGX_HTTP_LUNARY_USED_MAX);
         whole = 1;
 
     } else if (call->tokens.total != LUNARY_UNKNOWN) {
@@ -776,7 +938,7 @@ ngx_http_lunary_policy_used(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         known = call->input_tokens;
     }
 
-    known = ngx_max(known, 0);
+    known = ngx_min(ngx_max(known, 0), NGX_HTTP_LUNARY_USED_MAX);
 
     /* what an answer says before its end is what it took so far */
 
@@ -789,7 +951,12 @@ ngx_http_lunary_policy_used(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 
     status = r->headers_out.status ? r->headers_out.status : r->err_status;
 
+    /* refused by the upstream, not by nginx on its answer (412, 416) */
+
+    state = ngx_http_lunary_last_state(r, ctx, NULL);
+
     if (!whole && !call->content && status >= NGX_HTTP_BAD_REQUEST
+        && (state == NULL || state->status >= NGX_HTTP_BAD_REQUEST)
         && status != NGX_HTTP_CLIENT_CLOSED_REQUEST
         && status != NGX_HTTP_GATEWAY_TIME_OUT)
     {

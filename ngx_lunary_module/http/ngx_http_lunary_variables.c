@@ -343,7 +343,10 @@ ngx_http_lunary_variable_value(ngx_http_request_t *r,
             && ctx->call->input_tokens != LUNARY_UNKNOWN
             && ctx->call->output_tokens != LUNARY_UNKNOWN)
         {
-            n = ctx->call->input_tokens + ctx->call->output_tokens;
+            n = ctx->call->input_tokens > INT64_MAX
+                                          - ctx->call->output_tokens
+                ? INT64_MAX
+                : ctx->call->input_tokens + ctx->call->output_tokens;
         }
 
         break;

@@ -125,8 +125,22 @@ const lunary_claims_t *lunary_call_claims(lunary_call_t *call);
  * not JSON or was compressed (offsets would not be the wire's) */
 lunary_request_t *lunary_call_body(lunary_call_t *call);
 
-/* 1 where the body is JSON and the caller's identity came twice */
+/* a body's text as far as it was read, JSON or "", and how many bytes it has
+ * when inflated: also where lunary_call_body() is NULL */
+lunary_str_t lunary_call_body_text(const lunary_call_t *call);
+uint64_t lunary_call_body_size(const lunary_call_t *call);
+
+/* 1 where the body is JSON or a form and the caller's identity came twice,
+ * or in a form that another parser may read otherwise */
 int lunary_call_duplicate(const lunary_call_t *call);
+
+/* 1 where a JSON body's member names another user, who is in *out then; see
+ * lunary_request_other_user() */
+int lunary_call_other_user(lunary_call_t *call, lunary_str_t user,
+    lunary_buf_t *out);
+
+/* what fields of a form may name the user: LUNARY_FORM_* of lunary_form.h */
+unsigned lunary_call_form_names(const lunary_call_t *call);
 
 /*
  * The response's head: status, Content-Type and Content-Encoding.

@@ -55,6 +55,7 @@ typedef struct {
     lunary_request_t        *rq;
     unsigned                 rq_deflated:1;   /* it was compressed           */
     unsigned                 request_read:1;  /* by the dialect              */
+    uint64_t                 rq_size;     /* bytes of it, inflated           */
     lunary_claims_t          form_claims;
     lunary_buf_t             form_user;
     lunary_buf_t             model;

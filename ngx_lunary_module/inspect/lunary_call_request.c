@@ -127,6 +127,8 @@ lunary_call_request_bytes(void *ctx, const unsigned char *p, size_t n)
     call = ctx;
     priv = lunary_priv(call);
 
+    priv->rq_size += n;
+
     if (priv->rq_kind == LUNARY_KIND_NONE) {
         lunary_call_request_sniff(call, p, n);
     }
@@ -400,6 +402,20 @@ lunary_call_body(lunary_call_t *call)
 }
 
 
+lunary_str_t
+lunary_call_body_text(const lunary_call_t *call)
+{
+    return ((const lunary_priv_t *) call)->text;
+}
+
+
+uint64_t
+lunary_call_body_size(const lunary_call_t *call)
+{
+    return ((const lunary_priv_t *) call)->rq_size;
+}
+
+
 int
 lunary_call_duplicate(const lunary_call_t *call)
 {
@@ -407,6 +423,26 @@ lunary_call_duplicate(const lunary_call_t *call)
 
     priv = (const lunary_priv_t *) call;
 
+    if (call->request_state == LUNARY_BODY_JSON) {
+        return lunary_request_duplicate(priv->rq);
+    }
+
+    return (lunary_call_form_names(call) & LUNARY_FORM_AMBIGUOUS) != 0;
+}
+
+
+int
+lunary_call_other_user(lunary_call_t *call, lunary_str_t user,
+    lunary_buf_t *out)
+{
     return call->request_state == LUNARY_BODY_JSON
-           && lunary_request_duplicate(priv->rq);
+           && lunary_request_other_user(lunary_priv(call)->rq, user, out);
+}
+
+
+unsigned
+lunary_call_form_names(const lunary_call_t *call)
+{
+    return call->request_state == LUNARY_BODY_FORM
+           ? lunary_form_names(((const lunary_priv_t *) call)->form) : 0;
 }

@@ -58,7 +58,11 @@ lunary_call_count(int64_t *slot, lunary_str_t value)
         }
     }
 
-    if (value.len != 0 && lunary_json_int(value, &n) && n >= 0) {
+    /* no count is larger: so sums of them stay numbers */
+
+    if (value.len != 0 && lunary_json_int(value, &n) && n >= 0
+        && n < (int64_t) 1 << 53)
+    {
         *slot = n;
     }
 }

@@ -257,3 +257,52 @@ lunary_claims_tags(lunary_request_t *rq, lunary_held_t *place)
 
     return LUNARY_OK;
 }
+
+
+int
+lunary_request_other_user(lunary_request_t *rq, lunary_str_t user,
+    lunary_buf_t *out)
+{
+    lunary_str_t    inside;
+    const uint8_t  *order;
+
+    if (!rq->complete) {
+        return 0;
+    }
+
+    for (order = lunary_user_order; *order != 0; order++) {
+
+        if (*order == LUNARY_M_SAFETY) {
+            continue;
+        }
+
+        if (rq->values[*order].there && rq->values[*order].lost) {
+
+            /* longer than an id, or behind more than is kept */
+
+            out->len = 0;
+            return 1;
+        }
+
+        inside = lunary_json_inside(lunary_claims_value(rq, *order));
+        out->len = 0;
+
+        if (inside.len == 0
+            || !lunary_utf8_valid(inside) || lunary_escape_lone(inside)
+            || lunary_json_unescape(rq->mem, out, inside) != LUNARY_OK
+            || !lunary_user_id_valid(lunary_buf_str(out)))
+        {
+            continue;
+        }
+
+        if (out->len != user.len
+            || memcmp(out->data, user.data, user.len) != 0)
+        {
+            return 1;
+        }
+    }
+
+    out->len = 0;
+
+    return 0;
+}

@@ -27,11 +27,13 @@ struct lunary_form_s {
     unsigned           part:1;     /* a part is open                         */
     unsigned           file:1;     /* it is a file                           */
     unsigned           multi:1;
+    unsigned           names;      /* LUNARY_FORM_USER ...                   */
     unsigned           fields;
 
     unsigned char      delim[LUNARY_FORM_BOUNDARY + 4];
     size_t             delim_len;
     size_t             match;      /* bytes of delim that matched            */
+    size_t             stray;      /* the same behind any line end, and one  */
     unsigned char      tail[2];    /* behind a delimiter: "--" or CRLF       */
     size_t             tail_len;
 
@@ -48,6 +50,8 @@ struct lunary_form_s {
 static lunary_str_t lunary_form_param(lunary_str_t head, const char *name);
 static int lunary_form_multipart(lunary_form_t *form, const unsigned char *p,
     const unsigned char *end);
+static void lunary_form_stray(lunary_form_t *form, const unsigned char *p,
+    size_t n);
 static void lunary_form_head(lunary_form_t *form);
 static void lunary_form_content(lunary_form_t *form, const unsigned char *p,
     size_t n);
@@ -55,6 +59,7 @@ static int lunary_form_urlencoded(lunary_form_t *form,
     const unsigned char *p, const unsigned char *end);
 static void lunary_form_decode(lunary_buf_t *b);
 static void lunary_form_field(lunary_form_t *form);
+static void lunary_form_note(lunary_form_t *form);
 static void lunary_form_keep(lunary_form_t *form, lunary_buf_t *b,
     const void *p, size_t n, size_t max);
 
@@ -181,6 +186,13 @@ lunary_form_finish(lunary_form_t *form)
     }
 
     return form->rc < 0 ? form->rc : rc;
+}
+
+
+unsigned
+lunary_form_names(const lunary_form_t *form)
+{
+    return form->names;
 }
 
 
@@ -319,6 +331,7 @@ lunary_form_multipart(lunary_form_t *form, const unsigned char *p,
                is allowed */
 
             if (*p == ' ' || *p == '\t') {
+                form->names |= LUNARY_FORM_AMBIGUOUS;
                 p++;
                 break;
             }
@@ -369,6 +382,8 @@ lunary_form_multipart(lunary_form_t *form, const unsigned char *p,
 
                 /* too long to be a part of interest: its end still counts */
 
+                form->names |= LUNARY_FORM_AMBIGUOUS;
+
                 memmove(form->head.data + n - 4, form->head.data + n - 3, 3);
                 form->head.data[n - 1] = *p;
             }
@@ -408,9 +423,11 @@ static void
 lunary_form_head(lunary_form_t *form)
 {
     size_t                n;
+    unsigned              seen;
     lunary_str_t          name, type;
     const unsigned char  *p, *end, *eol;
 
+    seen = 0;
     form->part = 1;
     form->file = 0;
     form->size = 0;
@@ -430,10 +447,29 @@ lunary_form_head(lunary_form_t *form)
 
         n = (size_t) (eol - p);
 
+        if (n != 0 && (*p == ' ' || *p == '\t' || *p == '-'
+                       || p[n - 1] != '\r'))
+        {
+            form->names |= LUNARY_FORM_AMBIGUOUS;
+        }
+
         if (n > 20
             && strncasecmp((const char *) p, "content-disposition:", 20) == 0)
         {
             name = lunary_form_param(lunary_str(p, n), "name");
+
+            if (seen++ || name.len == 0 || name.len > 256
+                || memchr(name.data, '\\', name.len) != NULL
+                || lunary_form_param(lunary_str(p, n), "name*").data != NULL
+                || lunary_form_param(lunary_str(name.data + name.len,
+                                                (size_t) (p + n - name.data)
+                                                - name.len), "name").data
+                   != NULL)
+            {
+                form->names |= LUNARY_FORM_AMBIGUOUS;
+            }
+
+            form->name.len = 0;
             lunary_form_keep(form, &form->name, name.data, name.len, 256);
 
             type = lunary_form_param(lunary_str(p, n), "filename");
@@ -462,13 +498,31 @@ lunary_form_head(lunary_form_t *form)
 
         p = eol + (eol < end);
     }
+
+    if (seen == 0) {
+        form->names |= LUNARY_FORM_AMBIGUOUS;
+    }
 }
 
 
 static void
 lunary_form_content(lunary_form_t *form, const unsigned char *p, size_t n)
 {
+    lunary_form_stray(form, p, n);
+
     if (!form->part) {
+
+        /* before the first part: the line end that `match` began with, or
+           what some take for a part */
+
+        while (n != 0 && (p[n - 1] == '\r' || p[n - 1] == '\n')) {
+            n--;
+        }
+
+        if (n != 0) {
+            form->names |= LUNARY_FORM_AMBIGUOUS;
+        }
+
         return;
     }
 
@@ -476,6 +530,44 @@ lunary_form_content(lunary_form_t *form, const unsigned char *p, size_t n)
 
     if (!form->file) {
         lunary_form_keep(form, &form->value, p, n, LUNARY_FORM_VALUE);
+    }
+}
+
+
+/*
+ * A delimiter behind a bare line feed or carriage return, in content: some
+ * parsers take it for one.  It holds no line end itself, so that each line
+ * is compared once.
+ */
+
+static void
+lunary_form_stray(lunary_form_t *form, const unsigned char *p, size_t n)
+{
+    const unsigned char  *end;
+
+    for (end = p + n; p < end; p++) {
+
+        if (form->stray == 0 && *p != '\r') {
+            p = memchr(p, '\n', (size_t) (end - p));
+
+            if (p == NULL) {
+                return;
+            }
+        }
+
+        if (*p == '\r' || *p == '\n') {
+            form->stray = 1;
+
+        } else if (*p == form->delim[form->stray + 1]) {
+
+            if (++form->stray + 1 == form->delim_len) {
+                form->names |= LUNARY_FORM_AMBIGUOUS;
+                form->stray = 0;
+            }
+
+        } else {
+            form->stray = 0;
+        }
     }
 }
 
@@ -593,9 +685,20 @@ lunary_form_field(lunary_form_t *form)
     form->part = 0;
 
     if (!form->multi) {
+
+        if (memchr(form->name.data, ';', form->name.len) != NULL
+            || (form->value.len != 0
+                && memchr(form->value.data, ';', form->value.len) != NULL)
+            || form->name.len == 256)
+        {
+            form->names |= LUNARY_FORM_AMBIGUOUS;
+        }
+
         lunary_form_decode(&form->name);
         lunary_form_decode(&form->value);
     }
+
+    lunary_form_note(form);
 
     if (form->name.len == 0 || form->fields == LUNARY_FORM_FIELDS
         || out->len + form->name.len + form->value.len + 256
@@ -654,6 +757,49 @@ lunary_form_field(lunary_form_t *form)
 
     form->name.len = 0;
     form->value.len = 0;
+}
+
+
+/* does the field name the user? */
+
+static void
+lunary_form_note(lunary_form_t *form)
+{
+    size_t               i, n;
+    static const struct {
+        lunary_str_t     name;
+        unsigned         bit;
+    } names[] = {
+        { lunary_string("user"), LUNARY_FORM_USER },
+        { lunary_string("safety_identifier"), LUNARY_FORM_SAFETY },
+        { lunary_string("metadata"), LUNARY_FORM_METADATA }
+    };
+
+    for (n = 0; n < form->name.len; n++) {
+        if (form->name.data[n] == '[' || form->name.data[n] == '.') {
+            break;
+        }
+    }
+
+    for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+
+        if (n != names[i].name.len
+            || strncasecmp((const char *) form->name.data,
+                           (const char *) names[i].name.data, n) != 0)
+        {
+            continue;
+        }
+
+        if (names[i].bit != LUNARY_FORM_METADATA
+            && ((form->names & names[i].bit) || n != form->name.len
+                || form->file
+                || memcmp(form->name.data, names[i].name.data, n) != 0))
+        {
+            form->names |= LUNARY_FORM_AMBIGUOUS;
+        }
+
+        form->names |= names[i].bit;
+    }
 }
 
 

@@ -43,6 +43,21 @@ int lunary_form_feed(lunary_form_t *form, const unsigned char *p, size_t n);
 /* no more bytes: LUNARY_OK where the form is complete, else LUNARY_ERROR */
 int lunary_form_finish(lunary_form_t *form);
 
+/*
+ * What may name the user: LUNARY_FORM_USER a field `user`,
+ * LUNARY_FORM_SAFETY, LUNARY_FORM_METADATA the others that APIs define
+ * (ASCII case folded, up to a bracket or a dot); LUNARY_FORM_AMBIGUOUS: more
+ * than one of them or one in another spelling, or a form that parsers do not
+ * agree about (bare line feeds, text before the first part, folded headers,
+ * parts without a name, semicolons for ampersands).
+ */
+#define LUNARY_FORM_USER       0x01
+#define LUNARY_FORM_SAFETY     0x02
+#define LUNARY_FORM_METADATA   0x04
+#define LUNARY_FORM_AMBIGUOUS  0x08
+
+unsigned lunary_form_names(const lunary_form_t *form);
+
 /* the fields as a JSON object; after finish(), until destroy */
 lunary_str_t lunary_form_text(lunary_form_t *form);
 

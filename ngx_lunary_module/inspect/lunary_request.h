@@ -120,6 +120,15 @@ lunary_doc_t *lunary_request_doc(lunary_request_t *rq);
  */
 const lunary_claims_t *lunary_request_claims(lunary_request_t *rq);
 
+/*
+ * After finish(): 1 where a member names a user who is not `user`, which then
+ * stands in *out.  The claim is what the first member says; an upstream may
+ * read the others.  safety_identifier does not count beside another one: it
+ * is meant to be no name (a hash).
+ */
+int lunary_request_other_user(lunary_request_t *rq, lunary_str_t user,
+    lunary_buf_t *out);
+
 /* 1 where an identity member came twice in one object, ASCII case folded
  * (`metadata` itself too, where either holds an identity member) */
 int lunary_request_duplicate(const lunary_request_t *rq);
