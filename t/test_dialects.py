@@ -102,6 +102,20 @@ def test_a_byte_order_mark_starts_a_stream(inspector, split):
     assert text(got) == "x"
 
 
+def test_choices_stand_in_the_order_of_their_indices(inspector):
+    choices = [{"index": n, "message": {"content": f"c{n}"},
+                "finish_reason": f"r{n}"} for n in (2, 0, 3, 1)]
+    got = stream(inspector, json.dumps({"choices": choices}).encode(), JSON)
+    assert [m["content"] for m in json.loads(got["fields"]["output"])] == [
+        "c0", "c1", "c2", "c3"]
+    assert got["fields"]["finish_reason"] == "r0"
+    body = b"".join(event({"choices": [{"index": n, "delta": {
+        "content": str(n)}}]}) for n in (1, 0, 1, 2, 0))
+    got = stream(inspector, body)
+    assert [m["content"] for m in json.loads(got["fields"]["output"])] == [
+        "00", "11", "2"]
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_byte_order_mark_starts_a_body(inspector, split):
     body = {"choices": [{"index": 0, "message": {"content": "x"}}]}

@@ -91,9 +91,14 @@ lunary_output_choice(lunary_output_t *o, int64_t index)
     }
 
     for (p = &o->choices; *p != NULL; p = &(*p)->next) {
+
         if ((*p)->index == index) {
             o->last = *p;
             return *p;
+        }
+
+        if ((*p)->index > index) {
+            break;
         }
     }
 
@@ -110,6 +115,7 @@ lunary_output_choice(lunary_output_t *o, int64_t index)
     memset(ch, 0, sizeof(lunary_choice_t));
 
     ch->index = index;
+    ch->next = *p;
     *p = ch;
 
     o->nchoices++;

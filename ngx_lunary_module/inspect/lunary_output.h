@@ -58,7 +58,7 @@ typedef struct {
     lunary_mem_t         *mem;
     lunary_budget_t       budget;
     size_t                max;            /* of the field's JSON             */
-    lunary_choice_t      *choices;        /* in the order they came          */
+    lunary_choice_t      *choices;        /* in the order of their indices   */
     lunary_choice_t      *last;           /* the one used last               */
     unsigned              nchoices;
     unsigned              ntools;
