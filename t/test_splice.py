@@ -17,8 +17,10 @@ INSPECT = ROOT / "ngx_lunary_module" / "inspect"
 SOURCES = """lunary_base.c lunary_utf8.c lunary_simd.c lunary_json.c
     lunary_escape.c lunary_valid.c lunary_scan.c lunary_scan_token.c
     lunary_media.c lunary_cut.c lunary_reduce.c lunary_doc.c
-    lunary_doc_event.c lunary_doc_media.c lunary_doc_fit.c lunary_request.c
-    lunary_claims.c lunary_splice.c lunary_user.c""".split()
+    lunary_doc_event.c lunary_doc_media.c lunary_doc_fit.c lunary_doc_adopt.c
+    lunary_string.c lunary_request.c lunary_request_note.c
+    lunary_request_read.c lunary_claims.c lunary_splice.c
+    lunary_user.c""".split()
 
 # lunary_member_e
 TOP = """user_id userId user safety_identifier user_props userProps thread_id

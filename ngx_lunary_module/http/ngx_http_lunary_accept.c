@@ -313,7 +313,7 @@ ngx_http_lunary_accept_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         return NGX_OK;
     }
 
-    value = lunary_json_get(lunary_doc_text(lunary_request_doc(rq)), "litellm_metadata");
+    value = lunary_json_get(lunary_request_text(rq), "litellm_metadata");
     value = lunary_json_get(value, "user");
 
     return ngx_http_lunary_json_user(r->pool, &ctx->mem, value, 0, user)

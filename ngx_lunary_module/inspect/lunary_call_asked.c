@@ -99,8 +99,7 @@ lunary_call_input(lunary_call_t *call, lunary_str_t value, lunary_str_t key)
     priv->input_size = value.len;
 
     if (priv->rq != NULL) {
-        priv->input_size += lunary_doc_removed_of(lunary_request_doc(priv->rq),
-                                                  key);
+        priv->input_size += lunary_request_removed_of(priv->rq, key);
     }
 
     if (lunary_call_wants_input(call)) {

@@ -243,7 +243,7 @@ lunary_call_request_end(lunary_call_t *call)
                                   : LUNARY_BODY_INVALID;
 
             if (rc == LUNARY_OK) {
-                priv->text = lunary_doc_text(lunary_request_doc(priv->rq));
+                priv->text = lunary_request_text(priv->rq);
             }
 
             priv->rq_kind = LUNARY_KIND_SKIP;
@@ -314,12 +314,12 @@ lunary_call_read_request(lunary_call_t *call)
 
     if (priv->text.len == 0 && priv->rq != NULL
         && call->request_state != LUNARY_BODY_OTHER
-        && lunary_doc_close(lunary_request_doc(priv->rq)) == LUNARY_OK)
+        && lunary_request_close(priv->rq) == LUNARY_OK)
     {
         /* broken off or malformed: its model is worth knowing all the same,
            its claims are not (lunary_call_claims) */
 
-        priv->text = lunary_doc_text(lunary_request_doc(priv->rq));
+        priv->text = lunary_request_text(priv->rq);
     }
 
     if (!priv->by_path && priv->text.len != 0

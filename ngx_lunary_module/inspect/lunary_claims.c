@@ -36,12 +36,21 @@ static const uint8_t  lunary_tags_order[] = {
 };
 
 
+/* a claim: bytes that stay where they are, or a place in `decoded` */
+
+typedef struct {
+    lunary_str_t   as_is;
+    size_t         at;
+    size_t         len;
+} lunary_claim_t;
+
+
 static lunary_str_t lunary_claims_value(const lunary_request_t *rq,
     unsigned id);
 static int lunary_claims_id(lunary_request_t *rq, const uint8_t *order,
-    int user, lunary_held_t *place);
-static int lunary_claims_props(lunary_request_t *rq, lunary_held_t *place);
-static int lunary_claims_tags(lunary_request_t *rq, lunary_held_t *place);
+    int user, lunary_claim_t *claim);
+static int lunary_claims_props(lunary_request_t *rq, lunary_claim_t *claim);
+static int lunary_claims_tags(lunary_request_t *rq, lunary_claim_t *claim);
 
 
 /*
@@ -52,37 +61,40 @@ static int lunary_claims_tags(lunary_request_t *rq, lunary_held_t *place);
 int
 lunary_claims_read(lunary_request_t *rq)
 {
-    unsigned       i;
-    lunary_str_t  *claim[5];
-    lunary_held_t  place[5];
+    unsigned         i;
+    lunary_str_t    *to[5];
+    lunary_claim_t   claim[5];
 
-    if (rq->held.len == 0) {
+    if (rq->n.there == 0) {
         return LUNARY_OK;
     }
 
-    memset(place, 0, sizeof(place));
+    memset(claim, 0, sizeof(claim));
 
-    if (lunary_claims_id(rq, lunary_user_order, 1, &place[0]) != LUNARY_OK
-        || lunary_claims_id(rq, lunary_thread_order, 0, &place[1])
+    if (lunary_claims_id(rq, lunary_user_order, 1, &claim[0]) != LUNARY_OK
+        || lunary_claims_id(rq, lunary_thread_order, 0, &claim[1])
            != LUNARY_OK
-        || lunary_claims_id(rq, lunary_parent_order, 0, &place[2])
+        || lunary_claims_id(rq, lunary_parent_order, 0, &claim[2])
            != LUNARY_OK
-        || lunary_claims_props(rq, &place[3]) != LUNARY_OK
-        || lunary_claims_tags(rq, &place[4]) != LUNARY_OK)
+        || lunary_claims_props(rq, &claim[3]) != LUNARY_OK
+        || lunary_claims_tags(rq, &claim[4]) != LUNARY_OK)
     {
         return LUNARY_NOMEM;
     }
 
-    claim[0] = &rq->claims.user;
-    claim[1] = &rq->claims.thread;
-    claim[2] = &rq->claims.parent;
-    claim[3] = &rq->claims.props;
-    claim[4] = &rq->claims.tags;
+    to[0] = &rq->claims.user;
+    to[1] = &rq->claims.thread;
+    to[2] = &rq->claims.parent;
+    to[3] = &rq->claims.props;
+    to[4] = &rq->claims.tags;
 
     for (i = 0; i < 5; i++) {
-        if (place[i].len != 0) {
-            *claim[i] = lunary_str(rq->decoded.data + place[i].at,
-                                   place[i].len);
+
+        if (claim[i].as_is.len != 0) {
+            *to[i] = claim[i].as_is;
+
+        } else if (claim[i].len != 0) {
+            *to[i] = lunary_str(rq->decoded.data + claim[i].at, claim[i].len);
         }
     }
 
@@ -97,13 +109,14 @@ lunary_claims_value(const lunary_request_t *rq, unsigned id)
 {
     const lunary_held_t  *v;
 
-    v = &rq->values[id];
+    v = &rq->n.values[id];
 
-    if (!v->there || v->len == 0) {
+    if (!(rq->n.there & lunary_member_bit(id)) || v->len == 0) {
         return lunary_str(NULL, 0);
     }
 
-    return lunary_str(rq->held.data + v->at, v->len);
+    return lunary_str((rq->doc ? rq->held.data : rq->raw.data) + v->at,
+                      v->len);
 }
 
 
@@ -111,10 +124,11 @@ lunary_claims_value(const lunary_request_t *rq, unsigned id)
 
 static int
 lunary_claims_id(lunary_request_t *rq, const uint8_t *order, int user,
-    lunary_held_t *place)
+    lunary_claim_t *claim)
 {
     int            rc;
     size_t         at;
+    uint32_t       bit;
     lunary_str_t   inside, id;
     lunary_buf_t  *out;
 
@@ -123,7 +137,13 @@ lunary_claims_id(lunary_request_t *rq, const uint8_t *order, int user,
 
     for ( /* void */ ; *order != 0; order++) {
 
-        if (rq->values[*order].there && rq->values[*order].lost) {
+        bit = lunary_member_bit(*order);
+
+        if (!(rq->n.there & bit)) {
+            continue;
+        }
+
+        if (rq->n.lost & bit) {
             return LUNARY_OK;
         }
 
@@ -131,6 +151,17 @@ lunary_claims_id(lunary_request_t *rq, const uint8_t *order, int user,
 
         if (inside.len == 0) {
             continue;
+        }
+
+        /* what was read in place is UTF-8 */
+
+        if (rq->doc == NULL && memchr(inside.data, '\\', inside.len) == NULL)
+        {
+            if (!user || lunary_user_id_valid(inside)) {
+                claim->as_is = inside;
+            }
+
+            return LUNARY_OK;
         }
 
         if (user && (!lunary_utf8_valid(inside) || lunary_escape_lone(inside)))
@@ -151,8 +182,8 @@ lunary_claims_id(lunary_request_t *rq, const uint8_t *order, int user,
             return LUNARY_OK;
         }
 
-        place->at = (uint32_t) at;
-        place->len = (uint32_t) id.len;
+        claim->at = at;
+        claim->len = id.len;
 
         return LUNARY_OK;
     }
@@ -162,7 +193,7 @@ lunary_claims_id(lunary_request_t *rq, const uint8_t *order, int user,
 
 
 static int
-lunary_claims_props(lunary_request_t *rq, lunary_held_t *place)
+lunary_claims_props(lunary_request_t *rq, lunary_claim_t *claim)
 {
     size_t          at;
     lunary_str_t    v;
@@ -176,14 +207,19 @@ lunary_claims_props(lunary_request_t *rq, lunary_held_t *place)
             continue;
         }
 
+        if (rq->doc == NULL) {
+            claim->as_is = v;
+            break;
+        }
+
         at = rq->decoded.len;
 
         if (lunary_json_copy(rq->mem, &rq->decoded, v) != LUNARY_OK) {
             return LUNARY_NOMEM;
         }
 
-        place->at = (uint32_t) at;
-        place->len = (uint32_t) (rq->decoded.len - at);
+        claim->at = at;
+        claim->len = rq->decoded.len - at;
 
         break;
     }
@@ -195,7 +231,7 @@ lunary_claims_props(lunary_request_t *rq, lunary_held_t *place)
 /* an array of strings: one string becomes one, what is no string stays out */
 
 static int
-lunary_claims_tags(lunary_request_t *rq, lunary_held_t *place)
+lunary_claims_tags(lunary_request_t *rq, lunary_claim_t *claim)
 {
     int                  rc;
     size_t               at;
@@ -249,8 +285,8 @@ lunary_claims_tags(lunary_request_t *rq, lunary_held_t *place)
         }
 
         if (out->len != at) {
-            place->at = (uint32_t) at;
-            place->len = (uint32_t) (out->len - at);
+            claim->at = at;
+            claim->len = out->len - at;
             break;
         }
     }

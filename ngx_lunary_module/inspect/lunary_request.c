@@ -1,117 +1,39 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * What a request body says of the caller.  See lunary_request.h.
+ * A request body: who reads it, and what is told of it.  See lunary_request.h.
  *
- * The document (lunary_doc.h) scans; this file looks on (lunary_watch.h).
- * Values are copied from the original bytes as they pass, in full or not at
- * all: what a reduction does to the text never reaches them.
+ * A body that fits is kept as it comes and read where it lies
+ * (lunary_request_read.c).  The first piece in which that finds what only a
+ * document (lunary_doc.h) can judge is read again by one, which takes over
+ * the text and the state of the moment before that piece; so does what does
+ * not fit.  Either way the same notes are made (lunary_request_note.c).
  */
 
-#include "lunary_escape.h"
 #include "lunary_request_internal.h"
+#include "lunary_string.h"
 #include "lunary_watch.h"
 
 
-/*
- * What is kept of a value, escaped: an id of 256 bytes is never longer, since
- * no byte takes more than the six of \u0061; props and tags; all together.
- */
+/* what is read in place is not longer: its places have 32 bits */
 
-#define LUNARY_REQUEST_ID      (256 * 6 + 2)
-#define LUNARY_REQUEST_OBJECT  65536
-#define LUNARY_REQUEST_HELD    (4 * LUNARY_REQUEST_OBJECT)
+#define LUNARY_REQUEST_RAW     ((size_t) 1 << 30)
+
+#define lunary_request_space(c)                                              \
+    ((c) == ' ' || (c) == '\n' || (c) == '\r' || (c) == '\t')
 
 
-typedef enum {
-    LUNARY_CLAIM_NONE = 0,
-    LUNARY_CLAIM_USER,
-    LUNARY_CLAIM_PROPS,
-    LUNARY_CLAIM_THREAD,
-    LUNARY_CLAIM_PARENT,
-    LUNARY_CLAIM_TAGS
-} lunary_claim_e;
+/* of an unfinished token what lunary_request_read.c reads again, at most */
+
+#define LUNARY_REQUEST_TAIL    512
 
 
-typedef struct {
-    lunary_str_t    name;
-    uint8_t         top;              /* lunary_member_e, or 0: not there     */
-    uint8_t         metadata;         /* the same in `metadata`               */
-    uint8_t         claim;            /* lunary_claim_e                       */
-} lunary_name_t;
-
-
-/* sorted by length: see lunary_name_first */
-
-static const lunary_name_t  lunary_names[] = {
-    { lunary_string("user"),
-      LUNARY_M_USER, 0, LUNARY_CLAIM_USER },
-    { lunary_string("tags"),
-      LUNARY_M_TAGS, LUNARY_M_MD_TAGS, LUNARY_CLAIM_TAGS },
-    { lunary_string("userId"),
-      LUNARY_M_USERID, LUNARY_M_MD_USERID, LUNARY_CLAIM_USER },
-    { lunary_string("stream"), LUNARY_M_STREAM, 0, 0 },
-    { lunary_string("user_id"),
-      LUNARY_M_USER_ID, LUNARY_M_MD_USER_ID, LUNARY_CLAIM_USER },
-    { lunary_string("threadId"),
-      LUNARY_M_THREADID, LUNARY_M_MD_THREADID, LUNARY_CLAIM_THREAD },
-    { lunary_string("metadata"), LUNARY_M_METADATA, 0, 0 },
-    { lunary_string("userProps"),
-      LUNARY_M_USERPROPS, LUNARY_M_MD_USERPROPS, LUNARY_CLAIM_PROPS },
-    { lunary_string("thread_id"),
-      LUNARY_M_THREAD_ID, LUNARY_M_MD_THREAD_ID, LUNARY_CLAIM_THREAD },
-    { lunary_string("user_props"),
-      LUNARY_M_USER_PROPS, LUNARY_M_MD_USER_PROPS, LUNARY_CLAIM_PROPS },
-    { lunary_string("templateId"), LUNARY_M_TEMPLATEID, 0, 0 },
-    { lunary_string("parentRunId"),
-      LUNARY_M_PARENTRUNID, LUNARY_M_MD_PARENTRUNID, LUNARY_CLAIM_PARENT },
-    { lunary_string("parent_run_id"),
-      LUNARY_M_PARENT_RUN_ID, LUNARY_M_MD_PARENT_RUN_ID,
-      LUNARY_CLAIM_PARENT },
-    { lunary_string("stream_options"), LUNARY_M_STREAM_OPTIONS, 0, 0 },
-    { lunary_string("litellm_metadata"), LUNARY_M_LITELLM, 0, 0 },
-    { lunary_string("safety_identifier"),
-      LUNARY_M_SAFETY, 0, LUNARY_CLAIM_USER }
-};
-
-#define LUNARY_NAMES      (sizeof(lunary_names) / sizeof(lunary_names[0]))
-#define LUNARY_NAME_MAX   17
-
-
-/* by length: the letters that names begin with, and the first such name; most
- * keys end at the letters */
-
-static const struct {
-    uint32_t        letters;
-    uint8_t         first;
-} lunary_name_first[LUNARY_NAME_MAX + 1] = {
-    [4]  = { lunary_letter('u')|lunary_letter('t'), 0 },
-    [6]  = { lunary_letter('u')|lunary_letter('s'), 2 },
-    [7]  = { lunary_letter('u'), 4 },
-    [8]  = { lunary_letter('t')|lunary_letter('m'), 5 },
-    [9]  = { lunary_letter('u')|lunary_letter('t'), 7 },
-    [10] = { lunary_letter('u')|lunary_letter('t'), 9 },
-    [11] = { lunary_letter('p'), 11 },
-    [13] = { lunary_letter('p'), 12 },
-    [14] = { lunary_letter('s'), 13 },
-    [16] = { lunary_letter('l'), 14 },
-    [17] = { lunary_letter('s'), 15 }
-};
-
-
+static int lunary_request_raw(lunary_request_t *rq, const unsigned char *p,
+    size_t n);
+static int lunary_request_reserve(lunary_request_t *rq, size_t n);
+static int lunary_request_document(lunary_request_t *rq);
 static int lunary_request_event(void *ctx, lunary_scan_event_e event,
     const lunary_scan_t *s);
-static int lunary_request_key(lunary_request_t *rq, const lunary_scan_t *s);
-static const lunary_name_t *lunary_request_name(lunary_str_t key, int *exact);
-static void lunary_request_mark(lunary_request_t *rq, lunary_level_t *level,
-    const lunary_scan_t *s, int folded);
-static void lunary_request_next(lunary_request_t *rq, lunary_level_t *level,
-    uint64_t next, int last);
-static void lunary_request_begin(lunary_request_t *rq, lunary_level_t *level,
-    const lunary_scan_t *s, int string);
-static void lunary_request_end(lunary_request_t *rq, lunary_level_t *level,
-    const lunary_scan_t *s);
-static void lunary_request_copy(lunary_request_t *rq, uint64_t end);
 
 
 lunary_request_t *
@@ -124,19 +46,13 @@ lunary_request_create(lunary_mem_t *mem, size_t max, size_t cut)
         return NULL;
     }
 
-    memset(rq, 0, offsetof(lunary_request_t, marks));
+    memset(rq, 0, offsetof(lunary_request_t, n.values));
 
     rq->mem = mem;
-    rq->level[0].mark = -1;
-    rq->level[1].mark = -1;
-
-    rq->doc = lunary_doc_create(mem, max, cut, LUNARY_DOC_STRICT);
-    if (rq->doc == NULL) {
-        lunary_free(mem, rq, sizeof(lunary_request_t));
-        return NULL;
-    }
-
-    lunary_doc_watch(rq->doc, lunary_request_event, rq);
+    rq->max = max;
+    rq->cut = cut;
+    rq->n.level[0].mark = -1;
+    rq->n.level[1].mark = -1;
 
     return rq;
 }
@@ -150,16 +66,11 @@ lunary_request_destroy(lunary_request_t *rq)
     }
 
     lunary_doc_destroy(rq->doc);
+    lunary_buf_free(rq->mem, &rq->raw);
     lunary_buf_free(rq->mem, &rq->held);
     lunary_buf_free(rq->mem, &rq->decoded);
+    lunary_free(rq->mem, rq->marks, rq->marks_max * sizeof(lunary_mark_t));
     lunary_free(rq->mem, rq, sizeof(lunary_request_t));
-}
-
-
-lunary_doc_t *
-lunary_request_doc(lunary_request_t *rq)
-{
-    return rq->doc;
 }
 
 
@@ -168,12 +79,253 @@ lunary_request_feed(lunary_request_t *rq, const unsigned char *p, size_t n)
 {
     int  rc;
 
+    if (rq->doc == NULL) {
+
+        if (rq->rc < 0) {
+            return rq->rc;
+        }
+
+        rc = lunary_request_raw(rq, p, n);
+
+        if (rc != LUNARY_ERROR) {
+            rq->rc = rq->nomem ? LUNARY_NOMEM : rc;
+            return rq->rc;
+        }
+
+        rc = lunary_request_document(rq);
+
+        if (rc < 0) {
+            return rc;
+        }
+    }
+
     rq->piece = p;
 
     rc = lunary_doc_feed(rq->doc, p, n);
 
-    if (rq->copying && rc == LUNARY_OK) {
-        lunary_request_copy(rq, rq->offset + n);
+    if (rq->n.copying && rc == LUNARY_OK) {
+        lunary_note_copy(rq, rq->offset + n);
+    }
+
+    rq->offset += n;
+
+    return rq->nomem ? LUNARY_NOMEM : rc;
+}
+
+
+/* a piece of a body that is read where it lies; LUNARY_ERROR: it was not */
+
+static int
+lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
+{
+    int              rc;
+    size_t           len, lead, k;
+    lunary_read_t    read;
+    lunary_notes_t   notes;
+    const size_t     step = 2048;
+
+    len = rq->raw.len;
+    lead = 0;
+
+    if (len == 0) {
+
+        while (lead < n && lunary_request_space(p[lead])) {
+            lead++;
+        }
+
+        if (lead == n) {
+            rq->base += n;
+            rq->offset += n;
+            return LUNARY_OK;
+        }
+
+        p += lead;
+        n -= lead;
+    }
+
+    if (rq->rc == LUNARY_DONE) {
+
+        for (k = 0; k < n; k++) {
+            if (!lunary_request_space(p[k])) {
+                return LUNARY_ERROR;
+            }
+        }
+
+        rq->offset += n;
+
+        return LUNARY_DONE;
+    }
+
+    if (n > rq->max - len || len + n > LUNARY_REQUEST_RAW) {
+        return LUNARY_ERROR;
+    }
+
+    rq->base += lead;
+
+    rc = lunary_request_reserve(rq, n + LUNARY_STRING_PAD);
+
+    if (rc != LUNARY_OK) {
+        return rc;
+    }
+
+    if (len != 0) {
+        read = rq->read;
+        notes = rq->n;
+    }
+
+    /* in steps that stay in the first cache for who reads them next */
+
+    for (k = 0; n - k > step; k += step) {
+        memcpy(rq->raw.data + len + k, p + k, step);
+    }
+
+    memcpy(rq->raw.data + len + k, p + k, n - k);
+
+    rq->raw.len = len + n;
+    memset(rq->raw.data + rq->raw.len, 0, LUNARY_STRING_PAD);
+
+    rc = lunary_request_read(rq);
+
+    if (rc == LUNARY_DONE) {
+        rq->raw.len = rq->read.at;
+    }
+
+    if (rc >= 0) {
+        rq->offset += lead + n;
+        return rc;
+    }
+
+    /* a document takes over from where this piece began */
+
+    rq->base -= lead;
+    rq->raw.len = len;
+
+    if (len != 0) {
+        rq->read = read;
+        rq->n = notes;
+
+    } else {
+        memset(&rq->read, 0, sizeof(lunary_read_t));
+        memset(&rq->n, 0, offsetof(lunary_notes_t, values));
+        rq->n.level[0].mark = -1;
+        rq->n.level[1].mark = -1;
+    }
+
+    return LUNARY_ERROR;
+}
+
+
+/* more room than asked for, where more pieces are to be expected */
+
+static int
+lunary_request_reserve(lunary_request_t *rq, size_t n)
+{
+    size_t         cap;
+    lunary_buf_t  *b;
+
+    b = &rq->raw;
+
+    if (n <= b->cap - b->len) {
+        return LUNARY_OK;
+    }
+
+    cap = b->len + n;
+
+    if (b->cap != 0) {
+        cap += cap / 2;
+
+        if (cap > rq->max + LUNARY_STRING_PAD) {
+            cap = rq->max + LUNARY_STRING_PAD;
+        }
+    }
+
+    return lunary_buf_reserve(rq->mem, b, cap - b->len);
+}
+
+
+/* from here on a document reads: LUNARY_OK or an error, as it says */
+
+static int
+lunary_request_document(lunary_request_t *rq)
+{
+    int               rc;
+    size_t            n;
+    lunary_doc_t     *d;
+    lunary_read_t    *rd;
+    lunary_place_t   *m;
+    lunary_adopt_t    a;
+    unsigned char     tail[LUNARY_REQUEST_TAIL];
+
+    d = lunary_doc_create(rq->mem, rq->max, rq->cut, LUNARY_DOC_STRICT);
+
+    if (d == NULL) {
+        rq->rc = LUNARY_NOMEM;
+        return LUNARY_NOMEM;
+    }
+
+    rd = &rq->read;
+
+    if (lunary_note_carry(rq, rd->at) != LUNARY_OK) {
+        lunary_doc_destroy(d);
+        rq->rc = LUNARY_NOMEM;
+        return LUNARY_NOMEM;
+    }
+
+    memset(&a, 0, sizeof(lunary_adopt_t));
+
+    a.data = rq->raw.data;
+    a.cap = rq->raw.cap;
+    a.len = rd->at;
+    a.offset = rq->base + rd->at;
+    a.state = rd->state;
+    a.depth = rd->depth;
+    a.arrays = rd->arrays;
+    a.strings = rd->strings;
+    a.vectors = rd->vectors;
+    a.class = rd->class;
+    a.key = rd->key;
+    a.string = rd->string;
+    a.bracket = rd->end;
+    a.end = rq->base + rd->end;
+
+    if (rd->depth != 0 && rd->depth <= 2
+        && rq->n.level[rd->depth - 1].id != 0)
+    {
+        a.watched = (rd->depth == 1 || rq->n.inside);
+    }
+
+    if (rq->n.nmembers != 0) {
+        m = &rq->members[rq->n.many ? LUNARY_REQUEST_MEMBERS
+                                    : rq->n.nmembers - 1];
+        a.name = lunary_str(rq->raw.data + m->key, m->key_len);
+    }
+
+    /* what has come of a token is read again; the document writes there */
+
+    n = rq->raw.len - rd->at;
+
+    if (n != 0) {
+        memcpy(tail, rq->raw.data + rd->at, n);
+    }
+
+    lunary_doc_watch(d, lunary_request_event, rq);
+    lunary_doc_watch_depth(d, rq->n.inside ? 2 : 1);
+    lunary_doc_adopt(d, &a);
+
+    rq->doc = d;
+    rq->offset = a.offset;
+    rq->n.many = 1;
+    memset(&rq->raw, 0, sizeof(lunary_buf_t));
+
+    if (n == 0) {
+        return LUNARY_OK;
+    }
+
+    rq->piece = tail;
+    rc = lunary_doc_feed(d, tail, n);
+
+    if (rq->n.copying && rc == LUNARY_OK) {
+        lunary_note_copy(rq, rq->offset + n);
     }
 
     rq->offset += n;
@@ -191,9 +343,25 @@ lunary_request_finish(lunary_request_t *rq)
         return LUNARY_NOMEM;
     }
 
-    rc = lunary_doc_finish(rq->doc);
+    if (rq->complete) {
+        return LUNARY_OK;
+    }
 
-    if (rc != LUNARY_OK || rq->complete) {
+    if (rq->doc == NULL && rq->rc == LUNARY_OK) {
+
+        /* what it lacks is a document's to say */
+
+        rc = lunary_request_document(rq);
+
+        if (rc < 0) {
+            return rc;
+        }
+    }
+
+    rc = (rq->doc != NULL) ? lunary_doc_finish(rq->doc)
+         : (rq->rc == LUNARY_DONE) ? LUNARY_OK : rq->rc;
+
+    if (rc != LUNARY_OK) {
         return rc;
     }
 
@@ -210,392 +378,111 @@ lunary_request_finish(lunary_request_t *rq)
 }
 
 
+int
+lunary_request_close(lunary_request_t *rq)
+{
+    if (rq->doc == NULL) {
+
+        if (rq->rc == LUNARY_DONE) {
+            return LUNARY_OK;
+        }
+
+        if (rq->rc < 0 || lunary_request_document(rq) == LUNARY_NOMEM) {
+            return LUNARY_ERROR;
+        }
+    }
+
+    return lunary_doc_close(rq->doc);
+}
+
+
+lunary_str_t
+lunary_request_text(const lunary_request_t *rq)
+{
+    return (rq->doc != NULL) ? lunary_doc_text(rq->doc)
+                             : lunary_buf_str(&rq->raw);
+}
+
+
+size_t
+lunary_request_removed_of(const lunary_request_t *rq, lunary_str_t key)
+{
+    return (rq->doc != NULL) ? lunary_doc_removed_of(rq->doc, key) : 0;
+}
+
+
+int
+lunary_request_member(const lunary_request_t *rq, size_t i, lunary_str_t *key,
+    lunary_str_t *value)
+{
+    const lunary_place_t  *m;
+
+    if (rq->n.many || rq->rc != LUNARY_DONE) {
+        return LUNARY_ERROR;
+    }
+
+    if (i >= rq->n.nmembers) {
+        return LUNARY_DONE;
+    }
+
+    m = &rq->members[i];
+
+    *key = lunary_str(rq->raw.data + m->key, m->key_len);
+    *value = lunary_str(rq->raw.data + m->value, m->end - m->value);
+
+    return LUNARY_OK;
+}
+
+
+/* what a document's scanner tells */
+
 static int
 lunary_request_event(void *ctx, lunary_scan_event_e event,
     const lunary_scan_t *s)
 {
-    lunary_level_t    *level;
+    unsigned           inside;
     lunary_request_t  *rq = ctx;
 
-    /* the object that the event is in; an OPEN counts one more already */
-
-    level = &rq->level[s->depth - (event == LUNARY_SCAN_OPEN) >= 2];
+    inside = (s->depth >= 2);
 
     switch (event) {
 
     case LUNARY_SCAN_KEY:
-        return lunary_request_key(rq, s);
+        return lunary_note_key(rq, inside, s->key, s->token, s->value_end);
 
     case LUNARY_SCAN_OPEN:
-
-        if (s->depth == 1) {
-            rq->object = !lunary_scan_array(s, 1);
-            rq->root = s->token + 1;
-            return 0;
-        }
-
-        lunary_request_begin(rq, level, s, 0);
-
-        if (s->depth == 2 && level->id == LUNARY_M_METADATA
-            && !lunary_scan_array(s, 2))
-        {
-            rq->inside = 1;
-
-            if (level->mark >= 0) {
-                rq->marks[level->mark].object = 1;
-            }
-
-            rq->level[1].any = 0;
-            rq->level[1].seen = 0;
-            rq->level[1].mark = -1;
-            rq->level[1].id = 0;
-            lunary_doc_watch_depth(rq->doc, 2);
-        }
-
-        return 0;
+        lunary_note_open(rq, s->depth - 1, lunary_scan_array(s, s->depth),
+                         s->token);
+        break;
 
     case LUNARY_SCAN_CLOSE:
-
-        if (s->depth == 0) {
-            lunary_request_next(rq, &rq->level[0], s->token, 1);
-            return 0;
-        }
-
-        if (s->depth == 1 && rq->inside) {
-            rq->inside = 0;
-
-            if (level->mark >= 0) {
-                rq->marks[level->mark].any = rq->level[1].any;
-            }
-
-            lunary_request_next(rq, &rq->level[1], s->token, 1);
-            lunary_doc_watch_depth(rq->doc, 1);
-        }
-
-        lunary_request_end(rq, level, s);
-
-        return 0;
+        lunary_note_close(rq, s->depth, s->token);
+        break;
 
     case LUNARY_SCAN_STRING:
-        lunary_request_begin(rq, level, s, 1);
+
+        if (s->depth != 0) {
+            lunary_note_value(rq, inside, LUNARY_NOTE_STRING, s->token);
+        }
+
         return 0;
 
     case LUNARY_SCAN_SCALAR:
-        lunary_request_begin(rq, level, s, 0);
+
+        if (s->depth != 0) {
+            lunary_note_value(rq, inside, LUNARY_NOTE_SCALAR, s->token);
+        }
 
         /* fall through */
 
     default: /* LUNARY_SCAN_STRING_END */
-        lunary_request_end(rq, level, s);
-        return 0;
-    }
-}
-
-
-static int
-lunary_request_key(lunary_request_t *rq, const lunary_scan_t *s)
-{
-    int                   exact, inside;
-    uint8_t               id;
-    lunary_level_t       *level;
-    const lunary_name_t  *name;
-
-    inside = (s->depth == 2);
-    level = &rq->level[inside];
-
-    lunary_request_next(rq, level, s->token, 0);
-
-    level->id = 0;
-    level->claim = 0;
-
-    name = lunary_request_name(s->key, &exact);
-
-    if (name == NULL) {
-        level->any = 1;
+        lunary_note_end(rq, inside, s->value_end);
         return 0;
     }
 
-    id = inside ? name->metadata : name->top;
+    lunary_doc_watch_depth(rq->doc, rq->n.inside ? 2 : 1);
 
-    if (id == 0) {
-        level->any = 1;
-        return 0;
-    }
-
-    if (level->seen & lunary_member_bit(id)) {
-        rq->duplicate |= (name->claim != LUNARY_CLAIM_NONE);
-        rq->twice |= (id == LUNARY_M_METADATA);
-    }
-
-    level->seen |= lunary_member_bit(id);
-
-    if (inside) {
-        rq->identity |= (name->claim != LUNARY_CLAIM_NONE);
-        exact = exact && rq->exact;
-
-    } else if (id == LUNARY_M_METADATA) {
-
-        /* looked into however it is written; the last one counts */
-
-        rq->exact = (uint8_t) exact;
-
-        if (exact) {
-            memset(&rq->values[LUNARY_M_MD_USER_ID], 0,
-                   (LUNARY_M_MD_TAGS - LUNARY_M_MD_USER_ID + 1)
-                   * sizeof(lunary_held_t));
-        }
-    }
-
-    level->id = id;
-
-    if (exact) {
-        level->claim = name->claim;
-
-        rq->values[id].there = 0;
-        rq->values[id].lost = 0;
-    }
-
-    lunary_request_mark(rq, level, s, !exact);
-
-    level->any = 1;
-
-    return 1;
-}
-
-
-/* the entry of a key by ASCII case folding, *exact where it is written so */
-
-static const lunary_name_t *
-lunary_request_name(lunary_str_t key, int *exact)
-{
-    int                   n, lone;
-    size_t                i, len;
-    unsigned char         c, *q, bytes[LUNARY_NAME_MAX + 4];
-    const unsigned char  *p, *end;
-    const lunary_name_t  *name, *last;
-
-    if (memchr(key.data, '\\', key.len) != NULL) {
-
-        q = bytes;
-        p = key.data;
-        end = p + key.len;
-
-        while (p < end) {
-
-            if (q - bytes > LUNARY_NAME_MAX) {
-                return NULL;
-            }
-
-            if (*p != '\\') {
-                *q++ = *p++;
-                continue;
-            }
-
-            n = lunary_escape_read(&p, end, q, &lone);
-
-            if (n < 0) {
-                return NULL;
-            }
-
-            q += n;
-        }
-
-        key = lunary_str(bytes, (size_t) (q - bytes));
-    }
-
-    len = key.len;
-
-    if (len > LUNARY_NAME_MAX || len == 0
-        || !(lunary_name_first[len].letters & lunary_letter(key.data[0])))
-    {
-        return NULL;
-    }
-
-    name = &lunary_names[lunary_name_first[len].first];
-    last = lunary_names + LUNARY_NAMES;
-
-    for ( /* void */ ; name < last && name->name.len == len; name++) {
-
-        if (memcmp(name->name.data, key.data, len) == 0) {
-            *exact = 1;
-            return name;
-        }
-
-        for (i = 0; i < len; i++) {
-            c = name->name.data[i] ^ key.data[i];
-
-            if (c != 0
-                && (c != 0x20 || (key.data[i] | 0x20) < 'a'
-                    || (key.data[i] | 0x20) > 'z'))
-            {
-                break;
-            }
-        }
-
-        if (i == len) {
-            *exact = 0;
-            return name;
-        }
-    }
-
-    return NULL;
-}
-
-
-static void
-lunary_request_mark(lunary_request_t *rq, lunary_level_t *level,
-    const lunary_scan_t *s, int folded)
-{
-    lunary_mark_t  *m;
-
-    if (rq->nmarks == LUNARY_REQUEST_MARKS) {
-        rq->flooded = 1;
-        return;
-    }
-
-    level->mark = (int8_t) rq->nmarks;
-
-    m = &rq->marks[rq->nmarks++];
-
-    m->id = level->id;
-    m->first = !level->any;
-    m->last = 0;
-    m->folded = (uint8_t) folded;
-    m->object = 0;
-    m->any = 0;
-    m->start = s->token;
-    m->value = s->token;
-    m->end = s->token;
-    m->prev_end = s->value_end;
-    m->next = s->token;
-}
-
-
-/* the member before has a successor, or the object ends */
-
-static void
-lunary_request_next(lunary_request_t *rq, lunary_level_t *level,
-    uint64_t next, int last)
-{
-    if (level->mark >= 0) {
-        rq->marks[level->mark].next = next;
-        rq->marks[level->mark].last = (uint8_t) last;
-        level->mark = -1;
-    }
-}
-
-
-/* a value starts: of a scalar it is all there */
-
-static void
-lunary_request_begin(lunary_request_t *rq, lunary_level_t *level,
-    const lunary_scan_t *s, int string)
-{
-    int             wanted;
-    lunary_held_t  *v;
-
-    if (level->id == 0) {
-        return;
-    }
-
-    if (level->mark >= 0) {
-        rq->marks[level->mark].value = s->token;
-    }
-
-    if (rq->copying || level->claim == LUNARY_CLAIM_NONE || s->depth == 0) {
-        return;
-    }
-
-    if (string) {
-        wanted = (level->claim != LUNARY_CLAIM_PROPS);
-
-    } else if (s->state == LUNARY_SCAN_S_MEMBER) {
-        wanted = (level->claim == LUNARY_CLAIM_PROPS);
-
-    } else {
-        wanted = (level->claim == LUNARY_CLAIM_TAGS
-                  && s->state == LUNARY_SCAN_S_ELEMENT);
-    }
-
-    if (!wanted) {
-        return;
-    }
-
-    v = &rq->values[level->id];
-    v->there = 1;
-    v->lost = 0;
-    v->len = 0;
-    v->at = (uint32_t) rq->held.len;
-
-    rq->copying = level->id;
-    rq->copied = s->token;
-}
-
-
-static void
-lunary_request_end(lunary_request_t *rq, lunary_level_t *level,
-    const lunary_scan_t *s)
-{
-    if (level->id == 0) {
-        return;
-    }
-
-    if (level->mark >= 0) {
-        rq->marks[level->mark].end = s->value_end;
-    }
-
-    if (rq->copying == level->id) {
-        lunary_request_copy(rq, s->value_end);
-        rq->copying = 0;
-    }
-
-    level->id = 0;
-}
-
-
-/* copies what this piece has of a value, up to `end`: all of it or nothing */
-
-static void
-lunary_request_copy(lunary_request_t *rq, uint64_t end)
-{
-    size_t          n, max;
-    lunary_held_t  *v;
-
-    v = &rq->values[rq->copying];
-
-    n = (size_t) (end - rq->copied);
-    max = LUNARY_REQUEST_ID;
-
-    if (rq->copying == LUNARY_M_USER_PROPS
-        || rq->copying == LUNARY_M_USERPROPS
-        || rq->copying == LUNARY_M_MD_USER_PROPS
-        || rq->copying == LUNARY_M_MD_USERPROPS
-        || rq->copying == LUNARY_M_TAGS
-        || rq->copying == LUNARY_M_MD_TAGS)
-    {
-        max = LUNARY_REQUEST_OBJECT;
-    }
-
-    if (!v->lost) {
-
-        if (v->len + n > max || rq->held.len + n > LUNARY_REQUEST_HELD) {
-            rq->held.len -= v->len;
-            v->len = 0;
-            v->lost = 1;
-
-        } else if (lunary_buf_append(rq->mem, &rq->held,
-                                     rq->piece + (rq->copied - rq->offset), n)
-                   != LUNARY_OK)
-        {
-            v->lost = 1;
-            rq->nomem = 1;
-
-        } else {
-            v->len += (uint32_t) n;
-        }
-    }
-
-    rq->copied = end;
+    return 0;
 }
 
 
@@ -609,21 +496,21 @@ lunary_request_claims(lunary_request_t *rq)
 int
 lunary_request_duplicate(const lunary_request_t *rq)
 {
-    return rq->duplicate || (rq->twice && rq->identity);
+    return rq->n.duplicate || (rq->n.twice && rq->n.identity);
 }
 
 
 int
 lunary_request_flooded(const lunary_request_t *rq)
 {
-    return rq->flooded;
+    return rq->n.flooded;
 }
 
 
 const lunary_mark_t *
 lunary_request_marks(const lunary_request_t *rq, size_t *n)
 {
-    *n = rq->nmarks;
+    *n = rq->n.nmarks;
 
     return rq->marks;
 }

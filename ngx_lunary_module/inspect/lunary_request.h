@@ -2,10 +2,9 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * What a request body says of the caller, and what has to be taken out of it
- * before the upstream sees it.  One scan: lunary_doc.h (strict) keeps the
- * reduced text, and beside it this file notes the identity members as they
- * pass: their values, whether one came twice, and where they stand in the
- * original bytes.
+ * before the upstream sees it.  One scan: it keeps the text (as lunary_doc.h,
+ * strict, would) and notes the identity members as they pass: their values,
+ * whether one came twice, and where they stand in the original bytes.
  *
  * Invariants
  *   - names are compared after unescaping; identity is read from the exact
@@ -13,7 +12,8 @@
  *     may fold);
  *   - only top-level members and those of `metadata` count;
  *   - at most LUNARY_REQUEST_MARKS places are noted (more: `flooded`, and
- *     the body is not rewritten), so memory is bounded;
+ *     the body is not rewritten), so memory is bounded; of a name that comes
+ *     again the last value counts, however often;
  *   - offsets are in bytes of the body as fed.
  */
 
@@ -109,8 +109,19 @@ int lunary_request_feed(lunary_request_t *rq, const unsigned char *p,
     size_t n);
 int lunary_request_finish(lunary_request_t *rq);
 
-/* the reduced text, the document behind it */
-lunary_doc_t *lunary_request_doc(lunary_request_t *rq);
+/* as lunary_doc_close(), lunary_doc_text(), lunary_doc_removed_of() */
+int lunary_request_close(lunary_request_t *rq);
+lunary_str_t lunary_request_text(const lunary_request_t *rq);
+size_t lunary_request_removed_of(const lunary_request_t *rq, lunary_str_t key);
+
+/*
+ * The members of a complete body as they were found while it was read, in
+ * order: LUNARY_OK, LUNARY_DONE behind the last; LUNARY_ERROR where they are
+ * not known (the text tells).  Key without its quotes, as written; both lie
+ * in the text.
+ */
+int lunary_request_member(const lunary_request_t *rq, size_t i,
+    lunary_str_t *key, lunary_str_t *value);
 
 /*
  * After finish(): the claims, borrowed from rq.  A top-level value that is no

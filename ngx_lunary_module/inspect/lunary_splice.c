@@ -30,7 +30,7 @@ lunary_request_strip(const lunary_request_t *rq, uint32_t strip,
 {
     lunary_rewrite_t  rw;
 
-    if (!rq->complete || rq->flooded || strip == 0) {
+    if (!rq->complete || rq->n.flooded || strip == 0) {
         return 0;
     }
 
@@ -50,11 +50,11 @@ lunary_splice_cuts(const lunary_request_t *rq, const lunary_rewrite_t *rw,
     unsigned              i, end;
     const lunary_mark_t  *m;
 
-    n = lunary_splice_runs(rq, 0, rq->nmarks, rw, edits, max);
+    n = lunary_splice_runs(rq, 0, rq->n.nmarks, rw, edits, max);
 
     /* inside of each metadata that stays; then all in order */
 
-    for (i = 0; i < rq->nmarks && n < max; i++) {
+    for (i = 0; i < rq->n.nmarks && n < max; i++) {
         m = &rq->marks[i];
 
         if (m->id != LUNARY_M_METADATA
@@ -86,7 +86,7 @@ lunary_splice_inner(const lunary_request_t *rq, unsigned i)
     unsigned  k;
 
     for (k = i + 1;
-         k < rq->nmarks && rq->marks[k].start < rq->marks[i].end;
+         k < rq->n.nmarks && rq->marks[k].start < rq->marks[i].end;
          k++)
     {
         /* void */
@@ -213,7 +213,7 @@ lunary_request_rewrite(const lunary_request_t *rq, const lunary_rewrite_t *rw,
     lunary_rewrite_t       more;
     const lunary_mark_t   *m;
 
-    if (!rq->complete || rq->flooded || !rq->object) {
+    if (!rq->complete || rq->n.flooded || !rq->n.object) {
         return LUNARY_ERROR;
     }
 
@@ -223,7 +223,7 @@ lunary_request_rewrite(const lunary_request_t *rq, const lunary_rewrite_t *rw,
 
         /* one that is no object could not take them: it goes */
 
-        for (i = 0; i < rq->nmarks; i++) {
+        for (i = 0; i < rq->n.nmarks; i++) {
             m = &rq->marks[i];
 
             if (m->id == LUNARY_M_METADATA && !m->folded && !m->object) {
@@ -287,7 +287,7 @@ lunary_splice_put(const lunary_request_t *rq, const lunary_rewrite_t *rw,
                                rw->metadata.len)
            | lunary_buf_lit(mem, scratch, ",");
 
-        for (i = 0; i < rq->nmarks; i++) {
+        for (i = 0; i < rq->n.nmarks; i++) {
             m = &rq->marks[i];
 
             if (m->id != LUNARY_M_METADATA || m->folded || !m->object
@@ -339,14 +339,14 @@ lunary_splice_put(const lunary_request_t *rq, const lunary_rewrite_t *rw,
             return LUNARY_ERROR;
         }
 
-        edits[n].start = rq->root;
-        edits[n].end = rq->root;
+        edits[n].start = rq->n.root;
+        edits[n].end = rq->n.root;
         edits[n].text = lunary_str(scratch->data + at, scratch->len - at);
 
         /* nothing stands behind: neither does a comma */
 
-        if (!rq->level[0].any
-            || lunary_splice_emptied(rq, 0, rq->nmarks, rw))
+        if (!rq->n.level[0].any
+            || lunary_splice_emptied(rq, 0, rq->n.nmarks, rw))
         {
             edits[n].text.len--;
         }

@@ -35,4 +35,35 @@ void lunary_doc_watch(lunary_doc_t *d, lunary_watch_pt watch, void *ctx);
 void lunary_doc_watch_depth(lunary_doc_t *d, unsigned depth);
 
 
+/*
+ * What another reader knows of the text that it read: [0, len) of data, which
+ * the document takes over with its cap bytes.  It is the start of an object,
+ * nested less than 64 deep, that a document would have kept as it is.  The
+ * state is one between tokens, or in the plain part of a string that is not
+ * to be probed.  len 0: nothing was read, and only data, cap and offset count.
+ */
+typedef struct {
+    unsigned char        *data;
+    size_t                cap;
+    size_t                len;
+    uint64_t              offset;     /* of what comes next, in the bytes     */
+
+    lunary_scan_state_e   state;
+    unsigned              depth;
+    uint64_t              arrays;     /* bit i: bracket i + 1 is [ ...        */
+    uint64_t              strings;    /* ... LUNARY_MEDIA_ELEMENT             */
+    uint64_t              vectors;    /* ... LUNARY_MEDIA_VECTOR              */
+    unsigned              class;      /* of the last key's value              */
+    size_t                key;        /* in the text: the last key's quote    */
+    size_t                string;     /* the open string's inside             */
+    size_t                bracket;    /* behind the last bracket, in S_ELEMENT*/
+    uint64_t              end;        /* scan.value_end                       */
+    lunary_str_t          name;       /* the last top-level key               */
+    int                   watched;    /* its value is wanted                  */
+} lunary_adopt_t;
+
+/* d is new, watched, and its watch_depth is set */
+void lunary_doc_adopt(lunary_doc_t *d, const lunary_adopt_t *a);
+
+
 #endif /* LUNARY_WATCH_H */

@@ -158,6 +158,66 @@ run(lunary_request_t *rq, const unsigned char *p, size_t n, int how)
 }
 
 
+/*
+ * A request's text is a document's, whoever read it: whole, in pieces, broken
+ * off or not.
+ */
+
+static int
+same(lunary_str_t a, lunary_str_t b);
+
+static void
+text(const unsigned char *p, size_t n, int how, size_t max)
+{
+    int                rc, closed;
+    size_t             i, at;
+    lunary_doc_t      *d;
+    lunary_str_t       key, value, k, v;
+    lunary_request_t  *rq;
+    lunary_json_iter_t it;
+
+    rq = lunary_request_create(&mem, max, 0);
+    d = lunary_doc_create(&mem, max, 0, LUNARY_DOC_STRICT);
+    must(rq != NULL && d != NULL);
+
+    rc = run(rq, p, n, how);
+
+    (void) lunary_doc_feed(d, p, n);
+    must(rc == lunary_doc_finish(d));
+
+    closed = lunary_request_close(rq);
+    must(closed == lunary_doc_close(d));
+
+    if (closed == LUNARY_OK) {
+        must(same(lunary_request_text(rq), lunary_doc_text(d)));
+
+        lunary_json_iter(&it, lunary_doc_text(d));
+
+        for (i = 0; lunary_request_member(rq, i, &key, &value) == LUNARY_OK;
+             i++)
+        {
+            must(lunary_json_member(&it, &k, &v));
+            must(same(key, k) && same(value, v));
+            must(lunary_request_removed_of(rq, key) == 0);
+        }
+
+        must(i == 0 || !lunary_json_member(&it, &k, &v));
+    }
+
+    for (at = 0; at < 3; at++) {
+        static const char  *names[] = { "messages", "a", "user" };
+
+        key = lunary_str(names[at], strlen(names[at]));
+        must(closed != LUNARY_OK
+             || lunary_request_removed_of(rq, key)
+                == lunary_doc_removed_of(d, key));
+    }
+
+    lunary_request_destroy(rq);
+    lunary_doc_destroy(d);
+}
+
+
 static int
 same(lunary_str_t a, lunary_str_t b)
 {
@@ -272,6 +332,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     lunary_request_destroy(rq);
     lunary_request_destroy(other);
+
+    text(data + 4, size - 4, -1, 1 << 20);
+    text(data + 4, size - 4, data[0], 1 << 20);
+    text(data + 4, size - 4, data[0], 2048);
+
     must(mem.used == 0);
 
     return 0;

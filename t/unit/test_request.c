@@ -462,24 +462,25 @@ a_flood_of_members_is_not_rewritten(void **state)
 
 
 static void
-many_repeated_values_take_bounded_memory(void **state)
+of_many_repeated_values_the_last_wins_in_bounded_memory(void **state)
 {
     int                i;
+    size_t             n;
+    char               text[4096];
     lunary_mem_t       own;
     lunary_request_t  *rq;
-
-    static const char  member[] = "\"user\":\"0123456789012345678901234567\",";
 
     (void) state;
 
     lunary_mem_init(&own);
     rq = lunary_request_create(&own, 4096, 0);
 
-    lunary_request_feed(rq, (const unsigned char *) "{", 1);
+    lunary_request_feed(rq, (const unsigned char *) "{\"tags\":[\"t\"],", 14);
 
     for (i = 0; i < 100000; i++) {
-        lunary_request_feed(rq, (const unsigned char *) member,
-                            sizeof(member) - 1);
+        n = (size_t) snprintf(text, sizeof(text), "\"user\":\"u%d\","
+                              "\"thread_id\":\"%0300d\",", i, i);
+        lunary_request_feed(rq, (const unsigned char *) text, n);
     }
 
     lunary_request_feed(rq, (const unsigned char *) "\"a\":1}", 6);
@@ -487,6 +488,9 @@ many_repeated_values_take_bounded_memory(void **state)
     assert_int_equal(lunary_request_finish(rq), LUNARY_OK);
     assert_true(own.peak < 600 * 1024);
     assert_true(lunary_request_duplicate(rq));
+    assert_text(lunary_request_claims(rq)->user, "u99999");
+    assert_text(lunary_request_claims(rq)->tags, "[\"t\"]");
+    assert_int_equal(lunary_request_claims(rq)->thread.len, 300);
 
     lunary_request_destroy(rq);
     assert_int_equal(own.used, 0);
@@ -648,7 +652,8 @@ main(void)
         cmocka_unit_test(stripping_takes_the_commas_along),
         cmocka_unit_test(what_is_not_ours_is_not_touched),
         cmocka_unit_test(a_flood_of_members_is_not_rewritten),
-        cmocka_unit_test(many_repeated_values_take_bounded_memory),
+        cmocka_unit_test(
+            of_many_repeated_values_the_last_wins_in_bounded_memory),
         cmocka_unit_test(a_broken_body_claims_nothing),
         cmocka_unit_test(user_ids_are_visible_text),
         cmocka_unit_test(every_allocation_may_fail)
