@@ -724,6 +724,7 @@ ngx_http_lunary_exit_process(ngx_cycle_t *cycle)
 
     ngx_http_lunary_nlookups = 0;
 
+    ngx_http_lunary_policy_exit();
     ngx_lunary_outbox_exit(cycle);
     ngx_lunary_stats_exit(cycle);
 

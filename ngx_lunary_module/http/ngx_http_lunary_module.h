@@ -658,6 +658,7 @@ ngx_int_t ngx_http_lunary_policy_lookup(ngx_http_request_t *r,
 /* in the log phase: what was reserved becomes what was used */
 void ngx_http_lunary_policy_settle(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
+void ngx_http_lunary_policy_exit(void);
 
 
 /* ngx_http_lunary_inject.c */

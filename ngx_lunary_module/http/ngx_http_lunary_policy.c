@@ -1132,3 +1132,27 @@ ngx_http_lunary_settle_timer(ngx_event_t *ev)
         ngx_http_lunary_settle_send(s);
     }
 }
+
+
+/* what could not be settled until now expires in Redis */
+
+void
+ngx_http_lunary_policy_exit(void)
+{
+    ngx_queue_t               *q;
+    ngx_http_lunary_settle_t  *s;
+
+    for ( /* void */ ; ngx_http_lunary_nunsettled;
+         ngx_http_lunary_nunsettled--)
+    {
+        q = ngx_queue_head(&ngx_http_lunary_unsettled);
+        ngx_queue_remove(q);
+
+        s = ngx_queue_data(q, ngx_http_lunary_settle_t, queue);
+        ngx_free(s);
+    }
+
+    if (ngx_http_lunary_settle_event.timer_set) {
+        ngx_del_timer(&ngx_http_lunary_settle_event);
+    }
+}
