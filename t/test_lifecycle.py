@@ -181,8 +181,7 @@ def test_signals_by_command_line_touch_nothing(nginx, redis, runs):
     runs.one()
     spools = sorted(os.listdir(one.folder / "spool"))
 
-    done = subprocess.run(one.command("-s", "reopen"), capture_output=True,
-                          text=True, env=one.environment(), timeout=60)
+    done = one.run("-s", "reopen")
     assert done.returncode == 0, done.stderr
     assert sorted(os.listdir(one.folder / "spool")) == spools
     assert one.post(json=CHAT).status == 200
