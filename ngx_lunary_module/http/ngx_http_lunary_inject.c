@@ -397,8 +397,7 @@ ngx_http_lunary_inject_refused(ngx_http_request_t *r,
 
     if (rq) {
         return lunary_request_flooded(rq)
-               || !lunary_json_is_object(
-                                  lunary_request_text(rq));
+               || !lunary_json_is_object(lunary_request_text(rq));
     }
 
     /* a form's fields stay: they may name nobody but the user */

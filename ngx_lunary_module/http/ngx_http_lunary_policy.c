@@ -654,12 +654,7 @@ ngx_http_lunary_policy_want(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         want = (int64_t) (ngx_max((uint64_t) ctx->request_bytes,
                                   lunary_call_body_size(ctx->call)) + 3) / 4;
 
-<<<<<<< /tmp/P2/src/ngx_lunary_module/http/ngx_http_lunary_policy.c
-        if (rq) {
-            text = lunary_request_text(rq);
-=======
         text = lunary_call_body_text(ctx->call);
->>>>>>> /tmp/P2/new/ngx_lunary_module/http/ngx_http_lunary_policy.c
 
         out = ngx_http_lunary_policy_number(text,
                                             ngx_http_lunary_output_paths);

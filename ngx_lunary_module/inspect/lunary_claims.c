@@ -312,7 +312,7 @@ lunary_request_other_user(lunary_request_t *rq, lunary_str_t user,
             continue;
         }
 
-        if (rq->values[*order].there && rq->values[*order].lost) {
+        if (rq->n.there & rq->n.lost & lunary_member_bit(*order)) {
 
             /* longer than an id, or behind more than is kept */
 
