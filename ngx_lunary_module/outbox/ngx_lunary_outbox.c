@@ -4,9 +4,10 @@
  * A worker's outbox: its start and end, appending, and when to send.
  *
  * A record is copied into the worker's own spool.  What sends is
- * ngx_lunary_outbox_send.c; this file decides when: from an event posted by
- * the first record of a round of the event loop, or, where batches are small,
- * up to `flush=` later.
+ * ngx_lunary_outbox_send.c; this file decides when: `flush=` after the first
+ * record that waits, or, where a batch's worth waits, at the end of this round
+ * of the event loop.  So batches follow the load: one costs the worker some
+ * 30 us, whatever it holds.
  *
  * Invariants
  *   - a record is in exactly one of: sent, spooled, dropped; the counters
@@ -291,9 +292,16 @@ ngx_lunary_outbox_commit(u_char *last)
 }
 
 
+ngx_uint_t
+ngx_lunary_outbox_sharded(void)
+{
+    return ngx_lunary_outbox && ngx_lunary_outbox->own->spool.shards > 1;
+}
+
+
 /*
- * Arranges the next flight, if one can start: now, or where the last ones
- * were small and little waits, after `flush=`.
+ * Arranges the next flight, if one can start: now, or where little waits after
+ * `flush=`.
  */
 
 void
@@ -322,8 +330,7 @@ ngx_lunary_outbox_schedule(ngx_lunary_outbox_t *ob)
     sp = &ob->own->spool;
     waiting = sp->next_seq - sp->send.seq;
 
-    if (ob->last_count < NGX_LUNARY_OUTBOX_SMALL
-        && waiting < NGX_LUNARY_OUTBOX_MAX_COUNT
+    if (waiting < NGX_LUNARY_OUTBOX_MAX_COUNT
         && sp->bytes < NGX_LUNARY_OUTBOX_ENOUGH
         && !ob->own->verify
         && ngx_queue_last(&ob->sources) == ngx_queue_head(&ob->sources)

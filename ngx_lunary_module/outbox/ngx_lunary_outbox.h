@@ -67,11 +67,11 @@ void ngx_lunary_outbox_exit(ngx_cycle_t *cycle);
 
 /*
  * Room for one record: `fields` field-value pairs in at most `size` bytes of
- * RESP bulk strings; hash is the CRC-32 that chooses the shard; counter (a
- * ngx_lunary_counter_e: a run's outcome, or EVENTS) grows by one with the
- * record.  Returns where to write them, or NULL: no room (counted, logged).
- * commit() must follow before anything else runs; it makes what was written,
- * up to `last`, part of the outbox.
+ * RESP bulk strings; hash is the CRC-32 that chooses the shard, anything where
+ * the outbox is not sharded; counter (a ngx_lunary_counter_e: a run's outcome,
+ * or EVENTS) grows by one with the record.  Returns where to write them, or
+ * NULL: no room (counted, logged).  commit() must follow before anything else
+ * runs; it makes what was written, up to `last`, part of the outbox.
  */
 u_char *ngx_lunary_outbox_reserve(ngx_uint_t kind, ngx_uint_t counter,
     ngx_uint_t fields, size_t size, uint32_t hash);
@@ -79,6 +79,9 @@ void ngx_lunary_outbox_commit(u_char *last);
 
 /* a record that could not be made, for want of memory: counted, dropped */
 void ngx_lunary_outbox_lost(ngx_uint_t kind, ngx_uint_t counter);
+
+/* 1 where the hash matters */
+ngx_uint_t ngx_lunary_outbox_sharded(void);
 
 
 /*

@@ -35,8 +35,7 @@
 
 #define NGX_LUNARY_OUTBOX_MAX_COUNT    128        /* records a flight        */
 #define NGX_LUNARY_OUTBOX_MAX_BYTES    (256 * 1024)
-#define NGX_LUNARY_OUTBOX_SMALL        8          /* a batch worth waiting   */
-#define NGX_LUNARY_OUTBOX_ENOUGH       (64 * 1024)
+#define NGX_LUNARY_OUTBOX_ENOUGH       (128 * 1024) /* not to wait for more  */
 #define NGX_LUNARY_OUTBOX_MAX_SHARDS   256
 #define NGX_LUNARY_OUTBOX_MAX_ADOPTED  64
 #define NGX_LUNARY_OUTBOX_MAX_FIELDS   1024
@@ -155,6 +154,7 @@ typedef struct {
     ngx_uint_t                    failed;         /* DELETE                  */
 
     ngx_uint_t                    nlinks;
+    lunary_spool_pos_t            end;            /* behind its records      */
     u_char                       *prefix;         /* where commands begin    */
     size_t                        prefix_size;
 
@@ -211,7 +211,6 @@ typedef struct {
     ngx_event_t                   tick;           /* gauges, once a second   */
     ngx_connection_t              dummy;
 
-    ngx_uint_t                    last_count;     /* of the last flight      */
     ngx_uint_t                    max_count;      /* halved by errors        */
     ngx_uint_t                    errors;         /* in a row                */
     ngx_uint_t                    kept;           /* refused records, files  */

@@ -92,7 +92,6 @@ ngx_lunary_outbox_land(ngx_lunary_outbox_t *ob)
     }
 
     if (op == NGX_LUNARY_OUTBOX_ADD) {
-        ob->last_count = f->count;
         src->unwaited = (ob->conf->redis->wait && !f->waited);
 
         if (src->unwaited) {
@@ -132,10 +131,24 @@ void
 ngx_lunary_outbox_settle(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src)
 {
-    lunary_spool_t         *sp;
-    lunary_spool_record_t   rec;
+    lunary_spool_t              *sp;
+    lunary_spool_record_t        rec;
+    ngx_lunary_outbox_flight_t  *f;
 
     sp = &src->spool;
+    f = ob->flight;
+
+    if (f->source == src
+        && sp->shards == 1
+        && f->end.seq > sp->send.seq
+        && f->end.seq <= src->shards[0].applied + 1)
+    {
+        /* all of the flight */
+
+        sp->send = f->end;
+    }
+
+    f->end.seq = 0;
 
     while (lunary_spool_read(sp, &sp->send, &rec)
            && rec.seq <= src->shards[rec.hash % sp->shards].applied)

@@ -278,6 +278,7 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
 
     f->nbatches = 0;
     f->nlinks = 2 * NGX_LUNARY_OUTBOX_MAX_SHARDS;
+    f->end.seq = 0;
 
     ngx_memzero(src->batch_of, sp->shards * sizeof(uint16_t));
 
@@ -355,6 +356,7 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
 
     f->count = n;
     f->bytes = bytes;
+    f->end = pos;
 
     if (n == 0) {
         ngx_lunary_outbox_settle(ob, src);
