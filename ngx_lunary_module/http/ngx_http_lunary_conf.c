@@ -880,7 +880,9 @@ ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
     const char                 *name;
     ngx_http_lunary_source_t   *src;
 
-    if (ngx_http_lunary_accept_names(cf, lcf) != NGX_OK) {
+    if (ngx_http_lunary_accept_names(cf, lcf) != NGX_OK
+        || ngx_http_lunary_rewrite_names(cf, lcf) != NGX_OK)
+    {
         return NGX_CONF_ERROR;
     }
 

@@ -313,17 +313,17 @@ static ngx_uint_t
 ngx_http_lunary_plain(ngx_http_request_t *r, ngx_uint_t *origin,
     ngx_uint_t *preflight)
 {
-    ngx_uint_t         i, n;
-    ngx_list_part_t   *part;
-    ngx_table_elt_t   *h;
-    static ngx_str_t   others[] = {
+    ngx_uint_t               n;
+    ngx_table_elt_t         *h;
+    ngx_http_lunary_walk_t   w;
+    static ngx_str_t         others[] = {
         ngx_string("Upgrade"),
         ngx_string("X-HTTP-Method-Override"),
         ngx_string("X-HTTP-Method"),
         ngx_string("X-Method-Override"),
         ngx_null_string
     };
-    static ngx_str_t   cors[] = {
+    static ngx_str_t         cors[] = {
         ngx_string("Origin"),
         ngx_string("Access-Control-Request-Method")
     };
@@ -338,29 +338,18 @@ ngx_http_lunary_plain(ngx_http_request_t *r, ngx_uint_t *origin,
     *origin = 0;
     *preflight = 0;
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    ngx_http_lunary_walk(&w, &r->headers_in.headers);
 
-    for (i = 0; /* void */ ; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
+    while ((h = ngx_http_lunary_walk_next(&w)) != NULL) {
 
         for (n = 0; others[n].len; n++) {
-            if (ngx_http_lunary_same_name(&h[i].key, &others[n])) {
+            if (ngx_http_lunary_same_name(&h->key, &others[n])) {
                 return 0;
             }
         }
 
-        *origin |= ngx_http_lunary_same_name(&h[i].key, &cors[0]);
-        *preflight |= ngx_http_lunary_same_name(&h[i].key, &cors[1]);
+        *origin |= ngx_http_lunary_same_name(&h->key, &cors[0]);
+        *preflight |= ngx_http_lunary_same_name(&h->key, &cors[1]);
     }
 
     return 1;

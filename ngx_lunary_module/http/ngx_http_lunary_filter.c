@@ -217,26 +217,13 @@ ngx_http_lunary_finalize_upstream(ngx_http_request_t *r, ngx_int_t rc)
 static ngx_int_t
 ngx_http_lunary_run_header(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    ngx_table_elt_t         *h;
+    ngx_http_lunary_walk_t   w;
 
-    part = &r->headers_out.headers.part;
-    h = part->elts;
+    ngx_http_lunary_walk(&w, &r->headers_out.headers);
 
-    for (i = 0; /* void */ ; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].value.data == ctx->run_id) {
+    while ((h = ngx_http_lunary_walk_next(&w)) != NULL) {
+        if (h->value.data == ctx->run_id) {
             return NGX_OK;
         }
     }
@@ -355,30 +342,14 @@ ngx_http_lunary_response_header(void *ctx, const char *name, size_t len)
 {
     ngx_http_request_t *r = ctx;
 
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    ngx_table_elt_t         *h;
+    ngx_http_lunary_walk_t   w;
 
-    part = &r->headers_out.headers.part;
-    h = part->elts;
+    ngx_http_lunary_walk(&w, &r->headers_out.headers);
 
-    for (i = 0; /* void */ ; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].hash != 0
-            && h[i].key.len == len
-            && ngx_strncasecmp(h[i].key.data, (u_char *) name, len) == 0)
-        {
-            return lunary_ngx_str(h[i].value);
+    while ((h = ngx_http_lunary_walk_next(&w)) != NULL) {
+        if (h->hash != 0 && ngx_http_lunary_header_is(h, name, len)) {
+            return lunary_ngx_str(h->value);
         }
     }
 

@@ -82,6 +82,10 @@ ngx_http_lunary_read_headers(ngx_http_request_t *r,
     ctx->headers.read = 1;
     ctx->headers.trusted = ngx_http_lunary_trusted_peer(r, lcf);
 
+    if (!ngx_http_lunary_names_any(lcf->identity, &r->headers_in.headers)) {
+        return;
+    }
+
     for (kind = 0; kind < NGX_HTTP_LUNARY_H_MAX; kind++) {
         ngx_http_lunary_read_header(r, ctx, lcf, kind);
     }
@@ -204,32 +208,17 @@ static ngx_table_elt_t *
 ngx_http_lunary_find_header(ngx_http_request_t *r, ngx_str_t *name,
     ngx_uint_t *n)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h, *found;
+    ngx_table_elt_t         *h, *found;
+    ngx_http_lunary_walk_t   w;
 
     *n = 0;
     found = NULL;
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    ngx_http_lunary_walk(&w, &r->headers_in.headers);
 
-    for (i = 0; /* void */ ; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == name->len
-            && ngx_strncasecmp(h[i].key.data, name->data, name->len) == 0)
-        {
-            found = &h[i];
+    while ((h = ngx_http_lunary_walk_next(&w)) != NULL) {
+        if (ngx_http_lunary_header_is(h, (char *) name->data, name->len)) {
+            found = h;
             (*n)++;
         }
     }
@@ -282,54 +271,42 @@ static ngx_int_t
 ngx_http_lunary_prefix_props(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_str_t *prefix, ngx_str_t *props)
 {
-    int               rc;
-    u_char           *name;
-    size_t            len;
-    ngx_int_t         result;
-    ngx_uint_t        i;
-    lunary_buf_t      out;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    int                      rc;
+    u_char                  *name;
+    size_t                   len;
+    ngx_int_t                result;
+    lunary_buf_t             out;
+    ngx_table_elt_t         *h;
+    ngx_http_lunary_walk_t   w;
 
     len = prefix->len - 1;
 
     ngx_memzero(&out, sizeof(lunary_buf_t));
     rc = 0;
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    ngx_http_lunary_walk(&w, &r->headers_in.headers);
 
-    for (i = 0; rc == 0; i++) {
+    while (rc == 0 && (h = ngx_http_lunary_walk_next(&w)) != NULL) {
 
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len <= len
-            || ngx_strncasecmp(h[i].key.data, prefix->data, len) != 0)
+        if (h->key.len <= len
+            || ngx_strncasecmp(h->key.data, prefix->data, len) != 0)
         {
             continue;
         }
 
-        name = ngx_pnalloc(r->pool, h[i].key.len - len);
+        name = ngx_pnalloc(r->pool, h->key.len - len);
         if (name == NULL) {
             rc = LUNARY_NOMEM;
             break;
         }
 
-        ngx_strlow(name, h[i].key.data + len, h[i].key.len - len);
+        ngx_strlow(name, h->key.data + len, h->key.len - len);
 
         rc = lunary_buf_append(&ctx->mem, &out, out.len ? ",\"" : "{\"", 2)
           || lunary_json_escape(&ctx->mem, &out,
-                                lunary_str(name, h[i].key.len - len))
+                                lunary_str(name, h->key.len - len))
           || lunary_buf_lit(&ctx->mem, &out, "\":\"")
-          || lunary_json_escape(&ctx->mem, &out, lunary_ngx_str(h[i].value))
+          || lunary_json_escape(&ctx->mem, &out, lunary_ngx_str(h->value))
           || lunary_buf_lit(&ctx->mem, &out, "\"");
     }
 

@@ -896,7 +896,6 @@ ngx_http_lunary_ingest_key(ngx_http_request_t *r,
 {
     ngx_str_t               sent;
     ngx_uint_t              i;
-    ngx_list_part_t        *part;
     ngx_table_elt_t        *h;
     ngx_http_lunary_key_t  *key, *found;
 
@@ -911,30 +910,10 @@ ngx_http_lunary_ingest_key(ngx_http_request_t *r,
         sent.len = h->value.len - 7;
 
     } else {
+        h = ngx_http_lunary_header_in(r, "x-api-key");
 
-        part = &r->headers_in.headers.part;
-        h = part->elts;
-
-        for (i = 0; /* void */ ; i++) {
-
-            if (i >= part->nelts) {
-                if (part->next == NULL) {
-                    break;
-                }
-
-                part = part->next;
-                h = part->elts;
-                i = 0;
-            }
-
-            if (h[i].key.len == sizeof("x-api-key") - 1
-                && ngx_strncasecmp(h[i].key.data, (u_char *) "x-api-key",
-                                   sizeof("x-api-key") - 1)
-                   == 0)
-            {
-                sent = h[i].value;
-                break;
-            }
+        if (h) {
+            sent = h->value;
         }
     }
 
@@ -963,7 +942,6 @@ ngx_http_lunary_ingest_cors(ngx_http_request_t *r,
 {
     ngx_str_t        *origin;
     ngx_uint_t        i;
-    ngx_list_part_t  *part;
     ngx_table_elt_t  *h;
 
     if (ic->origins.nelts == 0) {
@@ -977,29 +955,10 @@ ngx_http_lunary_ingest_cors(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    h = ngx_http_lunary_header_in(r, "Origin");
 
-    for (i = 0; /* void */ ; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                return NGX_OK;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == sizeof("Origin") - 1
-            && ngx_strncasecmp(h[i].key.data, (u_char *) "Origin",
-                               sizeof("Origin") - 1)
-               == 0)
-        {
-            h = &h[i];
-            break;
-        }
+    if (h == NULL) {
+        return NGX_OK;
     }
 
     origin = ic->origins.elts;

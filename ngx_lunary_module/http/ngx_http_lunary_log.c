@@ -329,39 +329,19 @@ ngx_http_lunary_fill_trace(ngx_http_request_t *r, lunary_run_t *run)
     u_char           *p;
     ngx_str_t         id;
     ngx_uint_t        i, hex, zero;
-    ngx_list_part_t  *part;
     ngx_table_elt_t  *h;
 
     if (ngx_http_lunary_request_id(r, &id) == NGX_OK) {
         lunary_run_set(run, LUNARY_F_REQUEST_ID, lunary_ngx_str(id));
     }
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    h = ngx_http_lunary_header_in(r, "traceparent");
 
-    for (i = 0; /* void */ ; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                return;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == sizeof("traceparent") - 1
-            && h[i].value.len >= 55
-            && ngx_strncasecmp(h[i].key.data, (u_char *) "traceparent",
-                               sizeof("traceparent") - 1)
-               == 0)
-        {
-            break;
-        }
+    if (h == NULL || h->value.len < 55) {
+        return;
     }
 
-    p = h[i].value.data;
+    p = h->value.data;
 
     if (p[2] != '-' || p[35] != '-' || p[52] != '-'
         || ngx_strncmp(p, "ff", 2) == 0)
@@ -391,6 +371,31 @@ ngx_http_lunary_fill_trace(ngx_http_request_t *r, lunary_run_t *run)
 }
 
 
+/* 1 where no byte is above 0x7f: nearly always, and quickly told */
+
+static ngx_inline ngx_uint_t
+ngx_http_lunary_ascii(ngx_str_t *text)
+{
+    u_char    *p, *last;
+    uint64_t   w, all;
+
+    p = text->data;
+    last = p + text->len;
+    all = 0;
+
+    for ( /* void */ ; last - p >= 8; p += 8) {
+        ngx_memcpy(&w, p, 8);
+        all |= w;
+    }
+
+    while (p < last) {
+        all |= *p++;
+    }
+
+    return (all & 0x8080808080808080ull) == 0;
+}
+
+
 /* text that a client chose: what is not UTF-8 in it is replaced */
 
 static void
@@ -400,7 +405,9 @@ ngx_http_lunary_set_text(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     u_char  *p, *dst;
     size_t   i;
 
-    if (lunary_utf8_valid(lunary_ngx_str(*text))) {
+    if (ngx_http_lunary_ascii(text)
+        || lunary_utf8_valid(lunary_ngx_str(*text)))
+    {
         lunary_run_set(run, f, lunary_ngx_str(*text));
         return;
     }
@@ -429,6 +436,10 @@ ngx_http_lunary_shard(lunary_run_t *run)
 {
     lunary_str_t    s;
     lunary_field_e  f;
+
+    if (!ngx_lunary_outbox_sharded()) {
+        return 0;
+    }
 
     f = lunary_run_has(run, LUNARY_F_THREAD_ID) ? LUNARY_F_THREAD_ID
         : lunary_run_has(run, LUNARY_F_PARENT_RUN_ID) ? LUNARY_F_PARENT_RUN_ID

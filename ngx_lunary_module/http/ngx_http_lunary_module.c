@@ -944,10 +944,8 @@ ngx_http_lunary_make_ctx(ngx_http_request_t *r,
 ngx_int_t
 ngx_http_lunary_open_call(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
-    ngx_uint_t           i;
     lunary_str_t         type, encoding;
     lunary_call_t       *call;
-    ngx_list_part_t     *part;
     ngx_table_elt_t     *h;
     lunary_call_conf_t   conf;
 
@@ -972,32 +970,8 @@ ngx_http_lunary_open_call(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     h = r->headers_in.content_type;
     type = h ? lunary_ngx_str(h->value) : lunary_str(NULL, 0);
 
-    encoding = lunary_str(NULL, 0);
-
-    part = &r->headers_in.headers.part;
-    h = part->elts;
-
-    for (i = 0; /* void */ ; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == sizeof("Content-Encoding") - 1
-            && ngx_strncasecmp(h[i].key.data, (u_char *) "Content-Encoding",
-                               sizeof("Content-Encoding") - 1)
-               == 0)
-        {
-            encoding = lunary_ngx_str(h[i].value);
-            break;
-        }
-    }
+    h = ngx_http_lunary_header_in(r, "Content-Encoding");
+    encoding = h ? lunary_ngx_str(h->value) : lunary_str(NULL, 0);
 
     lunary_call_start(ctx->call, lunary_ngx_str(ctx->method),
                       lunary_ngx_str(r->uri), type, encoding);
@@ -1107,7 +1081,7 @@ ngx_http_lunary_request_id(ngx_http_request_t *r, ngx_str_t *id)
         ngx_http_lunary_random(bytes);
         ngx_http_lunary_random(bytes + 10);
 
-        (void) ngx_hex_dump(p, bytes, 16);
+        lunary_run_hex(p, bytes, 16);
 
         v->data = p;
         v->len = 32;

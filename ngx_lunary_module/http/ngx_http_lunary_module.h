@@ -8,6 +8,7 @@
  *     ngx_http_lunary_conf.c       the directives that need parsing
  *     ngx_http_lunary_conf_verified.c  what `verified:` may not stand before
  *     ngx_http_lunary_request.c    phase handler: read, identify, judge
+ *     ngx_http_lunary_headers.c    headers looked up by name
  *     ngx_http_lunary_identity.c   sources, precedence, claims
  *     ngx_http_lunary_accept.c     names that other gateways give them
  *     ngx_http_lunary_session.c    session id, look-up
@@ -50,6 +51,7 @@
 #include "client/ngx_lunary_redis.h"
 #include "outbox/ngx_lunary_outbox.h"
 #include "stats/ngx_lunary_stats.h"
+#include "ngx_http_lunary_headers.h"
 
 
 /* a directive that takes one of some words, or a variable that gives one */
@@ -189,6 +191,9 @@ typedef struct {
     ngx_array_t                        *names[NGX_HTTP_LUNARY_H_MAX];
                                                    /* headers and accept     */
     ngx_uint_t                          own_names; /* users' before accept's */
+    ngx_http_lunary_names_t            *identity;  /* names, as a set        */
+    ngx_http_lunary_names_t            *changed;   /* headers that may go,
+                                                      or change              */
     ngx_array_t                        *trusted;   /* ngx_cidr_t             */
     ngx_flag_t                          trusted_unix;
     ngx_http_lunary_session_conf_t      session;
@@ -716,8 +721,9 @@ ngx_int_t ngx_http_lunary_refusal_error(ngx_http_lunary_ctx_t *ctx,
 
 /* ngx_http_lunary_rewrite.c */
 
-/* 1 where both are the same name: case is folded, '_' is '-' */
-ngx_uint_t ngx_http_lunary_same_name(ngx_str_t *a, ngx_str_t *b);
+/* lcf->identity and lcf->changed, when all else of lcf is merged */
+ngx_int_t ngx_http_lunary_rewrite_names(ngx_conf_t *cf,
+    ngx_http_lunary_loc_conf_t *lcf);
 
 /* the request as it came, for a location that judges and rewrites it anew */
 void ngx_http_lunary_rewrite_undo(ngx_http_request_t *r,

@@ -8,6 +8,10 @@
 #include "ngx_http_lunary_module.h"
 
 
+/* longer names are looked up each time */
+#define NGX_HTTP_LUNARY_HOST  128
+
+
 typedef struct {
     ngx_str_t   host;           /* its end, behind a dot or whole            */
     ngx_str_t   provider;       /* OpenTelemetry's name where it has one
@@ -15,6 +19,7 @@ typedef struct {
 } ngx_http_lunary_provider_t;
 
 
+static ngx_str_t ngx_http_lunary_provider_of(ngx_str_t *host);
 static ngx_int_t ngx_http_lunary_proxy_host(ngx_http_request_t *r,
     ngx_str_t *host);
 
@@ -63,10 +68,8 @@ ngx_int_t
 ngx_http_lunary_provider(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_str_t *provider)
 {
-    u_char                       *tail;
-    ngx_str_t                     host;
-    ngx_http_lunary_provider_t   *p;
-    ngx_http_lunary_loc_conf_t   *lcf;
+    ngx_str_t                    host;
+    ngx_http_lunary_loc_conf_t  *lcf;
 
     lcf = ctx->conf;
 
@@ -86,40 +89,77 @@ ngx_http_lunary_provider(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 
     if (ngx_http_lunary_proxy_host(r, &host) == NGX_OK) {
 
-        /* Bedrock: bedrock-runtime.<region>.amazonaws.com */
+        *provider = ngx_http_lunary_provider_of(&host);
 
-        if (host.len > sizeof("bedrock") - 1
-            && ngx_strncmp(host.data, "bedrock", sizeof("bedrock") - 1) == 0
-            && ngx_strlcasestrn(host.data, host.data + host.len,
-                                (u_char *) ".amazonaws.com",
-                                sizeof(".amazonaws.com") - 2))
-        {
-            ngx_str_set(provider, "aws.bedrock");
+        if (provider->len) {
             return NGX_OK;
-        }
-
-        for (p = ngx_http_lunary_providers; p->host.len; p++) {
-
-            if (host.len < p->host.len) {
-                continue;
-            }
-
-            tail = host.data + host.len - p->host.len;
-
-            /* us-central1-aiplatform.googleapis.com has a dash there */
-
-            if (ngx_strncasecmp(tail, p->host.data, p->host.len) == 0
-                && (tail == host.data || tail[-1] == '.' || tail[-1] == '-'))
-            {
-                *provider = p->provider;
-                return NGX_OK;
-            }
         }
     }
 
     *provider = ngx_http_lunary_str(ctx->call->dialect->provider);
 
     return NGX_OK;
+}
+
+
+/* by the table, "" where it does not know; the last answer is remembered:
+ * most locations proxy to one host */
+
+static ngx_str_t
+ngx_http_lunary_provider_of(ngx_str_t *host)
+{
+    u_char                      *tail;
+    ngx_http_lunary_provider_t  *p;
+
+    static u_char                last[NGX_HTTP_LUNARY_HOST];
+    static size_t                len;
+    static ngx_str_t             found;
+
+    if (len && host->len == len && ngx_memcmp(host->data, last, len) == 0) {
+        return found;
+    }
+
+    ngx_str_null(&found);
+
+    if (host->len > sizeof("bedrock") - 1
+        && ngx_strncmp(host->data, "bedrock", sizeof("bedrock") - 1) == 0
+        && ngx_strlcasestrn(host->data, host->data + host->len,
+                            (u_char *) ".amazonaws.com",
+                            sizeof(".amazonaws.com") - 2))
+    {
+        /* bedrock-runtime.<region>.amazonaws.com */
+
+        ngx_str_set(&found, "aws.bedrock");
+
+    } else {
+
+        for (p = ngx_http_lunary_providers; p->host.len; p++) {
+
+            if (host->len < p->host.len) {
+                continue;
+            }
+
+            tail = host->data + host->len - p->host.len;
+
+            /* us-central1-aiplatform.googleapis.com has a dash there */
+
+            if (ngx_strncasecmp(tail, p->host.data, p->host.len) == 0
+                && (tail == host->data || tail[-1] == '.' || tail[-1] == '-'))
+            {
+                found = p->provider;
+                break;
+            }
+        }
+    }
+
+    len = 0;
+
+    if (host->len <= sizeof(last)) {
+        ngx_memcpy(last, host->data, host->len);
+        len = host->len;
+    }
+
+    return found;
 }
 
 

@@ -30,6 +30,9 @@ static ngx_int_t ngx_http_lunary_put(ngx_http_request_t *r,
     lunary_str_t *text, ngx_chain_t ***last);
 static ngx_int_t ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+static ngx_int_t ngx_http_lunary_change(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
+    ngx_table_elt_t *h, ngx_str_t *value);
 static ngx_int_t ngx_http_lunary_drop_cookie(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
 static ngx_int_t ngx_http_lunary_narrow(ngx_http_request_t *r,
@@ -41,37 +44,70 @@ static ngx_int_t ngx_http_lunary_narrow(ngx_http_request_t *r,
 static time_t  ngx_http_lunary_rewrite_said;
 
 
-ngx_uint_t
-ngx_http_lunary_same_name(ngx_str_t *a, ngx_str_t *b)
-{
-    u_char  c, d;
-    size_t  i;
-
-    if (a->len != b->len) {
-        return 0;
-    }
-
-    for (i = 0; i < a->len; i++) {
-        c = ngx_tolower(a->data[i]);
-        d = ngx_tolower(b->data[i]);
-
-        if ((c == '_' ? '-' : c) != (d == '_' ? '-' : d)) {
-            return 0;
-        }
-    }
-
-    return 1;
-}
-
-
 /* each member that is marked, and what is put in beside */
 
 #define NGX_HTTP_LUNARY_EDITS  (2 * LUNARY_REQUEST_MARKS + 2)
 
 #define NGX_HTTP_LUNARY_IS(h, name)                                           \
-    ((h)->key.len == sizeof(name) - 1                                         \
-     && ngx_strncasecmp((h)->key.data, (u_char *) name, sizeof(name) - 1)     \
-        == 0)
+    ngx_http_lunary_header_is(h, name, sizeof(name) - 1)
+
+
+ngx_int_t
+ngx_http_lunary_rewrite_names(ngx_conf_t *cf, ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_str_t                          *name, text;
+    ngx_uint_t                          i, kind;
+    ngx_http_lunary_names_t            *names;
+    ngx_http_lunary_session_id_conf_t  *ic;
+
+    names = ngx_pcalloc(cf->pool, 2 * sizeof(ngx_http_lunary_names_t));
+    if (names == NULL) {
+        return NGX_ERROR;
+    }
+
+    lcf->identity = &names[0];
+    lcf->changed = &names[1];
+
+    for (kind = 0; kind < NGX_HTTP_LUNARY_H_MAX; kind++) {
+        name = lcf->names[kind]->elts;
+
+        for (i = 0; i < lcf->names[kind]->nelts; i++) {
+            ngx_http_lunary_names_add(lcf->identity, &name[i]);
+        }
+    }
+
+    if (lcf->accept & NGX_HTTP_LUNARY_ACCEPT_PORTKEY) {
+        ngx_str_set(&text, "x-portkey-metadata");
+        ngx_http_lunary_names_add(lcf->identity, &text);
+    }
+
+    if (lcf->strip) {
+        *lcf->changed = *lcf->identity;
+    }
+
+    if (lcf->inject.headers) {
+        name = lcf->inject.headers->elts;
+
+        for (i = 0; i < lcf->inject.headers->nelts; i++) {
+            ngx_http_lunary_names_add(lcf->changed, &name[i]);
+        }
+    }
+
+    ic = &lcf->session_id;
+
+    if (ic->from == NGX_HTTP_LUNARY_ID_COOKIE) {
+        ngx_str_set(&text, "Cookie");
+        ngx_http_lunary_names_add(lcf->changed, &text);
+
+    } else if (ic->from) {
+        ngx_http_lunary_names_add(lcf->changed, &ic->name);
+    }
+
+    ngx_str_set(&text, "Accept-Encoding");
+    ngx_http_lunary_names_add(lcf->changed, &text);
+
+    return NGX_OK;
+}
 
 
 ngx_int_t
@@ -372,15 +408,13 @@ static ngx_int_t
 ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
 {
-    ngx_int_t                           rc;
-    ngx_str_t                           value, user, *name;
-    ngx_list_t                          list;
-    ngx_uint_t                          i, pass, changes;
-    ngx_list_part_t                    *part;
-    ngx_table_elt_t                    *h, *copy;
-    ngx_http_lunary_session_id_conf_t  *ic;
+    ngx_int_t                rc;
+    ngx_str_t                value, user, *name;
+    ngx_list_t               list;
+    ngx_uint_t               i, pass, changes;
+    ngx_table_elt_t         *h, *copy;
+    ngx_http_lunary_walk_t   w;
 
-    ic = &lcf->session_id;
     changes = 0;
 
     ngx_str_null(&user);
@@ -408,60 +442,15 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
             return NGX_ERROR;
         }
 
-        part = &r->headers_in.headers.part;
-        h = part->elts;
+        ngx_http_lunary_walk(&w, &r->headers_in.headers);
 
-        for (i = 0; /* void */ ; i++) {
+        while ((h = ngx_http_lunary_walk_next(&w)) != NULL) {
 
-            if (i >= part->nelts) {
-                if (part->next == NULL) {
-                    break;
-                }
+            value = h->value;
+            rc = NGX_DECLINED;
 
-                part = part->next;
-                h = part->elts;
-                i = 0;
-            }
-
-            value = h[i].value;
-            rc = NGX_DECLINED;        /* DECLINED: stays, OK: goes,
-                                         DONE: stays with this value */
-
-            if ((lcf->strip
-                 && ngx_http_lunary_identity_header(lcf, &h[i].key))
-                || ngx_http_lunary_inject_header(lcf, &h[i].key))
-            {
-                rc = NGX_OK;
-
-            } else if (ic->from == NGX_HTTP_LUNARY_ID_COOKIE) {
-
-                if (NGX_HTTP_LUNARY_IS(&h[i], "Cookie")) {
-                    rc = ngx_http_lunary_drop_cookie(r, &ic->name, &value);
-                }
-
-            } else if (ic->from
-                       && h[i].key.len == ic->name.len
-                       && ngx_strncasecmp(h[i].key.data, ic->name.data,
-                                          ic->name.len)
-                          == 0)
-            {
-                rc = NGX_OK;
-            }
-
-            if (rc == NGX_DECLINED
-                && !ctx->aside
-                && NGX_HTTP_LUNARY_IS(&h[i], "Accept-Encoding"))
-            {
-                if (ctx->usage) {
-
-                    /* a stream that is to be changed must be plain */
-
-                    ngx_str_set(&value, "identity");
-                    rc = NGX_DONE;
-
-                } else {
-                    rc = ngx_http_lunary_narrow(r, &value);
-                }
+            if (ngx_http_lunary_names_may(lcf->changed, &h->key)) {
+                rc = ngx_http_lunary_change(r, ctx, lcf, h, &value);
             }
 
             if (rc == NGX_ERROR) {
@@ -489,7 +478,7 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
                 return NGX_ERROR;
             }
 
-            *copy = h[i];
+            *copy = *h;
 
             if (rc == NGX_DONE) {
                 copy->value = value;
@@ -539,6 +528,59 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
     }
 
     return NGX_OK;
+}
+
+
+/* what becomes of a header: NGX_DECLINED: it stays; NGX_OK: it goes;
+ * NGX_DONE: it stays with *value */
+
+static ngx_int_t
+ngx_http_lunary_change(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_table_elt_t *h, ngx_str_t *value)
+{
+    ngx_int_t                           rc;
+    ngx_http_lunary_session_id_conf_t  *ic;
+
+    ic = &lcf->session_id;
+    rc = NGX_DECLINED;
+
+    if ((lcf->strip
+         && ngx_http_lunary_names_may(lcf->identity, &h->key)
+         && ngx_http_lunary_identity_header(lcf, &h->key))
+        || ngx_http_lunary_inject_header(lcf, &h->key))
+    {
+        return NGX_OK;
+    }
+
+    if (ic->from == NGX_HTTP_LUNARY_ID_COOKIE) {
+
+        if (NGX_HTTP_LUNARY_IS(h, "Cookie")) {
+            rc = ngx_http_lunary_drop_cookie(r, &ic->name, value);
+        }
+
+    } else if (ic->from
+               && ngx_http_lunary_header_is(h, (char *) ic->name.data,
+                                            ic->name.len))
+    {
+        return NGX_OK;
+    }
+
+    if (rc == NGX_DECLINED
+        && !ctx->aside
+        && NGX_HTTP_LUNARY_IS(h, "Accept-Encoding"))
+    {
+        if (ctx->usage) {
+
+            /* a stream that is to be changed must be plain */
+
+            ngx_str_set(value, "identity");
+            return NGX_DONE;
+        }
+
+        return ngx_http_lunary_narrow(r, value);
+    }
+
+    return rc;
 }
 
 
@@ -623,6 +665,15 @@ ngx_http_lunary_narrow(ngx_http_request_t *r, ngx_str_t *value)
 #endif
         ngx_null_string
     };
+    static u_char     last_good[64];
+    static size_t     nlast;
+
+    /* most clients send what the last one did */
+
+    if (value->len == nlast && ngx_memcmp(value->data, last_good, nlast) == 0)
+    {
+        return NGX_DECLINED;
+    }
 
     out = ngx_pnalloc(r->pool, 2 * value->len + sizeof("identity") - 1);
     if (out == NULL) {
@@ -686,6 +737,12 @@ ngx_http_lunary_narrow(ngx_http_request_t *r, ngx_str_t *value)
     }
 
     if (!dropped) {
+
+        if (value->len <= sizeof(last_good)) {
+            ngx_memcpy(last_good, value->data, value->len);
+            nlast = value->len;
+        }
+
         return NGX_DECLINED;
     }
 

@@ -178,7 +178,6 @@ ngx_http_lunary_session_id(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf, ngx_str_t *id)
 {
     ngx_uint_t                          i;
-    ngx_list_part_t                    *part;
     ngx_table_elt_t                    *h;
     ngx_http_lunary_ctx_t              *ctx;
     ngx_http_lunary_session_id_conf_t  *ic;
@@ -203,29 +202,11 @@ ngx_http_lunary_session_id(ngx_http_request_t *r,
 
         ctx = ngx_http_lunary_get_ctx(r);
 
-        part = (ctx && ctx->headers_swapped) ? &ctx->received.part
-                                             : &r->headers_in.headers.part;
-        h = part->elts;
-
-        for (i = 0; /* void */ ; i++) {
-
-            if (i >= part->nelts) {
-                if (part->next == NULL) {
-                    break;
-                }
-
-                part = part->next;
-                h = part->elts;
-                i = 0;
-            }
-
-            if (h[i].key.len == ic->name.len
-                && ngx_strncasecmp(h[i].key.data, ic->name.data, ic->name.len)
-                   == 0)
-            {
-                *id = h[i].value;
-                break;
-            }
+        h = ngx_http_lunary_header((ctx && ctx->headers_swapped)
+                                   ? &ctx->received : &r->headers_in.headers,
+                                   (char *) ic->name.data, ic->name.len);
+        if (h) {
+            *id = h->value;
         }
 
         break;

@@ -119,37 +119,18 @@ ngx_http_lunary_status_handler(ngx_http_request_t *r)
 static ngx_uint_t
 ngx_http_lunary_status_format(ngx_http_request_t *r, ngx_uint_t format)
 {
-    ngx_uint_t        i, json, text;
-    ngx_list_part_t  *part;
+    ngx_uint_t        json, text;
     ngx_table_elt_t  *h;
 
-    part = &r->headers_in.headers.part;
-    h = part->elts;
+    h = ngx_http_lunary_header_in(r, "Accept");
 
-    for (i = 0; /* void */ ; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                return format;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == sizeof("Accept") - 1
-            && ngx_strncasecmp(h[i].key.data, (u_char *) "Accept",
-                               sizeof("Accept") - 1)
-               == 0)
-        {
-            break;
-        }
+    if (h == NULL) {
+        return format;
     }
 
-    json = ngx_strstr(h[i].value.data, "application/json") != NULL;
-    text = ngx_strstr(h[i].value.data, "text/plain") != NULL
-           || ngx_strstr(h[i].value.data, "openmetrics") != NULL;
+    json = ngx_strstr(h->value.data, "application/json") != NULL;
+    text = ngx_strstr(h->value.data, "text/plain") != NULL
+           || ngx_strstr(h->value.data, "openmetrics") != NULL;
 
     if (json && !text) {
         return NGX_HTTP_LUNARY_STATUS_JSON;

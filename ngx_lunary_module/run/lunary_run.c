@@ -21,7 +21,8 @@
  * that is one move or two, and what is too much is written over by the value.
  */
 
-#define LUNARY_RUN_MOVE  32
+#define LUNARY_RUN_MOVE    32
+#define LUNARY_RUN_AROUND  (LUNARY_RUN_MOVE + LUNARY_RUN_DIGITS + 2 + 2)
 
 typedef struct {
     unsigned char  start;
@@ -32,7 +33,7 @@ typedef struct {
 } lunary_run_name_t;
 
 #define LUNARY_RUN_NAME(sym, text, class)                                    \
-    { (sizeof(text) - 1 < 10),                                               \
+    { offsetof(lunary_run_name_t, head) + (sizeof(text) - 1 < 10),           \
       (sizeof(text) - 1 < 10 ? 4 : 5) + sizeof(text) - 1 + 3,                \
       sizeof(text) - 1,                                                      \
       { (sizeof(text) - 1 < 10) ? 0 : '$',                                   \
@@ -53,14 +54,26 @@ static const lunary_run_name_t  lunary_run_names[] = {
 LUNARY_RUN_FIELDS(LUNARY_RUN_FITS)
 
 
-/* "00" "01" ... "99" */
-
-static const char  lunary_run_pairs[] =
+const char  lunary_run_pairs[] =
     "0001020304050607080910111213141516171819"
     "2021222324252627282930313233343536373839"
     "4041424344454647484950515253545556575859"
     "6061626364656667686970717273747576777879"
     "8081828384858687888990919293949596979899";
+
+
+/* lengths of values as they are written, up to 99 */
+
+#define LUNARY_RUN_TEN(t)                                                    \
+    t "0\r\n", t "1\r\n", t "2\r\n", t "3\r\n", t "4\r\n",                   \
+    t "5\r\n", t "6\r\n", t "7\r\n", t "8\r\n", t "9\r\n"
+
+static const char  lunary_run_lengths[100][5] = {
+    LUNARY_RUN_TEN(""), LUNARY_RUN_TEN("1"), LUNARY_RUN_TEN("2"),
+    LUNARY_RUN_TEN("3"), LUNARY_RUN_TEN("4"), LUNARY_RUN_TEN("5"),
+    LUNARY_RUN_TEN("6"), LUNARY_RUN_TEN("7"), LUNARY_RUN_TEN("8"),
+    LUNARY_RUN_TEN("9")
+};
 
 
 /* "00" "01" ... "ff" */
@@ -89,24 +102,18 @@ lunary_run_init(lunary_run_t *run)
     memset(run->value, 0, sizeof(run->value));
 
     run->set = 0;
+    run->bytes = 0;
     run->used = 0;
 }
 
 
 void
-lunary_run_set_int(lunary_run_t *run, lunary_field_e f, int64_t n)
+lunary_run_set_long(lunary_run_t *run, lunary_field_e f, int64_t n)
 {
     size_t          i;
     uint64_t        abs;
     uintptr_t       old;
     unsigned char  *p, *last;
-
-    if ((uint64_t) n < 100) {
-        i = (size_t) n * 2 + (n < 10);
-
-        lunary_run_set(run, f, lunary_str(lunary_run_pairs + i, 1 + (n >= 10)));
-        return;
-    }
 
     /* a field that is set again keeps its place */
 
@@ -154,66 +161,49 @@ lunary_run_count(const lunary_run_t *run)
 size_t
 lunary_run_room(const lunary_run_t *run)
 {
-    size_t    room;
-    uint64_t  set;
-    unsigned  f;
+    /* name, length and line ends of each; behind the last name a move may go
+     * too far */
 
-    /* behind the last name a move may go too far */
-
-    room = LUNARY_RUN_MOVE;
-
-    for (set = run->set; set != 0; set &= set - 1) {
-
-        f = (unsigned) __builtin_ctzll(set);
-
-        room += lunary_run_names[f].len + LUNARY_RUN_DIGITS + 2
-                + run->value[f].len + 2;
-    }
-
-    return room;
+    return run->bytes + lunary_run_count(run) * LUNARY_RUN_AROUND
+           + LUNARY_RUN_MOVE;
 }
 
 
 unsigned char *
 lunary_run_encode(const lunary_run_t *run, unsigned char *dst)
 {
-    size_t                    n;
+    size_t                    f, n;
     uint64_t                  set;
-    unsigned                  f;
     unsigned char            *p, *start;
-    unsigned char             digits[2 * LUNARY_RUN_DIGITS];
     const lunary_run_name_t  *name;
+    unsigned char             digits[2 * LUNARY_RUN_DIGITS];
 
     p = dst;
 
     for (set = run->set; set != 0; set &= set - 1) {
 
-        f = (unsigned) __builtin_ctzll(set);
+        f = (size_t) __builtin_ctzll(set);
 
         name = &lunary_run_names[f];
 
-        memcpy(p, (const unsigned char *) name
-                  + offsetof(lunary_run_name_t, head) + name->start,
-               LUNARY_RUN_MOVE);
+        memcpy(p, (const unsigned char *) name + name->start, LUNARY_RUN_MOVE);
         p += name->len;
 
         n = run->value[f].len;
 
-        if (n < 10) {
-            *p++ = (unsigned char) ('0' + n);
-
-        } else if (n < 100) {
-            memcpy(p, lunary_run_pairs + n * 2, 2);
-            p += 2;
+        if (n < 100) {
+            memcpy(p, lunary_run_lengths[n], 4);
+            p += 3 + (n >= 10);
 
         } else {
             start = lunary_run_uint(digits + LUNARY_RUN_DIGITS, n);
             memcpy(p, start, LUNARY_RUN_DIGITS);
             p += digits + LUNARY_RUN_DIGITS - start;
+            memcpy(p, "\r\n", 2);
+            p += 2;
         }
 
-        memcpy(p, "\r\n", 2);
-        p = lunary_run_copy(p + 2, run->value[f].data, n);
+        p = lunary_run_copy(p, run->value[f].data, n);
         memcpy(p, "\r\n", 2);
         p += 2;
     }

@@ -104,6 +104,7 @@ typedef enum {
 typedef struct {
     lunary_str_t        value[LUNARY_F_MAX];
     uint64_t            set;                  /* bit a field: it is there     */
+    size_t              bytes;                /* of all values                */
     uint16_t            used;                 /* of digits[]                  */
     unsigned char       digits[512];          /* numbers' texts               */
 } lunary_run_t;
@@ -129,12 +130,30 @@ lunary_run_set(lunary_run_t *run, lunary_field_e f, lunary_str_t value)
 
     bit = (uint64_t) 1 << f;
 
+    run->bytes += value.len - run->value[f].len;
     run->value[f] = value;
     run->set = value.len ? run->set | bit : run->set & ~bit;
 }
 
+/* "00" "01" ... "99" */
+extern const char  lunary_run_pairs[];
+
+void lunary_run_set_long(lunary_run_t *run, lunary_field_e f, int64_t n);
+
 /* sets a field to a number's decimal text, kept in the run */
-void lunary_run_set_int(lunary_run_t *run, lunary_field_e f, int64_t n);
+static inline void
+lunary_run_set_int(lunary_run_t *run, lunary_field_e f, int64_t n)
+{
+    if ((uint64_t) n < 10) {
+        lunary_run_set(run, f, lunary_str(lunary_run_pairs + n * 2 + 1, 1));
+
+    } else if ((uint64_t) n < 100) {
+        lunary_run_set(run, f, lunary_str(lunary_run_pairs + n * 2, 2));
+
+    } else {
+        lunary_run_set_long(run, f, n);
+    }
+}
 
 /* a literal */
 #define lunary_run_set_lit(run, f, lit)                                      \
