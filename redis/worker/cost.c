@@ -18,54 +18,88 @@ __extension__ typedef __int128  lw_wide_t;
 
 
 /*
- * Details that only the provider's own usage object has.  A path is members,
- * or an array's element that has `member`=`value`, then members.
+ * Details that only the provider's own usage object has: a member of it, and
+ * behind that a path of members, or of an array's element that has
+ * `member`=`value`, then members.
  */
 
+static const lunary_str_t  lw_detail_heads[] = {
+    lunary_string("prompt_tokens_details"),
+    lunary_string("completion_tokens_details"),
+    lunary_string("input_tokens_details"),
+    lunary_string("output_tokens_details"),
+    lunary_string("cache_creation"),
+    lunary_string("cacheDetails"),
+    lunary_string("server_tool_use"),
+    lunary_string("num_search_queries"),
+    lunary_string("citation_tokens"),
+    lunary_string("promptTokensDetails"),
+    lunary_string("cacheTokensDetails"),
+    lunary_string("candidatesTokensDetails")
+};
+
+#define LW_HEADS  (sizeof(lw_detail_heads) / sizeof(lw_detail_heads[0]))
+
+
 static const struct {
+    unsigned       head;         /* in the list above                         */
     const char    *path;
     const char    *unit;
 } lw_details[] = {
-    { "prompt_tokens_details.audio_tokens",       "input_audio_tokens" },
-    { "completion_tokens_details.audio_tokens",   "output_audio_tokens" },
-    { "input_tokens_details.image_tokens",        "input_image_tokens" },
-    { "output_tokens_details.image_tokens",       "output_image_tokens" },
-    { "cache_creation.ephemeral_5m_input_tokens", "cache_write_5m_tokens" },
-    { "cache_creation.ephemeral_1h_input_tokens", "cache_write_1h_tokens" },
-    { "cacheDetails[ttl=5m].inputTokens",         "cache_write_5m_tokens" },
-    { "cacheDetails[ttl=1h].inputTokens",         "cache_write_1h_tokens" },
-    { "server_tool_use.web_search_requests",      "web_searches" },
-    { "num_search_queries",                       "web_searches" },
-    { "citation_tokens",                          "output_citation_tokens" },
-    { "promptTokensDetails[modality=AUDIO].tokenCount",
-      "input_audio_tokens" },
-    { "promptTokensDetails[modality=IMAGE].tokenCount",
-      "input_image_tokens" },
-    { "promptTokensDetails[modality=VIDEO].tokenCount",
-      "input_video_tokens" },
-    { "cacheTokensDetails[modality=AUDIO].tokenCount",
-      "cache_audio_read_tokens" },
-    { "cacheTokensDetails[modality=IMAGE].tokenCount",
-      "cache_image_read_tokens" },
-    { "cacheTokensDetails[modality=VIDEO].tokenCount",
-      "cache_video_read_tokens" },
-    { "candidatesTokensDetails[modality=AUDIO].tokenCount",
-      "output_audio_tokens" },
-    { "candidatesTokensDetails[modality=IMAGE].tokenCount",
-      "output_image_tokens" },
-    { "candidatesTokensDetails[modality=VIDEO].tokenCount",
-      "output_video_tokens" }
+    /* prompt_tokens_details */
+    { 0, ".audio_tokens", "input_audio_tokens" },
+
+    /* completion_tokens_details */
+    { 1, ".audio_tokens", "output_audio_tokens" },
+
+    /* input_tokens_details */
+    { 2, ".image_tokens", "input_image_tokens" },
+
+    /* output_tokens_details */
+    { 3, ".image_tokens", "output_image_tokens" },
+
+    /* cache_creation */
+    { 4, ".ephemeral_5m_input_tokens", "cache_write_5m_tokens" },
+    { 4, ".ephemeral_1h_input_tokens", "cache_write_1h_tokens" },
+
+    /* cacheDetails */
+    { 5, "[ttl=5m].inputTokens", "cache_write_5m_tokens" },
+    { 5, "[ttl=1h].inputTokens", "cache_write_1h_tokens" },
+
+    /* server_tool_use */
+    { 6, ".web_search_requests", "web_searches" },
+
+    /* num_search_queries */
+    { 7, "", "web_searches" },
+
+    /* citation_tokens */
+    { 8, "", "output_citation_tokens" },
+
+    /* promptTokensDetails */
+    { 9, "[modality=AUDIO].tokenCount", "input_audio_tokens" },
+    { 9, "[modality=IMAGE].tokenCount", "input_image_tokens" },
+    { 9, "[modality=VIDEO].tokenCount", "input_video_tokens" },
+
+    /* cacheTokensDetails */
+    { 10, "[modality=AUDIO].tokenCount", "cache_audio_read_tokens" },
+    { 10, "[modality=IMAGE].tokenCount", "cache_image_read_tokens" },
+    { 10, "[modality=VIDEO].tokenCount", "cache_video_read_tokens" },
+
+    /* candidatesTokensDetails */
+    { 11, "[modality=AUDIO].tokenCount", "output_audio_tokens" },
+    { 11, "[modality=IMAGE].tokenCount", "output_image_tokens" },
+    { 11, "[modality=VIDEO].tokenCount", "output_video_tokens" }
 };
 
 
 static const lw_model_price_t *lw_cost_active(const lw_model_t *m, int64_t ms);
 static void lw_cost_count(lw_prices_t *p, int64_t *counts, const char *unit,
     int64_t n);
-static int64_t lw_cost_detail(lunary_str_t usage, const char *path);
+static int64_t lw_cost_detail(lunary_str_t v, const char *path);
 static lw_cost_e lw_cost_sum(const lw_prices_t *p, const lw_model_price_t *mp,
     const int64_t *counts, int64_t *nano);
 static int lw_cost_implied(const lw_prices_t *p, unsigned unit,
-    const int64_t *counts);
+    const unsigned char *there, size_t n);
 
 
 lw_cost_e
@@ -75,6 +109,7 @@ lw_prices_cost(lw_prices_t *p, const lw_usage_t *u, int64_t *nano)
     int64_t                  counts[LW_UNITS_MAX], whole[LW_UNITS_MAX];
     lw_cost_e                rc;
     const lw_model_t        *m;
+    lunary_str_t             heads[LW_HEADS];
     const lw_model_price_t  *mp;
 
     if (u->input < 0 && u->output < 0) {
@@ -104,11 +139,20 @@ lw_prices_cost(lw_prices_t *p, const lw_usage_t *u, int64_t *nano)
     lw_cost_count(p, counts, "output_reasoning_tokens", u->reasoning);
     lw_cost_count(p, counts, "requests", 1);
 
+    if (u->usage.len == 0
+        || lunary_json_pick(u->usage, lw_detail_heads, heads, LW_HEADS) == 0)
+    {
+        return lw_cost_sum(p, mp, counts, nano);
+    }
+
     memcpy(whole, counts, sizeof(counts));
 
     for (i = 0; i < sizeof(lw_details) / sizeof(lw_details[0]); i++) {
-        lw_cost_count(p, counts, lw_details[i].unit,
-                      lw_cost_detail(u->usage, lw_details[i].path));
+        if (heads[lw_details[i].head].len) {
+            lw_cost_count(p, counts, lw_details[i].unit,
+                          lw_cost_detail(heads[lw_details[i].head],
+                                         lw_details[i].path));
+        }
     }
 
     rc = lw_cost_sum(p, mp, counts, nano);
@@ -177,52 +221,47 @@ lw_cost_count(lw_prices_t *p, int64_t *counts, const char *unit, int64_t n)
 
 
 static int64_t
-lw_cost_detail(lunary_str_t usage, const char *path)
+lw_cost_detail(lunary_str_t v, const char *path)
 {
     size_t               len, member;
     int64_t              n;
-    lunary_str_t         v, one, name;
+    lunary_str_t         one, name;
     const char          *equals, *close;
     lunary_json_iter_t   it;
 
-    v = usage;
+    while (v.len && *path) {
 
-    while (v.len) {
+        if (*path == '.') {
+            path++;
+            len = strcspn(path, ".[");
+            v = lunary_json_get_n(v, path, len);
+            path += len;
+            continue;
+        }
 
-        len = strcspn(path, ".[");
-        v = lunary_json_get_n(v, path, len);
-        path += len;
+        /* [member=value] */
 
-        if (*path == '[') {
+        equals = strchr(path, '=');
+        close = strchr(path, ']');
+        member = (size_t) (equals - path) - 1;
 
-            equals = strchr(path, '=');
-            close = strchr(path, ']');
-            member = (size_t) (equals - path) - 1;
+        lunary_json_iter(&it, v);
+        v = lunary_str(NULL, 0);
 
-            lunary_json_iter(&it, v);
-            v = lunary_str(NULL, 0);
+        while (lunary_json_element(&it, &one)) {
 
-            while (lunary_json_element(&it, &one)) {
+            name = lunary_json_inside(lunary_json_get_n(one, path + 1,
+                                                        member));
 
-                name = lunary_json_inside(lunary_json_get_n(one, path + 1,
-                                                            member));
-
-                if (lunary_str_eq(name, equals + 1,
-                                  (size_t) (close - equals) - 1))
-                {
-                    v = one;
-                    break;
-                }
+            if (lunary_str_eq(name, equals + 1,
+                              (size_t) (close - equals) - 1))
+            {
+                v = one;
+                break;
             }
-
-            path = close + 1;
         }
 
-        if (*path == '\0') {
-            break;
-        }
-
-        path++;
+        path = close + 1;
     }
 
     return (lunary_json_int(v, &n) && n >= 0) ? n : -1;
@@ -233,20 +272,34 @@ static lw_cost_e
 lw_cost_sum(const lw_prices_t *p, const lw_model_price_t *mp,
     const int64_t *counts, int64_t *nano)
 {
-    size_t             i, k, t;
+    size_t             i, k, n, t;
     int64_t            leaf[LW_UNITS_MAX], price, input, per;
     unsigned           depth, done;
     lw_wide_t          sum;
+    unsigned char      there[LW_UNITS_MAX];
     const lw_unit_t   *u, *part;
     const lw_price_t  *l;
 
     l = mp->list;
 
+    for (i = 0, n = 0; i < p->nunits; i++) {
+        if (counts[i] > 0) {
+            there[n++] = (unsigned char) i;
+        }
+    }
+
     /* parts first: a unit with more dimensions is inside one with fewer */
 
     done = 0;
+    depth = 0;
 
-    for (depth = 16; depth-- > 0; ) {
+    for (i = 0; i < mp->n; i++) {
+        if (p->units[l[i].unit].depth > depth) {
+            depth = p->units[l[i].unit].depth;
+        }
+    }
+
+    for (depth++; depth-- > 0; ) {
         for (i = 0; i < mp->n; i++) {
 
             u = &p->units[l[i].unit];
@@ -259,7 +312,7 @@ lw_cost_sum(const lw_prices_t *p, const lw_model_price_t *mp,
 
             if (leaf[i] < 0) {
 
-                if (lw_cost_implied(p, l[i].unit, counts)) {
+                if (lw_cost_implied(p, l[i].unit, there, n)) {
                     return LW_COST_BAD_USAGE;
                 }
 
@@ -289,13 +342,7 @@ lw_cost_sum(const lw_prices_t *p, const lw_model_price_t *mp,
         return LW_COST_BAD_USAGE;
     }
 
-    input = 0;
-
-    for (i = 0; i < p->nunits; i++) {
-        if (lunary_eq(p->units[i].usage, "input_tokens") && counts[i] > 0) {
-            input = counts[i];
-        }
-    }
+    input = counts[p->input] > 0 ? counts[p->input] : 0;
 
     sum = 0;
 
@@ -338,7 +385,8 @@ lw_cost_sum(const lw_prices_t *p, const lw_model_price_t *mp,
  */
 
 static int
-lw_cost_implied(const lw_prices_t *p, unsigned unit, const int64_t *counts)
+lw_cost_implied(const lw_prices_t *p, unsigned unit,
+    const unsigned char *there, size_t n)
 {
     size_t            i, k;
     uint64_t          bits;
@@ -346,11 +394,11 @@ lw_cost_implied(const lw_prices_t *p, unsigned unit, const int64_t *counts)
 
     bits = p->units[unit].bits;
 
-    for (i = 0; i < p->nunits; i++) {
+    for (i = 0; i < n; i++) {
 
-        a = &p->units[i];
+        a = &p->units[there[i]];
 
-        if (i == unit || counts[i] <= 0) {
+        if (there[i] == unit) {
             continue;
         }
 
@@ -358,11 +406,11 @@ lw_cost_implied(const lw_prices_t *p, unsigned unit, const int64_t *counts)
             return 1;
         }
 
-        for (k = i + 1; k < p->nunits; k++) {
+        for (k = i + 1; k < n; k++) {
 
-            b = &p->units[k];
+            b = &p->units[there[k]];
 
-            if (counts[k] > 0 && (a->bits | b->bits) == bits
+            if ((a->bits | b->bits) == bits
                 && (a->bits & b->bits) != a->bits
                 && (a->bits & b->bits) != b->bits)
             {

@@ -7,16 +7,20 @@
 #include "entry.h"
 
 
+#define LW_NAMES   512           /* slots; more than twice LW_F_MAX          */
+
+
+_Static_assert(LW_F_MAX < 255 && LW_F_MAX * 2 < LW_NAMES,
+               "the table of names is too small");
+
+
+static void lw_entry_point(lw_entry_t *e, const redisReply *reply);
+static unsigned lw_field_hash(lunary_str_t name);
+
+
 int
-lw_entry_take(lw_entry_t *e, redisReply **slot)
+lw_entry_take(lw_entry_t *e, const redisReply *reply)
 {
-    size_t        i;
-    unsigned      f, next;
-    redisReply   *reply, *fields;
-    lunary_str_t  name;
-
-    reply = *slot;
-
     memset(e, 0, sizeof(*e));
 
     if (!lw_reply_is_array(reply) || reply->elements != 2
@@ -25,45 +29,58 @@ lw_entry_take(lw_entry_t *e, redisReply **slot)
         return LW_ERROR;
     }
 
-    *slot = NULL;
+    e->since = lw_clock();
+
+    lw_entry_point(e, reply);
+
+    return LW_OK;
+}
+
+
+static void
+lw_entry_point(lw_entry_t *e, const redisReply *reply)
+{
+    size_t             i;
+    unsigned           f;
+    const redisReply  *fields;
 
     e->reply = reply;
     e->id = lw_reply_str(reply->element[0]);
-    e->since = lw_clock();
 
     fields = reply->element[1];
 
     if (!lw_reply_is_array(fields)) {
         e->gone = 1;
-        return LW_OK;
+        return;
     }
-
-    /* the module writes fields in their own order: the next one is near */
-
-    next = 0;
 
     for (i = 0; i + 1 < fields->elements; i += 2) {
 
-        name = lw_reply_str(fields->element[i]);
-
-        for (f = next; f < LW_F_MAX; f++) {
-            if (lw_str_same(lunary_run_name((lunary_field_e) f), name)) {
-                break;
-            }
-        }
-
-        if (f == LW_F_MAX) {
-            f = lw_field_number(name);
-        }
+        f = lw_field_number(lw_reply_str(fields->element[i]));
 
         if (f < LW_F_MAX) {
             e->value[f] = lw_reply_str(fields->element[i + 1]);
-            next = f + 1;
         }
     }
 
     e->event = lunary_eq(lw_field(e, KIND), "event");
     e->run = lunary_eq(lw_field(e, KIND), "run");
+}
+
+
+int
+lw_entry_keep(lw_entry_t *e)
+{
+    if (e->own) {
+        return LW_OK;
+    }
+
+    e->own = lw_reply_copy(e->reply);
+    if (e->own == NULL) {
+        return LW_NOMEM;
+    }
+
+    lw_entry_point(e, e->own);
 
     return LW_OK;
 }
@@ -72,10 +89,7 @@ lw_entry_take(lw_entry_t *e, redisReply **slot)
 void
 lw_entry_free(lw_entry_t *e)
 {
-    if (e->reply) {
-        freeReplyObject(e->reply);
-    }
-
+    lw_reply_free(e->own);
     memset(e, 0, sizeof(*e));
 }
 
@@ -105,18 +119,59 @@ lw_entry_int(const lw_entry_t *e, unsigned field)
 }
 
 
+/*
+ * Fields by name: a table that is filled at the first use.  A slot holds a
+ * field's number + 1; names of one hash lie behind each other.
+ */
+
 unsigned
 lw_field_number(lunary_str_t name)
 {
-    unsigned  f;
+    unsigned       f, i;
+    lunary_str_t   known;
 
-    for (f = 0; f < LW_F_MAX; f++) {
-        if (lw_str_same(lunary_run_name((lunary_field_e) f), name)) {
-            break;
+    static int            filled;
+    static unsigned char  table[LW_NAMES];
+
+    if (!filled) {
+
+        for (f = 0; f < LW_F_MAX; f++) {
+
+            i = lw_field_hash(lunary_run_name((lunary_field_e) f));
+
+            while (table[i]) {
+                i = (i + 1) % LW_NAMES;
+            }
+
+            table[i] = (unsigned char) (f + 1);
+        }
+
+        filled = 1;
+    }
+
+    for (i = lw_field_hash(name); table[i]; i = (i + 1) % LW_NAMES) {
+
+        known = lunary_run_name((lunary_field_e) (table[i] - 1));
+
+        if (lw_str_same(known, name)) {
+            return table[i] - 1u;
         }
     }
 
-    return f;
+    return LW_F_MAX;
+}
+
+
+static unsigned
+lw_field_hash(lunary_str_t name)
+{
+    if (name.len == 0) {
+        return 0;
+    }
+
+    return (unsigned) (name.len * 37 + name.data[0] * 5
+                       + name.data[name.len / 2] * 3
+                       + name.data[name.len - 1] * 17) % LW_NAMES;
 }
 
 

@@ -4,7 +4,8 @@
  * A stream entry: its id, and its fields by number.
  *
  * Invariants
- *   - an entry owns the reply that it was read from; its fields borrow it;
+ *   - an entry borrows the reply that it was read from, and its fields, too;
+ *     one that is kept longer has a copy of its own;
  *   - a field that is absent, or empty, is an empty slice: unknown.
  */
 
@@ -20,7 +21,8 @@
 
 
 typedef struct {
-    redisReply     *reply;          /* [id, [name, value, ...]]               */
+    const redisReply  *reply;       /* [id, [name, value, ...]]               */
+    redisReply     *own;            /* that, where it is kept                 */
     lunary_str_t    id;
     lunary_str_t    value[LW_F_MAX];
     unsigned        stream;         /* which of options' streams              */
@@ -33,11 +35,11 @@ typedef struct {
 } lw_entry_t;
 
 
-/*
- * Takes an element of XRANGE's or XREADGROUP's reply: *slot becomes NULL and
- * the entry owns it.  LW_ERROR where it has not that form.
- */
-int lw_entry_take(lw_entry_t *e, redisReply **slot);
+/* an element of XRANGE's or XREADGROUP's reply; LW_ERROR: it is none */
+int lw_entry_take(lw_entry_t *e, const redisReply *reply);
+
+/* it stays when the reply is freed, until lw_entry_free(); LW_OK, LW_NOMEM */
+int lw_entry_keep(lw_entry_t *e);
 void lw_entry_free(lw_entry_t *e);
 
 /* the sum of the fields' lengths */

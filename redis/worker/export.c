@@ -208,7 +208,9 @@ lw_export_take(lw_t *w, lw_batch_t *b, int last)
 
     (void) last;
 
-    for (i = 0, rc = LW_OK; rc == LW_OK && i < b->n; i += n) {
+    rc = lw_group_ahead(w);
+
+    for (i = 0; rc == LW_OK && i < b->n; i += n) {
 
         for (n = 0, bytes = 0; i + n < b->n; n++) {
 

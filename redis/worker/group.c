@@ -13,6 +13,8 @@
 #define LW_BACKOFF_MAX   15000
 #define LW_BLOCK_MS      1000
 #define LW_SOON_MS       200
+#define LW_SHARD_COUNT   16
+#define LW_MEAN          16384         /* bytes of an entry, to begin with   */
 
 
 static int lw_group_connect(lw_t *w);
@@ -22,9 +24,14 @@ static int lw_group_take(lw_t *w, int last);
 static int lw_group_again(lw_t *w);
 static int lw_group_claim(lw_t *w);
 static int lw_group_judge(lw_t *w, unsigned stream, size_t from);
-static int lw_group_read(lw_t *w, int64_t block);
 static int lw_group_collect(lw_t *w);
-static int lw_group_add(lw_t *w, redisReply *list, unsigned stream, int again);
+static int lw_group_read(lw_t *w, int64_t block);
+static void lw_group_command(lw_t *w, lw_args_t *a, int64_t block);
+static int64_t lw_group_count(lw_t *w);
+static int lw_group_reply(lw_t *w, redisReply *reply);
+static int lw_group_own(lw_batch_t *b, redisReply *reply);
+static int lw_group_add(lw_t *w, const redisReply *list, unsigned stream,
+    int again);
 static int lw_group_reread(lw_t *w, int argc, char **argv);
 static void lw_group_leave(lw_t *w);
 
@@ -40,6 +47,7 @@ lw_group_run(lw_t *w, const lw_handler_t *h, int argc, char **argv)
 
     group.handler = h;
     group.started = lw_clock();
+    group.mean = LW_MEAN;
     group.next_report = group.started + LW_PROGRESS_MS;
 
     w->group = &group;
@@ -122,6 +130,7 @@ lw_group_run(lw_t *w, const lw_handler_t *h, int argc, char **argv)
     lw_group_leave(w);
     lw_batch_free(&group.batch);
     free(group.batch.entries);
+    free(group.batch.replies);
     w->group = NULL;
 
     lw_log(LW_LOG_INFO, "%s ends: %llu entries, %llu dead letters",
@@ -161,6 +170,7 @@ lw_group_connect(lw_t *w)
         lw_redis_patience(w->redis, LW_BLOCK_MS);
         lw_log(LW_LOG_INFO, "%s: connected to Redis", w->options->name);
         w->group->again = 1;
+        w->group->full = 0;
         w->group->next_claim = 0;
     }
 
@@ -189,11 +199,11 @@ lw_group_join(lw_t *w)
         if (lw_reply_is_error(reply)
             && strncmp(reply->str, "BUSYGROUP", 9) != 0)
         {
-            freeReplyObject(reply);
+            lw_reply_free(reply);
             return LW_REDIS;
         }
 
-        freeReplyObject(reply);
+        lw_reply_free(reply);
     }
 
     return LW_OK;
@@ -279,10 +289,11 @@ lw_batch_free(lw_batch_t *b)
 {
     size_t  i;
 
-    for (i = 0; i < b->n; i++) {
-        lw_entry_free(&b->entries[i]);
+    for (i = 0; i < b->nreplies; i++) {
+        lw_reply_free(b->replies[i]);
     }
 
+    b->nreplies = 0;
     b->n = 0;
     b->bytes = 0;
 }
@@ -315,7 +326,7 @@ lw_group_again(lw_t *w)
             lw_arg_z(a, w->options->group);
             lw_arg_z(a, w->options->consumer);
             lw_arg_lit(a, "COUNT");
-            lw_arg_int(a, w->options->batch);
+            lw_arg_int(a, lw_group_count(w));
             lw_arg_lit(a, "STREAMS");
             lw_arg_z(a, w->options->streams[i]);
             lw_arg_z(a, last);
@@ -323,22 +334,20 @@ lw_group_again(lw_t *w)
             reply = lw_args_call(a);
 
             if (reply == NULL || lw_reply_is_error(reply)) {
-                if (reply) {
-                    freeReplyObject(reply);
-                }
+                lw_reply_free(reply);
                 return LW_REDIS;
             }
 
-            rc = LW_OK;
+            rc = lw_group_own(&g->batch, reply);
 
-            if (lw_reply_is_array(reply) && reply->elements == 1
-                && lw_reply_is_array(reply->element[0]))
+            if (rc == LW_OK && lw_reply_is_array(reply)
+                && reply->elements == 1
+                && lw_reply_is_array(reply->element[0])
+                && reply->element[0]->elements == 2)
             {
                 rc = lw_group_add(w, reply->element[0]->element[1],
                                   (unsigned) i, 1);
             }
-
-            freeReplyObject(reply);
 
             n = g->batch.n;
 
@@ -377,6 +386,7 @@ lw_group_claim(lw_t *w)
     lw_args_t    *a;
     lw_group_t   *g;
     redisReply   *reply;
+    lunary_str_t  cursor;
 
     g = w->group;
 
@@ -395,23 +405,24 @@ lw_group_claim(lw_t *w)
             lw_arg_int(a, w->options->claim_after);
             lw_arg_z(a, next);
             lw_arg_lit(a, "COUNT");
-            lw_arg_int(a, w->options->batch);
+            lw_arg_int(a, lw_group_count(w));
 
             reply = lw_args_call(a);
 
             if (!lw_reply_is_array(reply) || reply->elements < 2) {
-                if (reply) {
-                    freeReplyObject(reply);
-                }
+                lw_reply_free(reply);
                 return LW_REDIS;
             }
 
-            (void) snprintf(next, sizeof(next), "%.60s",
-                            reply->element[0]->str);
+            cursor = lw_reply_str(reply->element[0]);
+            (void) snprintf(next, sizeof(next), "%.*s", (int) cursor.len,
+                            cursor.len ? (const char *) cursor.data : "0-0");
 
-            rc = lw_group_add(w, reply->element[1], (unsigned) i, 1);
+            rc = lw_group_own(&g->batch, reply);
 
-            freeReplyObject(reply);
+            if (rc == LW_OK) {
+                rc = lw_group_add(w, reply->element[1], (unsigned) i, 1);
+            }
 
             if (rc != LW_OK) {
                 return rc;
@@ -471,9 +482,7 @@ lw_group_judge(lw_t *w, unsigned stream, size_t from)
     reply = lw_args_call(a);
 
     if (!lw_reply_is_array(reply)) {
-        if (reply) {
-            freeReplyObject(reply);
-        }
+        lw_reply_free(reply);
         return LW_REDIS;
     }
 
@@ -499,7 +508,7 @@ lw_group_judge(lw_t *w, unsigned stream, size_t from)
         }
     }
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     for (i = from, n = from; i < b->n; i++) {
         if (b->entries[i].reply) {
@@ -529,6 +538,14 @@ lw_group_collect(lw_t *w)
 
     b = &w->group->batch;
 
+    if (lw_redis_is_ahead(w->redis)) {
+        rc = lw_group_reply(w, lw_redis_ahead(w->redis));
+
+        if (rc != LW_OK || b->n) {
+            return rc;
+        }
+    }
+
     if (w->options->once) {
         return lw_group_read(w, -1);
     }
@@ -538,8 +555,7 @@ lw_group_collect(lw_t *w)
 
     end = lw_clock() + w->options->linger;
 
-    while (rc == LW_OK && b->n > 0 && !lw_stop
-           && b->n < (size_t) w->options->batch
+    while (rc == LW_OK && b->n > 0 && !lw_stop && !w->group->full
            && b->bytes < (size_t) w->options->batch_bytes
            && (block = end - lw_clock()) > 0)
     {
@@ -560,26 +576,57 @@ lw_group_collect(lw_t *w)
 static int
 lw_group_read(lw_t *w, int64_t block)
 {
-    int                  rc;
-    size_t               i, k, n;
-    lw_args_t           *a;
+    lw_args_t  *a;
+
+    a = lw_args(w->redis);
+    lw_group_command(w, a, block);
+
+    return lw_group_reply(w, lw_args_call(a));
+}
+
+
+/*
+ * Where the last read was full the next one is, too: Redis gathers it while
+ * this batch is worked at.
+ */
+
+int
+lw_group_ahead(lw_t *w)
+{
+    lw_args_t  *a;
+
+    if (!w->group->full || lw_stop || lw_reload
+        || lw_redis_is_ahead(w->redis))
+    {
+        return LW_OK;
+    }
+
+    a = lw_args(w->redis);
+    lw_group_command(w, a, -1);
+
+    return lw_args_ahead(a);
+}
+
+
+static void
+lw_group_command(lw_t *w, lw_args_t *a, int64_t block)
+{
+    size_t               i, n;
     lw_group_t          *g;
-    redisReply          *reply, *row;
-    lunary_str_t         name;
     const lw_options_t  *o;
 
     g = w->group;
     o = w->options;
     n = o->nstreams;
 
-    a = lw_args(w->redis);
+    g->asked = lw_group_count(w) - (block < 0 ? 0 : (int64_t) g->batch.n);
 
     lw_arg_lit(a, "XREADGROUP");
     lw_arg_lit(a, "GROUP");
     lw_arg_z(a, o->group);
     lw_arg_z(a, o->consumer);
     lw_arg_lit(a, "COUNT");
-    lw_arg_int(a, o->batch - (int64_t) g->batch.n);
+    lw_arg_int(a, g->asked > 0 ? g->asked : 1);
 
     if (block >= 0) {
         lw_arg_lit(a, "BLOCK");
@@ -590,17 +637,53 @@ lw_group_read(lw_t *w, int64_t block)
 
     /* each round begins with another shard, so that none starves */
 
+    g->first++;
+
     for (i = 0; i < n; i++) {
         lw_arg_z(a, o->streams[(g->first + i) % n]);
     }
 
-    g->first++;
-
     for (i = 0; i < n; i++) {
         lw_arg_lit(a, ">");
     }
+}
 
-    reply = lw_args_call(a);
+
+/* as many entries as come to --batch-bytes, by what the last ones had */
+
+static int64_t
+lw_group_count(lw_t *w)
+{
+    int64_t  n, most;
+
+    n = w->options->batch_bytes / (w->group->mean + 1);
+
+    n = n < w->options->batch ? n : w->options->batch;
+
+    /* COUNT is for each stream, and seldom all of them are full */
+
+    most = n / (int64_t) w->options->nstreams;
+    most = most > LW_SHARD_COUNT ? most : LW_SHARD_COUNT;
+
+    n = n < most ? n : most;
+
+    return n > 0 ? n : 1;
+}
+
+
+static int
+lw_group_reply(lw_t *w, redisReply *reply)
+{
+    int                  rc;
+    size_t               i, k, n, before, bytes;
+    int64_t              mean;
+    lw_group_t          *g;
+    redisReply          *row;
+    lunary_str_t         name;
+    const lw_options_t  *o;
+
+    g = w->group;
+    o = w->options;
 
     if (reply == NULL) {
         return LW_REDIS;
@@ -612,13 +695,23 @@ lw_group_read(lw_t *w, int64_t block)
 
         rc = strncmp(reply->str, "NOGROUP", 7) == 0 ? lw_group_join(w)
                                                     : LW_REDIS;
-        freeReplyObject(reply);
+        lw_reply_free(reply);
         return rc;
     }
 
-    rc = LW_OK;
+    if (!lw_reply_is_array(reply)) {
+        g->full = 0;
+        lw_reply_free(reply);
+        return LW_OK;
+    }
 
-    for (i = 0; lw_reply_is_array(reply) && i < reply->elements; i++) {
+    rc = lw_group_own(&g->batch, reply);
+
+    n = o->nstreams;
+    before = g->batch.n;
+    bytes = g->batch.bytes;
+
+    for (i = 0; i < reply->elements && rc == LW_OK; i++) {
 
         row = reply->element[i];
 
@@ -635,14 +728,51 @@ lw_group_read(lw_t *w, int64_t block)
         }
     }
 
-    freeReplyObject(reply);
+    if (g->batch.n > before) {
+
+        /* up at once, down by halves */
+
+        mean = (int64_t) ((g->batch.bytes - bytes) / (g->batch.n - before));
+        g->mean = mean > g->mean ? mean : (g->mean + mean) / 2;
+    }
+
+    g->full = (int64_t) (g->batch.n - before) >= g->asked;
 
     return rc;
 }
 
 
+/* the batch frees the reply, whatever becomes of it */
+
 static int
-lw_group_add(lw_t *w, redisReply *list, unsigned stream, int again)
+lw_group_own(lw_batch_t *b, redisReply *reply)
+{
+    void    *p;
+    size_t   cap;
+
+    if (b->nreplies == b->creplies) {
+
+        cap = b->creplies ? b->creplies * 2 : 16;
+        p = realloc(b->replies, cap * sizeof(*b->replies));
+
+        if (p == NULL) {
+            lw_log(LW_LOG_ERROR, "no memory for a batch");
+            lw_reply_free(reply);
+            return LW_REDIS;
+        }
+
+        b->replies = p;
+        b->creplies = cap;
+    }
+
+    b->replies[b->nreplies++] = reply;
+
+    return LW_OK;
+}
+
+
+static int
+lw_group_add(lw_t *w, const redisReply *list, unsigned stream, int again)
 {
     void        *p;
     size_t       i, cap;
@@ -673,7 +803,7 @@ lw_group_add(lw_t *w, redisReply *list, unsigned stream, int again)
 
         e = &b->entries[b->n];
 
-        if (lw_entry_take(e, &list->element[i]) != LW_OK) {
+        if (lw_entry_take(e, list->element[i]) != LW_OK) {
             continue;
         }
 
@@ -733,7 +863,7 @@ lw_group_ack(lw_t *w, const lw_entry_t *entries, size_t n)
 
         i = lw_reply_is_error(reply);
 
-        freeReplyObject(reply);
+        lw_reply_free(reply);
 
         if (i) {
             return LW_REDIS;
@@ -798,13 +928,11 @@ lw_group_bury(lw_t *w, const lw_entry_t *e, const char *reason)
     reply = lw_script_call(a, &script);
 
     if (reply == NULL || lw_reply_is_error(reply)) {
-        if (reply) {
-            freeReplyObject(reply);
-        }
+        lw_reply_free(reply);
         return LW_REDIS;
     }
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     w->dead++;
 
@@ -901,8 +1029,6 @@ lw_group_leave(lw_t *w)
 
         reply = lw_script_call(a, &script);
 
-        if (reply) {
-            freeReplyObject(reply);
-        }
+        lw_reply_free(reply);
     }
 }

@@ -7,8 +7,8 @@
  * Invariants
  *   - an entry is pending in Redis until somebody acknowledges it, whatever
  *     becomes of this process;
- *   - at most options' batch of entries is in memory, and what the command
- *     itself keeps;
+ *   - at most two batches of entries are in memory (that at hand, and one
+ *     read ahead), each of about --batch-bytes, and what a command keeps;
  *   - after each connect the entries that this consumer was given before are
  *     read again: nothing is lost in a broken connection.
  */
@@ -24,15 +24,17 @@ typedef struct {
     size_t          n;
     size_t          cap;
     size_t          bytes;
+    redisReply    **replies;         /* that they lie in                      */
+    size_t          nreplies;
+    size_t          creplies;
 } lw_batch_t;
 
 
 /*
- * What a command does with entries.  take() handles a batch: entries that it
- * wants to keep it moves out (lw_entry_t.reply = NULL); all others are freed
- * behind it.  It is also called with an empty batch where wants() is not 0.
- * last: nothing more will come.  LW_OK, LW_REDIS, LW_NOMEM or LW_ERROR (ends
- * the worker).
+ * What a command does with entries.  take() handles a batch, which is freed
+ * behind it: an entry stays only by lw_entry_keep().  It is also called with
+ * an empty batch where wants() is not 0.  last: nothing more will come.
+ * LW_OK, LW_REDIS, LW_NOMEM or LW_ERROR (ends the worker).
  *
  * wants(): entries that are kept, to be looked at again soon.  reload(): the
  * options are new.  reset(): the connection broke: what was kept is to be
@@ -51,6 +53,13 @@ int lw_group_run(lw_t *w, const lw_handler_t *h, int argc, char **argv);
 
 
 void lw_batch_free(lw_batch_t *b);
+
+/*
+ * take() calls this when it has read what it needs to know and begins to
+ * work: the next batch is asked for, if there seems to be one.  LW_OK or
+ * LW_REDIS.
+ */
+int lw_group_ahead(lw_t *w);
 
 /*
  * Acknowledges entries: LW_OK or LW_REDIS.  lw_group_bury() moves one to the

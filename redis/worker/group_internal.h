@@ -22,6 +22,9 @@ struct lw_group_s {
     int64_t               started;
     uint64_t              reported;
     unsigned              again:1;       /* read what is pending with us      */
+    unsigned              full:1;        /* the last read got what it asked   */
+    int64_t               asked;         /* entries, by the last read         */
+    int64_t               mean;          /* bytes of an entry, lately         */
     unsigned              first;         /* stream, of the next read          */
     int64_t               lag[LW_STREAMS_MAX];
     int64_t               pending[LW_STREAMS_MAX];

@@ -4,28 +4,9 @@
  * The ledger.  See ledger.h; the step in Redis is ledger.lua.
  */
 
-#include <ctype.h>
 #include <stdlib.h>
 
 #include "ledger_internal.h"
-
-
-#define LW_BUCKET_MS     600000
-#define LW_OPEN_MS       "86400000"
-
-
-/* the script, in the program itself */
-
-__asm__(
-    ".section .rodata\n"
-    ".global lw_ledger_lua\n"
-    "lw_ledger_lua:\n"
-    ".incbin \"" LW_LEDGER_FILE "\"\n"
-    ".byte 0\n"
-    ".previous\n"
-);
-
-extern const char  lw_ledger_lua[];
 
 
 static int lw_ledger_take(lw_t *w, lw_batch_t *b, int last);
@@ -39,20 +20,13 @@ static void lw_ledger_event(lw_t *w, lw_share_t *s);
 static lunary_str_t lw_ledger_text(lw_share_t *s, lunary_str_t v);
 static void lw_ledger_price(lw_t *w, lw_share_t *s, const lw_usage_t *u);
 static int lw_ledger_starts(lw_t *w, lw_ledger_t *l);
+static int lw_ledger_started(lw_t *w, lw_share_t *s);
 static int lw_ledger_props(lw_t *w, lw_ledger_t *l);
-static int lw_ledger_stream(lw_t *w, lw_ledger_t *l, unsigned stream);
-static int lw_ledger_call(lw_t *w, lw_ledger_t *l, unsigned stream,
-    size_t *dropped);
-static size_t lw_ledger_answer(lw_t *w, lw_ledger_t *l, unsigned stream,
-    redisReply *reply);
 static void lw_ledger_sort(lw_ledger_t *l);
 static int lw_ledger_compare(const void *a, const void *b);
-static void lw_run_key(lunary_str_t run, char *bucket, unsigned char *key,
-    size_t *len, int64_t started_at);
 
 
 static lw_ledger_t   lw_ledger_state;
-static lw_script_t   lw_ledger_script;
 static lw_share_t   *lw_ledger_shares;
 
 static const lw_handler_t  lw_ledger_handler = {
@@ -71,16 +45,14 @@ lw_ledger(lw_t *w, int argc, char **argv)
 
     l = &lw_ledger_state;
 
-    lw_ledger_script.text = lw_ledger_lua;
-    lw_text_init(&l->args, &w->mem);
+    lw_text_init(&l->pack, &w->mem);
 
     rc = lw_group_run(w, &lw_ledger_handler, argc, argv);
 
-    lw_text_free(&l->args);
+    lw_text_free(&l->pack);
     free(l->shares);
     free(l->order);
     free(l->pick);
-    free(l->spots);
 
     return rc;
 }
@@ -131,6 +103,10 @@ lw_ledger_take(lw_t *w, lw_batch_t *b, int last)
 
     if (rc == LW_OK) {
         rc = lw_ledger_props(w, l);
+    }
+
+    if (rc == LW_OK) {
+        rc = lw_group_ahead(w);
     }
 
     if (rc == LW_OK) {
@@ -239,14 +215,14 @@ lw_ledger_twins(lw_t *w, lw_ledger_t *l)
 
         s = &l->shares[i];
 
-        if (s->run.len == 0) {
+        if (s->member.len == 0) {
             continue;
         }
 
-        for (k = lw_hash(s->run, 3) & (size - 1); table[k];
+        for (k = lw_hash(s->member, 3) & (size - 1); table[k];
              k = (k + 1) & (size - 1))
         {
-            if (lw_str_same(table[k]->run, s->run)) {
+            if (lw_str_same(table[k]->member, s->member)) {
                 s->counts = 0;
                 w->skipped++;
                 break;
@@ -274,7 +250,6 @@ lw_ledger_run(lw_t *w, lw_share_t *s)
     e = s->entry;
 
     s->counts = 1;
-    s->run = lw_field(e, RUN_ID);
     s->user = lw_field(e, USER_ID);
     s->model = lw_field(e, MODEL).len ? lw_field(e, MODEL)
                                       : lw_field(e, RESPONSE_MODEL);
@@ -291,6 +266,8 @@ lw_ledger_run(lw_t *w, lw_share_t *s)
     if (s->last < s->first) {
         s->last = s->first;
     }
+
+    lw_ledger_member(s, lw_field(e, RUN_ID));
 
     outcome = lw_field(e, OUTCOME);
 
@@ -369,7 +346,11 @@ lw_ledger_event(lw_t *w, lw_share_t *s)
 
     s->first = lw_now();
 
-    if (lunary_json_int(lunary_json_get(event, "timestamp"), &ms) && ms > 0) {
+    /* a client's word: no user is seen in the future */
+
+    if (lunary_json_int(lunary_json_get(event, "timestamp"), &ms) && ms > 0
+        && ms < s->first)
+    {
         s->first = ms;
     }
 
@@ -447,14 +428,17 @@ lw_ledger_text(lw_share_t *s, lunary_str_t v)
 static int
 lw_ledger_starts(lw_t *w, lw_ledger_t *l)
 {
+    int            rc;
     size_t         i, k;
     lw_text_t      key;
     lw_args_t     *a;
     lw_share_t    *s;
-    redisReply    *reply;
     lunary_str_t   run;
 
-    for (i = 0; i < l->n; i++) {
+    lw_text_init(&key, &w->mem);
+    rc = LW_OK;
+
+    for (i = 0; rc == LW_OK && i < l->n; i++) {
 
         s = &l->shares[i];
 
@@ -472,6 +456,7 @@ lw_ledger_starts(lw_t *w, lw_ledger_t *l)
                 && lw_str_same(l->shares[k].app, s->app))
             {
                 s->user = l->shares[k].user;
+                s->looks_up = 0;
                 break;
             }
         }
@@ -480,43 +465,69 @@ lw_ledger_starts(lw_t *w, lw_ledger_t *l)
             continue;
         }
 
-        lw_text_init(&key, &w->mem);
-        lw_text_fmt(&key, "%sledger:open:", w->options->prefix);
-        lw_text_str(&key, s->app);
-        lw_text_lit(&key, ":");
-        lw_text_str(&key, run);
+        lw_ledger_open_key(w, &key, s->app, run);
 
         a = lw_args(w->redis);
         lw_arg_lit(a, "GET");
         lw_arg_str(a, lw_text_get(&key));
 
-        reply = key.failed ? NULL : lw_args_call(a);
-
-        lw_text_free(&key);
-
-        if (reply == NULL) {
-            return LW_REDIS;
-        }
-
-        if (reply->type == REDIS_REPLY_STRING) {
-
-            k = s->text.buf.len;
-
-            if (lunary_buf_reserve(s->text.mem, &s->text.buf,
-                                   (size_t) reply->len) == LUNARY_OK)
-            {
-                /* the buffer may have moved: no other slice is used */
-
-                lw_text_add(&s->text, reply->str, (size_t) reply->len);
-                s->user = lunary_str(s->text.buf.data + k,
-                                     (size_t) reply->len);
-            }
-        }
-
-        freeReplyObject(reply);
+        rc = key.failed ? LW_NOMEM : lw_args_queue(a);
     }
 
+    lw_text_free(&key);
+
+    for (i = 0; rc == LW_OK && i < l->n; i++) {
+        if (l->shares[i].looks_up) {
+            rc = lw_ledger_started(w, &l->shares[i]);
+        }
+    }
+
+    return rc;
+}
+
+
+static int
+lw_ledger_started(lw_t *w, lw_share_t *s)
+{
+    size_t        from;
+    redisReply   *reply;
+    lunary_str_t  user;
+
+    reply = lw_redis_reply(w->redis);
+
+    if (reply == NULL) {
+        return LW_REDIS;
+    }
+
+    user = lw_reply_str(reply);
+
+    if (reply->type == REDIS_REPLY_STRING) {
+
+        /* the text may move: no other slice of it is used from here on */
+
+        from = s->text.buf.len;
+        lw_text_str(&s->text, user);
+
+        s->user = s->text.failed ? lunary_str(NULL, 0)
+                                 : lunary_str(s->text.buf.data + from,
+                                              user.len);
+    }
+
+    lw_reply_free(reply);
+
     return LW_OK;
+}
+
+
+void
+lw_ledger_open_key(lw_t *w, lw_text_t *key, lunary_str_t app,
+    lunary_str_t run)
+{
+    lw_text_clear(key);
+    lw_text_fmt(key, "%sledger:open:", w->options->prefix);
+    lw_text_str(key, app);
+    lw_text_lit(key, ":");
+    lw_text_str(key, run);
 }
 
 
@@ -615,245 +626,4 @@ lw_ledger_compare(const void *a, const void *b)
     }
 
     return x < y ? -1 : x > y;
-}
-
-
-/* what turns out to be somebody else's, or counted before, is left out */
-
-static int
-lw_ledger_stream(lw_t *w, lw_ledger_t *l, unsigned stream)
-{
-    int     rc;
-    size_t  dropped;
-
-    do {
-        dropped = 0;
-        rc = lw_ledger_call(w, l, stream, &dropped);
-
-    } while (rc == LW_OK && dropped);
-
-    return rc;
-}
-
-
-static int
-lw_ledger_call(lw_t *w, lw_ledger_t *l, unsigned stream, size_t *dropped)
-{
-    char                 bucket[32];
-    size_t               i, n, spot, len, entries;
-    lw_args_t           *a;
-    lw_share_t          *s;
-    redisReply          *reply;
-    unsigned char        member[300];
-    const lw_options_t  *o;
-
-    o = w->options;
-
-    lw_text_clear(&l->args);
-    l->nspots = 0;
-
-    lw_put(l, lw_str(o->group));
-    lw_put(l, lw_str(o->consumer));
-    lw_put(l, lw_str(o->prefix));
-    lw_put_int(l, lw_now());
-    lw_put_int(l, o->max_claimed);
-    lw_put_int(l, o->claimed_ttl);
-    lw_put_int(l, o->daily_ttl);
-    lw_put_int(l, o->dedup + LW_BUCKET_MS);
-
-    spot = lw_put_later(l);
-
-    for (i = 0, n = 0; i < l->n; i++) {
-        if (l->shares[i].entry->stream == stream && !l->shares[i].lost) {
-            lw_put(l, l->shares[i].entry->id);
-            n++;
-        }
-    }
-
-    entries = n;
-
-    if (entries == 0) {
-        return LW_OK;
-    }
-
-    lw_put_now(l, spot, (int64_t) n);
-    spot = lw_put_later(l);
-
-    for (i = 0, n = 0; o->dedup && i < l->n; i++) {
-
-        s = &l->shares[i];
-
-        if (s->entry->stream != stream || s->lost || !s->counts
-            || s->run.len == 0 || s->run.len > 256)
-        {
-            continue;
-        }
-
-        lw_run_key(s->run, bucket, member, &len, s->first);
-        lw_put(l, lw_str(bucket));
-        lw_put(l, lunary_str(member, len));
-        n++;
-    }
-
-    lw_put_now(l, spot, (int64_t) n);
-    spot = lw_put_later(l);
-
-    for (i = 0, n = 0; i < l->n; i++) {
-
-        s = &l->shares[i];
-
-        if (s->entry->stream != stream || s->lost || s->open.len == 0) {
-            continue;
-        }
-
-        len = l->args.buf.len;
-        lw_text_fmt(&l->args, "%sledger:open:", o->prefix);
-        lw_text_str(&l->args, s->app);
-        lw_text_lit(&l->args, ":");
-        lw_text_str(&l->args, s->open);
-        lw_put(l, lunary_str(NULL, 0));
-        lw_put(l, s->user);
-        lw_put(l, lw_str(LW_OPEN_MS));
-        n++;
-    }
-
-    lw_put_now(l, spot, (int64_t) n);
-    lw_ledger_users(l, stream);
-
-    if (l->args.failed) {
-        lw_log(LW_LOG_ERROR, "no memory for a batch");
-        return LW_NOMEM;
-    }
-
-    a = lw_script(w->redis, &lw_ledger_script, 1);
-    lw_arg_z(a, o->streams[stream]);
-
-    for (i = 0; i < l->nspots; i++) {
-        lw_arg(a, l->args.buf.data + (i ? l->spots[i - 1] : 0),
-               l->spots[i] - (i ? l->spots[i - 1] : 0));
-    }
-
-    reply = lw_script_call(a, &lw_ledger_script);
-
-    if (!lw_reply_is_array(reply) || reply->elements != 2) {
-        if (reply) {
-            freeReplyObject(reply);
-        }
-        return LW_REDIS;
-    }
-
-    *dropped = lw_ledger_answer(w, l, stream, reply);
-
-    freeReplyObject(reply);
-
-    if (*dropped == 0) {
-        w->entries += entries;
-    }
-
-    return LW_OK;
-}
-
-
-static size_t
-lw_ledger_answer(lw_t *w, lw_ledger_t *l, unsigned stream, redisReply *reply)
-{
-    char           bucket[32];
-    size_t         i, k, len, dropped;
-    lw_share_t    *s;
-    lunary_str_t   one;
-    unsigned char  member[300];
-
-    dropped = 0;
-
-    for (k = 0; k < 2; k++) {
-        for (i = 0; i < reply->element[k]->elements; i++) {
-
-            one = lw_reply_str(reply->element[k]->element[i]);
-
-            for (s = l->shares; s < l->shares + l->n; s++) {
-
-                if (s->entry->stream != stream || s->lost) {
-                    continue;
-                }
-
-                if (k == 0 && lw_str_same(s->entry->id, one)) {
-                    s->lost = 1;
-                    dropped++;
-
-                } else if (k == 1 && s->counts && s->run.len
-                           && s->run.len <= 256)
-                {
-                    lw_run_key(s->run, bucket, member, &len, s->first);
-
-                    if (lw_str_same(lunary_str(member, len), one)) {
-                        s->counts = 0;
-                        w->skipped++;
-                        dropped++;
-                    }
-                }
-            }
-        }
-    }
-
-    return dropped;
-}
-
-
-/* the time in a UUIDv7 chooses the set, 16 bytes are the member */
-
-static void
-lw_run_key(lunary_str_t run, char *bucket, unsigned char *key, size_t *len,
-    int64_t started_at)
-{
-    int            n;
-    size_t         i, k;
-    int64_t        ms;
-    unsigned       c;
-
-    ms = started_at;
-    k = 0;
-
-    if (run.len == 36) {
-
-        for (i = 0; i < 36; i++) {
-
-            c = run.data[i];
-
-            if (c == '-') {
-                continue;
-            }
-
-            if (!isxdigit((int) c) || k == 32) {
-                break;
-            }
-
-            c = c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10;
-
-            if (k % 2 == 0) {
-                key[k / 2] = (unsigned char) (c << 4);
-            } else {
-                key[k / 2] |= (unsigned char) c;
-            }
-
-            k++;
-        }
-    }
-
-    if (k == 32) {
-
-        *len = 16;
-
-        if ((key[6] >> 4) == 7) {
-            for (i = 0, ms = 0; i < 6; i++) {
-                ms = ms << 8 | key[i];
-            }
-        }
-
-    } else {
-        memcpy(key, run.data, run.len);
-        *len = run.len;
-    }
-
-    n = snprintf(bucket, 32, "%lld", (long long) (ms / LW_BUCKET_MS));
-    (void) n;
 }

@@ -1,48 +1,80 @@
 -- Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
 --
 -- The ledger's one step: counts a batch and acknowledges it.  Sent by
--- ledger.c with sums for each user; either all of it happens or nothing.
+-- ledger_call.c with sums for each user.
+--
+-- Either nothing of it happens (an error, or an answer that names entries),
+-- or all of it: what can fail is tried before the first write, and behind
+-- that no error ends the script, for a half counted batch would be counted
+-- again.  A key of another type, that somebody else has put in the way, is
+-- passed over, and told.
 --
 -- KEYS  the stream
 -- ARGV  group, consumer, prefix, now, max-claimed, claimed-ttl, daily-ttl,
---       dedup-ttl; then lists, each a count and its rows:
---       entries    id
---       runs seen  bucket, members...  (count, then bucket and run id)
---       SDK opens  key, value, ttl
---       users      see below
+--       dedup-ttl, open-ttl, and the batch as MessagePack, for an argument
+--       costs Redis as much as a small command; numbers are text in it:
 --
--- Answers {entries that are not ours to count (any more), runs that were
--- counted before}.  Where either is not empty nothing was done: ledger.c
--- leaves these out and asks again.
+--   batch  {ids, seen, opens, users}
+--   seen   {bucket, {member, ...}}, ...      runs, so that they count once
+--   opens  {key, value}, ...                 starts that SDKs told of
+--   users  {app, id, verified, first, last, sums, models, threads, days}, ...
+--   sums   name, value, ...                  of counters
+--   models name, runs, ...
+--   days   {date, sums}, ...                 sums absent: the user's
+--
+-- An id of '' is nobody.
+--
+-- Answers {entries that are not pending any more, runs that were counted
+-- before, how many writes failed}.  Where one of the first two is not empty
+-- nothing was done: the ledger leaves these out and asks again.
 
-local at = 0
-local function arg()
-    at = at + 1
-    return ARGV[at]
-end
+-- numbers are few and often the same: reading one costs as much as asking
+-- Redis for something
 
-local stream, group, consumer, prefix = KEYS[1], arg(), arg(), arg()
-local now, max_claimed = tonumber(arg()), tonumber(arg())
-local claimed_ttl, daily_ttl, dedup_ttl = arg(), arg(), arg()
+local number = setmetatable({}, {__index = function(known, text)
+    local n = tonumber(text)
+    known[text] = n
+    return n
+end})
 
--- every entry has to be pending, and with us: another consumer may have
--- claimed it, and counted it, meanwhile
-
-local ids, lost, again = {}, {}, {}
-for i = 1, tonumber(arg()) do
-    ids[i] = arg()
-end
-
-if #ids > 0 then
-    local mine = {}
-    local rows = redis.call('XPENDING', stream, group, ids[1], ids[#ids],
-                            #ids + 100, consumer)
-    for _, row in ipairs(rows) do
-        mine[row[1]] = true
+-- of two numbers of digits alone, as text
+local function less(a, b)
+    if #a ~= #b then
+        return #a < #b
     end
+    return a < b
+end
+
+local stream, group, consumer, prefix = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local now, max_claimed = tonumber(ARGV[4]), tonumber(ARGV[5])
+local claimed_ttl, daily_ttl, dedup_ttl = ARGV[6], ARGV[7], ARGV[8]
+local open_ttl = ARGV[9]
+local ids, seen, opens, users = unpack(cmsgpack.unpack(ARGV[10]))
+
+-- every entry has to be pending still: what is not was counted by somebody
+-- who had claimed it.  A list of at most 5000 fits Lua's stack.
+
+local lost, again = {}, {}
+local rows = redis.call('XPENDING', stream, group, ids[1], ids[#ids],
+                        #ids + 100, consumer)
+local i = 1
+for _, id in ipairs(ids) do
+    while rows[i] and rows[i][1] ~= id do
+        i = i + 1
+    end
+    if not rows[i] then
+        lost[1] = id
+        break
+    end
+    i = i + 1
+end
+
+-- not in that order, or not all with us: one by one
+
+if lost[1] then
+    lost = {}
     for _, id in ipairs(ids) do
-        if not mine[id] and #redis.call('XPENDING', stream, group, id, id, 1,
-                                        consumer) == 0 then
+        if #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
             lost[#lost + 1] = id
         end
     end
@@ -50,102 +82,69 @@ end
 
 -- a run counts once, also where the stream has it twice
 
-local buckets = {}
-for _ = 1, tonumber(arg()) do
-    local bucket, run = prefix .. 'ledger:seen:' .. arg(), arg()
-    local b = buckets[bucket]
-    if not b then
-        b = {}
-        buckets[bucket] = b
-    end
-    b[#b + 1] = run
-end
-
-local function pieces(list, fn)
-    for i = 1, #list, 4000 do
-        fn(unpack(list, i, math.min(i + 3999, #list)))
-    end
-end
-
-for bucket, runs in pairs(buckets) do
-    if redis.call('EXISTS', bucket) == 1 then
-        local i = 0
-        pieces(runs, function(...)
-            for _, seen in ipairs(redis.call('SMISMEMBER', bucket, ...)) do
-                i = i + 1
-                if seen == 1 then
-                    again[#again + 1] = runs[i]
-                end
+for _, b in ipairs(seen) do
+    b[1] = prefix .. 'ledger:seen:' .. b[1]
+    if redis.call('EXISTS', b[1]) == 1 then
+        local had = redis.call('SMISMEMBER', b[1], unpack(b[2]))
+        for k, member in ipairs(b[2]) do
+            if had[k] == 1 then
+                again[#again + 1] = member
             end
-        end)
+        end
     end
 end
 
 if #lost > 0 or #again > 0 then
-    return {lost, again}
+    return {lost, again, 0}
 end
+
+-- writes nothing, and fails where Redis takes no writes: memory, disk, role
+
+redis.call('SETRANGE', prefix .. 'ledger:probe', 0, '')
 
 -- from here on everything is done
 
-for bucket, runs in pairs(buckets) do
-    pieces(runs, function(...)
-        redis.call('SADD', bucket, ...)
-    end)
-    redis.call('PEXPIRE', bucket, dedup_ttl)
-end
-
-for _ = 1, tonumber(arg()) do
-    local key, value, ttl = arg(), arg(), arg()
-    redis.call('SET', key, value, 'PX', ttl)
-end
-
--- numbers of this size are exact in a double (2^53), dollars up to 9 million
-
-local function whole(n)
-    return string.format('%.0f', n)
-end
-
--- billionths of a dollar as decimal text
-local function usd(nano)
-    return string.format('%d.%09d', math.floor(nano / 1e9), nano % 1e9)
-end
-
-local names = {'runs', 'errors', 'aborted', 'rejected', 'input_tokens',
-               'output_tokens', 'unpriced_runs', 'claimed_runs'}
-local fields = {'runs', 'errors', 'aborted', 'rejected', 'input_tokens',
-                'output_tokens', 'unpriced_runs', 'claimed_runs', 'cost_nano',
-                'first_seen', 'last_seen', 'verified', 'models'}
-
-local function read_sums()
-    local sums = {}
-    for i = 1, #names do
-        sums[i] = tonumber(arg())
+local failed = 0
+local function try(...)
+    local answer = redis.pcall(...)
+    if type(answer) == 'table' and answer.err then
+        failed = failed + 1
+        return nil
     end
-    return sums, arg()
+    return answer
 end
 
--- appends to `set` what a hash is to hold, by what it held
-local function add(set, had, sums, cost)
-    for i, name in ipairs(names) do
-        if sums[i] ~= 0 then
-            set[#set + 1] = name
-            set[#set + 1] = whole((tonumber(had[i]) or 0) + sums[i])
+for _, b in ipairs(seen) do
+    try('SADD', b[1], unpack(b[2]))
+    try('PEXPIRE', b[1], dedup_ttl)
+end
+
+for _, open in ipairs(opens) do
+    try('SET', open[1], open[2], 'PX', open_ttl)
+end
+
+-- adds name and value pairs to a hash: whole numbers, dollars in billionths;
+-- exact in a double (2^53) up to 9 million dollars.  Answers cost_usd, if it
+-- is another now, and whether one of them is new
+
+local function add(key, sums)
+    local cost, new
+    for k = 1, #sums, 2 do
+        local sum = try('HINCRBY', key, sums[k], sums[k + 1])
+        new = new or sum == number[sums[k + 1]]
+        if sums[k] == 'cost_nano' and sum then
+            cost = string.format('%d.%09d', math.floor(sum / 1e9),
+                                 sum % 1e9)
         end
     end
-    if cost ~= '' then
-        local nano = (tonumber(had[9]) or 0) + tonumber(cost)
-        set[#set + 1] = 'cost_nano'
-        set[#set + 1] = whole(nano)
-        set[#set + 1] = 'cost_usd'
-        set[#set + 1] = usd(nano)
-    end
+    return cost, new
 end
 
--- at most 32 models by name: {"gpt-4o":3}
-local function add_models(set, had)
-    local n = tonumber(arg())
-    if n == 0 then
-        return
+-- at most 32 models by name: {"gpt-4o":3}; nil where there are none to add
+
+local function add_models(had, list)
+    if #list == 0 then
+        return nil
     end
     local ok, models = pcall(cjson.decode, had or '{}')
     if not ok or type(models) ~= 'table' then
@@ -155,8 +154,8 @@ local function add_models(set, had)
     for _ in pairs(models) do
         count = count + 1
     end
-    for _ = 1, n do
-        local name, runs = arg(), tonumber(arg())
+    for k = 1, #list, 2 do
+        local name, runs = list[k], number[list[k + 1]]
         if not models[name] then
             if count >= 32 then
                 name = '(others)'
@@ -165,94 +164,97 @@ local function add_models(set, had)
         end
         models[name] = (tonumber(models[name]) or 0) + runs
     end
-    set[#set + 1] = 'models'
-    set[#set + 1] = cjson.encode(models)
+    local text
+    ok, text = pcall(cjson.encode, models)
+    return ok and text or '{}'
 end
-
--- a user's row: app, id ('' is nobody), verified, first, last, sums, cost,
--- models (count, then name and runs), threads (count, then ids), days
--- (count, then date, sums and cost)
 
 local lists = {}
 
-for _ = 1, tonumber(arg()) do
-    local app, id, verified = arg(), arg(), arg() == '1'
-    local first, last = arg(), arg()
-    local sums, cost = read_sums()
+for _, user in ipairs(users) do
+    local app, id, verified, first, last, sums, models, threads, days =
+        unpack(user)
+    verified = verified == '1'
     local name = app .. ':' .. id
     local key = prefix .. 'user:' .. name
     local claimed = prefix .. 'claimed:' .. app
-    local day = prefix .. 'user-day:' .. name .. ':'
-    local threads = prefix .. 'user-threads:' .. name
-    local rest = false
+    local rest = ''
     local had
 
     if id == '' then
         rest = 'none'
 
     else
-        had = redis.call('HMGET', key, unpack(fields))
+        had = try('HMGET', key, 'first_seen', 'last_seen', 'verified',
+                  'models') or {}
         if not verified and not had[1]
            and redis.call('EXISTS', key) == 0 then
-            redis.call('ZREMRANGEBYSCORE', claimed, '-inf',
-                       whole(now - claimed_ttl))
-            if redis.call('ZCARD', claimed) >= max_claimed then
+            try('ZREMRANGEBYSCORE', claimed, '-inf',
+                string.format('%.0f', now - claimed_ttl))
+            if (try('ZCARD', claimed) or 0) >= max_claimed then
                 rest = 'claimed'
             end
         end
     end
 
-    if rest then
+    local kind = 'user'
+    if rest ~= '' then
+        kind = 'user-rest'
         name = app .. ':' .. rest
         key = prefix .. 'user-rest:' .. name
-        day = prefix .. 'user-rest-day:' .. name .. ':'
-        threads = prefix .. 'user-rest-threads:' .. name
-        had = redis.call('HMGET', key, unpack(fields))
+        had = try('HMGET', key, 'first_seen', 'last_seen', 'verified',
+                  'models') or {}
     end
 
     local set = {}
-    add(set, had, sums, cost)
-    add_models(set, had[13])
-
-    local n = tonumber(arg())
-    if n > 0 then
-        for _ = 1, n do
-            redis.call('PFADD', threads, arg())
-        end
-        set[#set + 1] = 'threads'
-        set[#set + 1] = redis.call('PFCOUNT', threads)
+    local cost = add(key, sums)
+    if cost then
+        set[1] = 'cost_usd'
+        set[2] = cost
     end
 
-    if not had[10] or tonumber(had[10]) > tonumber(first) then
+    models = add_models(had[4], models)
+    if models then
+        set[#set + 1] = 'models'
+        set[#set + 1] = models
+    end
+
+    local counted = prefix .. kind .. '-threads:' .. name
+    if #threads > 0 then
+        try('PFADD', counted, unpack(threads))
+        set[#set + 1] = 'threads'
+        set[#set + 1] = try('PFCOUNT', counted) or 0
+    end
+
+    if not had[1] or less(first, had[1]) then
         set[#set + 1] = 'first_seen'
         set[#set + 1] = first
     end
-    if not had[11] or tonumber(had[11]) < tonumber(last) then
+    if not had[2] or less(had[2], last) then
         set[#set + 1] = 'last_seen'
         set[#set + 1] = last
     end
-    if verified and had[12] ~= '1' then
+    if verified and had[3] ~= '1' then
         set[#set + 1] = 'verified'
         set[#set + 1] = '1'
     end
     if #set > 0 then
-        redis.call('HSET', key, unpack(set))
+        try('HSET', key, unpack(set))
     end
 
-    for _ = 1, tonumber(arg()) do
-        local bucket = day .. arg()
-        local before = redis.call('HMGET', bucket, unpack(fields, 1, 9))
-        set = {}
-        add(set, before, read_sums())
-        if #set > 0 then
-            redis.call('HSET', bucket, unpack(set))
-            if not before[1] then
-                redis.call('PEXPIRE', bucket, daily_ttl)
-            end
+    for _, day in ipairs(days) do
+        local bucket = prefix .. kind .. '-day:' .. name .. ':' .. day[1]
+        local new
+        cost, new = add(bucket, day[2] or sums)
+        if cost then
+            try('HSET', bucket, 'cost_usd', cost)
+        end
+        if new then
+            try('PEXPIRE', bucket, daily_ttl)
         end
     end
 
-    if not rest then
+    if rest == '' then
         local list = lists[app]
         if not list then
             list = {}
@@ -262,28 +264,26 @@ for _ = 1, tonumber(arg()) do
         list[#list + 1] = id
 
         if verified then
-            if had[12] ~= '1' then
-                redis.call('PERSIST', key)
-                redis.call('PERSIST', threads)
-                redis.call('ZREM', claimed, id)
+            if had[3] ~= '1' then
+                try('PERSIST', key)
+                try('PERSIST', counted)
+                try('ZREM', claimed, id)
             end
-        elseif had[12] ~= '1' then
-            redis.call('ZADD', claimed, 'GT', last, id)
-            redis.call('PEXPIRE', key, claimed_ttl)
-            redis.call('PEXPIRE', threads, claimed_ttl)
+        elseif had[3] ~= '1' then
+            try('ZADD', claimed, 'GT', last, id)
+            try('PEXPIRE', key, claimed_ttl)
+            try('PEXPIRE', counted, claimed_ttl)
         end
     end
 end
 
 for app, list in pairs(lists) do
-    pieces(list, function(...)
-        redis.call('ZADD', prefix .. 'users:' .. app, 'GT', ...)
-    end)
+    for i = 1, #list, 4000 do
+        try('ZADD', prefix .. 'users:' .. app, 'GT',
+            unpack(list, i, math.min(i + 3999, #list)))
+    end
 end
 
-for i = 1, #ids, 4000 do
-    redis.call('XACK', stream, group,
-               unpack(ids, i, math.min(i + 3999, #ids)))
-end
+redis.call('XACK', stream, group, unpack(ids))
 
-return {lost, again}
+return {lost, again, failed}

@@ -1,8 +1,8 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * What ledger.c (entries, and the call) and ledger_rows.c (the call's rows)
- * share.
+ * What ledger.c (entries), ledger_call.c (the step in Redis) and
+ * ledger_rows.c (what a batch comes to for each user) share.
  */
 
 #ifndef LW_LEDGER_INTERNAL_H
@@ -12,6 +12,8 @@
 
 
 #define LW_SUMS          8
+#define LW_BUCKET_MS     600000
+#define LW_RUN_ID_MAX    256
 
 
 enum {
@@ -34,7 +36,9 @@ typedef struct {
     lunary_str_t        user;
     lunary_str_t        model;
     lunary_str_t        thread;
-    lunary_str_t        run;          /* what must not count twice; or empty  */
+    lunary_str_t        member;       /* what must not count twice; or empty  */
+    unsigned char       key[16];      /* that, of a UUID                      */
+    int64_t             bucket;       /* where it is remembered               */
     lunary_str_t        open;         /* an SDK's start: its run id           */
     lw_text_t           text;         /* what an event's ids decode to        */
     int64_t             first;
@@ -56,24 +60,31 @@ typedef struct {
     size_t             *order;        /* shares by user                       */
     lw_share_t        **pick;         /* of them, those of one call           */
     lw_people_t         people;
-    lw_text_t           args;         /* numbers and keys of one call         */
-    size_t             *spots;        /* of each argument in args: end        */
-    size_t              nspots;
-    size_t              cspots;
+    lw_text_t           pack;         /* a call's batch, as MessagePack       */
 } lw_ledger_t;
 
 
-/* appends the rows of the users of a stream's entries, with their count */
+/* counts the entries of a stream and acknowledges them: LW_OK, LW_REDIS */
+int lw_ledger_stream(lw_t *w, lw_ledger_t *l, unsigned stream);
+
+/* the share's member, key and bucket, of a run's id */
+void lw_ledger_member(lw_share_t *s, lunary_str_t run);
+
+/* where a start that an SDK told of is kept: its user */
+void lw_ledger_open_key(lw_t *w, lw_text_t *key, lunary_str_t app,
+    lunary_str_t run);
+
+/* appends the users of a stream's entries: an array of rows */
 void lw_ledger_users(lw_ledger_t *l, unsigned stream);
 
 /*
- * Arguments of the call, one behind the other.  A count that is not known
- * yet: later() keeps its place, now() fills it.
+ * MessagePack: texts, numbers as text, and arrays, whose length is told
+ * behind their elements: list() begins one, end() ends it.
  */
-void lw_put(lw_ledger_t *l, lunary_str_t s);
-void lw_put_int(lw_ledger_t *l, int64_t n);
-size_t lw_put_later(lw_ledger_t *l);
-void lw_put_now(lw_ledger_t *l, size_t spot, int64_t n);
+void lw_pack(lw_text_t *t, lunary_str_t s);
+void lw_pack_int(lw_text_t *t, int64_t n);
+size_t lw_pack_list(lw_text_t *t);
+void lw_pack_end(lw_text_t *t, size_t list, size_t n);
 
 
 #endif /* LW_LEDGER_INTERNAL_H */

@@ -1,8 +1,8 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * The ledger's rows: what a batch comes to for each user, as arguments of
- * ledger.lua, in the order in which it reads them.
+ * The ledger's rows: what a batch comes to for each user, as ledger.lua
+ * reads it.
  */
 
 #include <stdlib.h>
@@ -11,6 +11,7 @@
 
 
 #define LW_BATCH_MODELS  16
+#define LW_DAY_MS        86400000LL
 
 
 static void lw_ledger_user(lw_ledger_t *l, size_t from, size_t to);
@@ -19,15 +20,16 @@ static void lw_ledger_threads(lw_ledger_t *l, size_t from, size_t to);
 static void lw_ledger_days(lw_ledger_t *l, size_t from, size_t to);
 static void lw_ledger_sums(lw_ledger_t *l, const int64_t *sums,
     int64_t cost);
+static void lw_pack_length(unsigned char *p, size_t n);
 
 
 void
 lw_ledger_users(lw_ledger_t *l, unsigned stream)
 {
-    size_t       i, k, n, m, spot;
+    size_t       i, k, n, m, list;
     lw_share_t  *s, *first;
 
-    spot = lw_put_later(l);
+    list = lw_pack_list(&l->pack);
 
     /* order[] is by user; pick[] those of it that count here */
 
@@ -58,7 +60,7 @@ lw_ledger_users(lw_ledger_t *l, unsigned stream)
         lw_ledger_user(l, i, k);
     }
 
-    lw_put_now(l, spot, (int64_t) n);
+    lw_pack_end(&l->pack, list, n);
 }
 
 
@@ -67,7 +69,7 @@ lw_ledger_users(lw_ledger_t *l, unsigned stream)
 static void
 lw_ledger_user(lw_ledger_t *l, size_t from, size_t to)
 {
-    size_t       i, k;
+    size_t       i, k, row;
     int64_t      first, last, cost, sums[LW_SUMS];
     unsigned     verified;
     lw_share_t  *s;
@@ -97,39 +99,59 @@ lw_ledger_user(lw_ledger_t *l, size_t from, size_t to)
         }
     }
 
-    lw_put(l, s->app);
-    lw_put(l, s->user);
-    lw_put_int(l, verified);
-    lw_put_int(l, first);
-    lw_put_int(l, last);
+    row = lw_pack_list(&l->pack);
+
+    lw_pack(&l->pack, s->app);
+    lw_pack(&l->pack, s->user);
+    lw_pack_int(&l->pack, verified);
+    lw_pack_int(&l->pack, first);
+    lw_pack_int(&l->pack, last);
     lw_ledger_sums(l, sums, cost);
     lw_ledger_models(l, from, to);
     lw_ledger_threads(l, from, to);
     lw_ledger_days(l, from, to);
+
+    lw_pack_end(&l->pack, row, 9);
 }
 
+
+/* those that are not 0; a cost of 0 is known, too */
 
 static void
 lw_ledger_sums(lw_ledger_t *l, const int64_t *sums, int64_t cost)
 {
-    size_t  k;
+    size_t  k, n, list;
+
+    static const char *const  names[LW_SUMS] = {
+        "runs", "errors", "aborted", "rejected", "input_tokens",
+        "output_tokens", "unpriced_runs", "claimed_runs"
+    };
+
+    list = lw_pack_list(&l->pack);
+    n = 0;
 
     for (k = 0; k < LW_SUMS; k++) {
-        lw_put_int(l, sums[k]);
+        if (sums[k]) {
+            lw_pack(&l->pack, lw_str(names[k]));
+            lw_pack_int(&l->pack, sums[k]);
+            n += 2;
+        }
     }
 
     if (cost >= 0) {
-        lw_put_int(l, cost);
-    } else {
-        lw_put(l, lunary_str(NULL, 0));
+        lw_pack(&l->pack, lw_str("cost_nano"));
+        lw_pack_int(&l->pack, cost);
+        n += 2;
     }
+
+    lw_pack_end(&l->pack, list, n);
 }
 
 
 static void
 lw_ledger_models(lw_ledger_t *l, size_t from, size_t to)
 {
-    size_t         i, k, n, spot;
+    size_t         i, k, n, list;
     int64_t        runs[LW_BATCH_MODELS];
     lunary_str_t   names[LW_BATCH_MODELS];
 
@@ -161,23 +183,23 @@ lw_ledger_models(lw_ledger_t *l, size_t from, size_t to)
         runs[k]++;
     }
 
-    spot = lw_put_later(l);
+    list = lw_pack_list(&l->pack);
 
     for (k = 0; k < n; k++) {
-        lw_put(l, names[k]);
-        lw_put_int(l, runs[k]);
+        lw_pack(&l->pack, names[k]);
+        lw_pack_int(&l->pack, runs[k]);
     }
 
-    lw_put_now(l, spot, (int64_t) n);
+    lw_pack_end(&l->pack, list, n * 2);
 }
 
 
 static void
 lw_ledger_threads(lw_ledger_t *l, size_t from, size_t to)
 {
-    size_t  i, n, spot;
+    size_t  i, n, list;
 
-    spot = lw_put_later(l);
+    list = lw_pack_list(&l->pack);
 
     for (i = from, n = 0; i < to; i++) {
 
@@ -185,12 +207,12 @@ lw_ledger_threads(lw_ledger_t *l, size_t from, size_t to)
             && (i == from || !lw_str_same(l->pick[i - 1]->thread,
                                           l->pick[i]->thread)))
         {
-            lw_put(l, l->pick[i]->thread);
+            lw_pack(&l->pack, l->pick[i]->thread);
             n++;
         }
     }
 
-    lw_put_now(l, spot, (int64_t) n);
+    lw_pack_end(&l->pack, list, n);
 }
 
 
@@ -200,11 +222,11 @@ static void
 lw_ledger_days(lw_ledger_t *l, size_t from, size_t to)
 {
     char         date[11];
-    size_t       i, k, m, n, spot;
+    size_t       i, k, n, list, row, part;
     int64_t      day, next, cost, sums[LW_SUMS];
     lw_share_t  *s;
 
-    spot = lw_put_later(l);
+    list = lw_pack_list(&l->pack);
     n = 0;
 
     for (day = INT64_MIN; /* void */ ; day = next) {
@@ -213,10 +235,10 @@ lw_ledger_days(lw_ledger_t *l, size_t from, size_t to)
 
         for (i = from; i < to; i++) {
 
-            m = (size_t) l->pick[i]->first / 86400000;
+            s = l->pick[i];
 
-            if ((int64_t) m > day && (int64_t) m < next) {
-                next = (int64_t) m;
+            if (s->first / LW_DAY_MS > day && s->first / LW_DAY_MS < next) {
+                next = s->first / LW_DAY_MS;
             }
         }
 
@@ -226,12 +248,13 @@ lw_ledger_days(lw_ledger_t *l, size_t from, size_t to)
 
         memset(sums, 0, sizeof(sums));
         cost = -1;
+        part = 0;
 
         for (i = from; i < to; i++) {
 
             s = l->pick[i];
 
-            if (s->first / 86400000 != next) {
+            if (s->first / LW_DAY_MS != next) {
                 continue;
             }
 
@@ -242,72 +265,83 @@ lw_ledger_days(lw_ledger_t *l, size_t from, size_t to)
             if (s->cost >= 0) {
                 cost = (cost < 0 ? 0 : cost) + s->cost;
             }
+
+            part++;
         }
 
-        lw_date(date, next * 86400000);
-        lw_put(l, lw_str(date));
-        lw_ledger_sums(l, sums, cost);
+        lw_date(date, next * LW_DAY_MS);
+
+        row = lw_pack_list(&l->pack);
+        lw_pack(&l->pack, lw_str(date));
+
+        if (part < to - from) {
+            lw_ledger_sums(l, sums, cost);
+        }
+
+        lw_pack_end(&l->pack, row, part < to - from ? 2 : 1);
         n++;
     }
 
-    lw_put_now(l, spot, (int64_t) n);
+    lw_pack_end(&l->pack, list, n);
 }
 
 
-/* an argument's bytes lie in args, spots say where each ends */
-
 void
-lw_put(lw_ledger_t *l, lunary_str_t s)
+lw_pack(lw_text_t *t, lunary_str_t s)
 {
-    void    *p;
-    size_t   cap;
+    unsigned char  head[5];
 
-    lw_text_str(&l->args, s);
+    /* fixstr, else str 32: cmsgpack of Redis 6 knows all kinds */
 
-    if (l->nspots == l->cspots) {
+    if (s.len < 32) {
+        head[0] = (unsigned char) (0xa0 | s.len);
+        lw_text_add(t, head, 1);
 
-        cap = l->cspots ? l->cspots * 2 : 1024;
-        p = realloc(l->spots, cap * sizeof(*l->spots));
-
-        if (p == NULL) {
-            l->args.failed = 1;
-            return;
-        }
-
-        l->spots = p;
-        l->cspots = cap;
+    } else {
+        head[0] = 0xdb;
+        lw_pack_length(head + 1, s.len);
+        lw_text_add(t, head, 5);
     }
 
-    l->spots[l->nspots++] = l->args.buf.len;
+    lw_text_str(t, s);
 }
 
 
 void
-lw_put_int(lw_ledger_t *l, int64_t n)
-{
-    lw_text_int(&l->args, n);
-    lw_put(l, lunary_str(NULL, 0));
-}
-
-
-/* a count that is known behind its rows: ten digits, blanks in front */
-
-size_t
-lw_put_later(lw_ledger_t *l)
-{
-    lw_put(l, lw_str("         0"));
-
-    return l->args.buf.len - 10;
-}
-
-
-void
-lw_put_now(lw_ledger_t *l, size_t spot, int64_t n)
+lw_pack_int(lw_text_t *t, int64_t n)
 {
     char  digits[24];
+    int   len;
 
-    if (!l->args.failed) {
-        (void) snprintf(digits, sizeof(digits), "%10lld", (long long) n);
-        memcpy(l->args.buf.data + spot, digits, 10);
+    len = snprintf(digits, sizeof(digits), "%lld", (long long) n);
+
+    lw_pack(t, lunary_str(digits, (size_t) len));
+}
+
+
+size_t
+lw_pack_list(lw_text_t *t)
+{
+    lw_text_add(t, "\xdd\0\0\0\0", 5);
+
+    return t->buf.len - 4;
+}
+
+
+void
+lw_pack_end(lw_text_t *t, size_t list, size_t n)
+{
+    if (!t->failed) {
+        lw_pack_length(t->buf.data + list, n);
     }
+}
+
+
+static void
+lw_pack_length(unsigned char *p, size_t n)
+{
+    p[0] = (unsigned char) (n >> 24);
+    p[1] = (unsigned char) (n >> 16);
+    p[2] = (unsigned char) (n >> 8);
+    p[3] = (unsigned char) n;
 }

@@ -184,15 +184,13 @@ lw_people_answer(lw_t *w, lw_person_t *who)
     reply = lw_redis_reply(w->redis);
 
     if (!lw_reply_is_array(reply) || reply->elements != 2) {
-        if (reply) {
-            freeReplyObject(reply);
-        }
+        lw_reply_free(reply);
         return LW_REDIS;
     }
 
     rc = lw_people_read(who, reply->element[0], reply->element[1]);
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     return rc;
 }
@@ -390,7 +388,7 @@ lw_people_store(lw_t *w, lw_person_t *who)
 
         } else if (!lw_reply_is_array(reply)) {
 
-            freeReplyObject(reply);
+            lw_reply_free(reply);
             break;
 
         } else {
@@ -410,14 +408,12 @@ lw_people_store(lw_t *w, lw_person_t *who)
                 rc = LW_NOMEM;
 
             } else if (!who->changed) {
-                freeReplyObject(reply);
+                lw_reply_free(reply);
                 break;
             }
         }
 
-        if (reply) {
-            freeReplyObject(reply);
-        }
+        lw_reply_free(reply);
     }
 
     lw_text_free(&claimed);

@@ -224,7 +224,13 @@ lw_prices_units(lw_prices_t *p, lunary_str_t json)
         }
     }
 
-    return p->nunits ? LW_OK : LW_ERROR;
+    for (p->input = 0; p->input < p->nunits; p->input++) {
+        if (lunary_eq(p->units[p->input].usage, "input_tokens")) {
+            return LW_OK;
+        }
+    }
+
+    return LW_ERROR;
 }
 
 
@@ -475,6 +481,14 @@ lw_prices_find(lw_prices_t *p, lunary_str_t provider, lunary_str_t model)
 
     if (model.len == 0 || model.len > LW_NAME_MAX
         || provider.len > LW_NAME_MAX)
+    {
+        return NULL;
+    }
+
+    /* names are compared as C strings here */
+
+    if (memchr(model.data, '\0', model.len)
+        || (provider.len && memchr(provider.data, '\0', provider.len)))
     {
         return NULL;
     }

@@ -76,6 +76,7 @@ struct lw_prices_s {
     lunary_str_t        source;
     lunary_str_t        date;
     size_t              nunits;
+    unsigned            input;       /* the unit of input tokens: tiers       */
     lw_unit_t           units[LW_UNITS_MAX];
     size_t              ndims;
     struct {

@@ -4,12 +4,12 @@
  * The connection to Redis.  See redis.h.
  */
 
-#include <ctype.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/time.h>
 
 #include "redis.h"
+#include "url.h"
 
 #if (LW_REDIS_TLS)
 #include <hiredis/hiredis_ssl.h>
@@ -26,15 +26,10 @@ struct lw_redis_s {
     char                  digits[LW_ARG_DIGITS][24];
     int                   ndigits;
 
-    /* of the URL */
-    char                 *url;
-    int                   tls;
-    char                 *user;
-    char                 *pass;
-    char                 *host;
-    char                 *path;
-    int                   port;
-    int                   db;
+    lw_url_t              url;
+    lw_maker_t            maker;
+    redisReply           *ahead;      /* was asked for ahead, and came        */
+    int                   waiting;    /* asked for ahead, and not yet read    */
 
 #if (LW_REDIS_TLS)
     redisSSLContext      *ssl;
@@ -42,12 +37,9 @@ struct lw_redis_s {
 };
 
 
-static int lw_redis_url(lw_redis_t *r, const char *url);
-static int lw_redis_number(const char *s, int max, int *n);
-static void lw_redis_unescape(char *s);
 static int lw_redis_login(lw_redis_t *r);
-static int lw_redis_ok(redisReply *reply);
 static void lw_redis_complain(const redisReply *reply);
+static redisReply *lw_redis_read(lw_redis_t *r);
 static redisReply *lw_redis_broken(lw_redis_t *r);
 
 
@@ -64,14 +56,14 @@ lw_redis_create(const lw_options_t *o)
     r->options = o;
     r->args.redis = r;
 
-    if (lw_redis_url(r, o->redis) != LW_OK) {
+    if (lw_url_parse(&r->url, o->redis) != LW_OK) {
         fprintf(stderr, "lunary-worker: --redis: not a URL of Redis\n");
         lw_redis_free(r);
         return NULL;
     }
 
 #if !(LW_REDIS_TLS)
-    if (r->tls) {
+    if (r->url.tls) {
         fprintf(stderr, "lunary-worker: rediss:// wants a build with hiredis "
                 "1.0 or newer and its TLS part\n");
         lw_redis_free(r);
@@ -100,156 +92,8 @@ lw_redis_free(lw_redis_t *r)
 
     free(r->args.argv);
     free(r->args.lens);
-    free(r->url);
+    lw_url_free(&r->url);
     free(r);
-}
-
-
-/* the parts point into a copy of the URL */
-
-static int
-lw_redis_url(lw_redis_t *r, const char *url)
-{
-    char  *p, *at, *slash, *colon, *end;
-
-    r->url = strdup(url);
-    if (r->url == NULL) {
-        return LW_NOMEM;
-    }
-
-    p = r->url;
-
-    if (strncmp(p, "unix:", 5) == 0) {
-
-        p += 5;
-
-        if (p[0] == '/' && p[1] == '/') {
-            p += 2;
-        }
-
-        r->path = p;
-        end = strchr(p, '?');
-
-        if (end) {
-            *end = '\0';
-
-            if (strncmp(end + 1, "db=", 3) != 0
-                || lw_redis_number(end + 4, 1 << 20, &r->db) != LW_OK)
-            {
-                return LW_ERROR;
-            }
-        }
-
-        return *r->path == '/' ? LW_OK : LW_ERROR;
-    }
-
-    if (strncmp(p, "rediss://", 9) == 0) {
-        r->tls = 1;
-        p += 9;
-
-    } else if (strncmp(p, "redis://", 8) == 0) {
-        p += 8;
-
-    } else {
-        return LW_ERROR;
-    }
-
-    slash = strchr(p, '/');
-
-    if (slash) {
-        *slash++ = '\0';
-
-        if (*slash && lw_redis_number(slash, 1 << 20, &r->db) != LW_OK) {
-            return LW_ERROR;
-        }
-    }
-
-    at = strrchr(p, '@');
-
-    if (at) {
-        *at = '\0';
-        colon = strchr(p, ':');
-
-        if (colon) {
-            *colon++ = '\0';
-            r->pass = colon;
-            lw_redis_unescape(r->pass);
-        }
-
-        if (*p) {
-            r->user = p;
-            lw_redis_unescape(r->user);
-        }
-
-        p = at + 1;
-    }
-
-    r->port = 6379;
-
-    if (*p == '[') {
-        end = strchr(++p, ']');
-
-        if (end == NULL) {
-            return LW_ERROR;
-        }
-
-        *end++ = '\0';
-        colon = (*end == ':') ? end : NULL;
-
-    } else {
-        colon = strrchr(p, ':');
-    }
-
-    if (colon) {
-        *colon++ = '\0';
-
-        if (lw_redis_number(colon, 65535, &r->port) != LW_OK) {
-            return LW_ERROR;
-        }
-    }
-
-    r->host = *p ? p : NULL;
-
-    return r->host ? LW_OK : LW_ERROR;
-}
-
-
-static int
-lw_redis_number(const char *s, int max, int *n)
-{
-    int64_t  v;
-
-    if (!lw_int(lw_str(s), &v) || v < 0 || v > max) {
-        return LW_ERROR;
-    }
-
-    *n = (int) v;
-
-    return LW_OK;
-}
-
-
-static void
-lw_redis_unescape(char *s)
-{
-    char      *out;
-    unsigned   c;
-
-    for (out = s; *s; s++) {
-
-        if (*s == '%' && isxdigit((unsigned char) s[1])
-            && isxdigit((unsigned char) s[2])
-            && sscanf(s + 1, "%2x", &c) == 1 && c != 0)
-        {
-            *out++ = (char) c;
-            s += 2;
-            continue;
-        }
-
-        *out++ = *s;
-    }
-
-    *out = '\0';
 }
 
 
@@ -263,8 +107,8 @@ lw_redis_connect(lw_redis_t *r)
     tv.tv_sec = r->options->timeout / 1000;
     tv.tv_usec = r->options->timeout % 1000 * 1000;
 
-    r->c = r->path ? redisConnectUnixWithTimeout(r->path, tv)
-                   : redisConnectWithTimeout(r->host, r->port, tv);
+    r->c = r->url.path ? redisConnectUnixWithTimeout(r->url.path, tv)
+                   : redisConnectWithTimeout(r->url.host, r->url.port, tv);
 
     if (r->c == NULL || r->c->err) {
         lw_log(LW_LOG_WARN, "Redis: %s", r->c ? r->c->errstr : "no memory");
@@ -272,17 +116,17 @@ lw_redis_connect(lw_redis_t *r)
         return LW_REDIS;
     }
 
-    if (r->host) {
+    if (r->url.host) {
         (void) redisEnableKeepAlive(r->c);
     }
 
 #if (LW_REDIS_TLS)
-    if (r->tls) {
+    if (r->url.tls) {
 
         if (r->ssl == NULL) {
             (void) redisInitOpenSSL();
             r->ssl = redisCreateSSLContext(r->options->ca, NULL, NULL, NULL,
-                                           r->host, NULL);
+                                           r->url.host, NULL);
         }
 
         if (r->ssl == NULL
@@ -295,6 +139,7 @@ lw_redis_connect(lw_redis_t *r)
     }
 #endif
 
+    lw_reply_setup(r->c->reader, &r->maker);
     lw_redis_patience(r, 0);
 
     if (lw_redis_login(r) != LW_OK) {
@@ -312,53 +157,39 @@ lw_redis_login(lw_redis_t *r)
     lw_args_t   *a;
     const char  *pass;
 
-    pass = r->options->password ? r->options->password : r->pass;
+    pass = r->options->password ? r->options->password : r->url.pass;
 
     if (pass) {
         a = lw_args(r);
         lw_arg_lit(a, "AUTH");
 
-        if (r->user) {
-            lw_arg_z(a, r->user);
+        if (r->url.user) {
+            lw_arg_z(a, r->url.user);
         }
 
         lw_arg_z(a, pass);
 
-        if (lw_redis_ok(lw_args_call(a)) != LW_OK) {
+        if (lw_args_done(a) != LW_OK) {
             return LW_REDIS;
         }
     }
 
-    if (r->db) {
+    if (r->url.db) {
         a = lw_args(r);
         lw_arg_lit(a, "SELECT");
-        lw_arg_int(a, r->db);
+        lw_arg_int(a, r->url.db);
 
-        if (lw_redis_ok(lw_args_call(a)) != LW_OK) {
+        if (lw_args_done(a) != LW_OK) {
             return LW_REDIS;
         }
     }
 
     /* a Redis that is loading, or wants a password, is not there yet */
 
-    return lw_redis_ok(lw_redis_call(r, 1, "PING"));
-}
+    a = lw_args(r);
+    lw_arg_lit(a, "PING");
 
-
-static int
-lw_redis_ok(redisReply *reply)
-{
-    int  rc;
-
-    if (reply == NULL) {
-        return LW_REDIS;
-    }
-
-    rc = lw_reply_is_error(reply) ? LW_ERROR : LW_OK;
-
-    freeReplyObject(reply);
-
-    return rc;
+    return lw_args_done(a);
 }
 
 
@@ -372,10 +203,16 @@ lw_redis_connected(const lw_redis_t *r)
 void
 lw_redis_close(lw_redis_t *r)
 {
+    lw_reply_free(r->ahead);
+    r->ahead = NULL;
+    r->waiting = 0;
+
     if (r->c) {
         redisFree(r->c);
         r->c = NULL;
     }
+
+    lw_reply_drop(&r->maker);
 }
 
 
@@ -495,8 +332,76 @@ lw_args_queue(lw_args_t *a)
 }
 
 
+int
+lw_args_ahead(lw_args_t *a)
+{
+    int          done;
+    lw_redis_t  *r;
+
+    r = a->redis;
+
+    if (lw_args_queue(a) != LW_OK) {
+        return LW_REDIS;
+    }
+
+    do {
+        if (redisBufferWrite(r->c, &done) != REDIS_OK) {
+            (void) lw_redis_broken(r);
+            return LW_REDIS;
+        }
+    } while (!done);
+
+    r->waiting = 1;
+
+    return LW_OK;
+}
+
+
+int
+lw_redis_is_ahead(const lw_redis_t *r)
+{
+    return r->waiting || r->ahead != NULL;
+}
+
+
+redisReply *
+lw_redis_ahead(lw_redis_t *r)
+{
+    redisReply  *reply;
+
+    if (r->waiting) {
+        r->waiting = 0;
+        return lw_redis_read(r);
+    }
+
+    reply = r->ahead;
+    r->ahead = NULL;
+
+    return reply;
+}
+
+
 redisReply *
 lw_redis_reply(lw_redis_t *r)
+{
+    /* replies come in the order of their commands: that one is before ours */
+
+    if (r->waiting) {
+
+        r->waiting = 0;
+        r->ahead = lw_redis_read(r);
+
+        if (r->ahead == NULL) {
+            return NULL;
+        }
+    }
+
+    return lw_redis_read(r);
+}
+
+
+static redisReply *
+lw_redis_read(lw_redis_t *r)
 {
     void        *reply;
     redisReply  *got;
@@ -504,6 +409,8 @@ lw_redis_reply(lw_redis_t *r)
     if (r->c == NULL || redisGetReply(r->c, &reply) != REDIS_OK) {
         return lw_redis_broken(r);
     }
+
+    lw_reply_made(&r->maker);
 
     got = reply;
 
@@ -548,6 +455,21 @@ lw_redis_broken(lw_redis_t *r)
 }
 
 
+int
+lw_args_done(lw_args_t *a)
+{
+    int          rc;
+    redisReply  *reply;
+
+    reply = lw_args_call(a);
+    rc = (reply && !lw_reply_is_error(reply)) ? LW_OK : LW_REDIS;
+
+    lw_reply_free(reply);
+
+    return rc;
+}
+
+
 redisReply *
 lw_redis_call(lw_redis_t *r, int n, ...)
 {
@@ -586,9 +508,7 @@ lw_script(lw_redis_t *r, lw_script_t *s, int keys)
             memcpy(s->sha, reply->str, 41);
         }
 
-        if (reply) {
-            freeReplyObject(reply);
-        }
+        lw_reply_free(reply);
     }
 
     a = lw_args(r);
@@ -614,7 +534,7 @@ lw_script_call(lw_args_t *a, lw_script_t *s)
         return reply;
     }
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     /* a Redis that was started anew: the text instead of its hash */
 

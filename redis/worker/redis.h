@@ -14,10 +14,9 @@
 #ifndef LW_REDIS_H
 #define LW_REDIS_H
 
-#include <hiredis/hiredis.h>
-
 #include "lw.h"
 #include "options.h"
+#include "reply.h"
 
 
 /* the arguments of one command; borrowed bytes */
@@ -65,6 +64,18 @@ redisReply *lw_redis_reply(lw_redis_t *r);
 /* lw_args_call() of words */
 redisReply *lw_redis_call(lw_redis_t *r, int n, ...);
 
+/* lw_args_call() where only success matters: LW_OK or LW_REDIS */
+int lw_args_done(lw_args_t *a);
+
+/*
+ * A command whose reply is fetched later, while others are asked: Redis works
+ * at it meanwhile.  One at a time, sent at once, with nothing queued before
+ * it.  lw_redis_ahead() is its reply, as lw_redis_reply().
+ */
+int lw_args_ahead(lw_args_t *a);
+int lw_redis_is_ahead(const lw_redis_t *r);
+redisReply *lw_redis_ahead(lw_redis_t *r);
+
 
 /*
  * A script: EVALSHA, and where Redis does not know it, EVAL once.  Begin
@@ -78,24 +89,6 @@ typedef struct {
 
 lw_args_t *lw_script(lw_redis_t *r, lw_script_t *s, int keys);
 redisReply *lw_script_call(lw_args_t *a, lw_script_t *s);
-
-
-/* a string's bytes; empty for anything else */
-static inline lunary_str_t
-lw_reply_str(const redisReply *reply)
-{
-    if (reply == NULL
-        || (reply->type != REDIS_REPLY_STRING
-            && reply->type != REDIS_REPLY_STATUS))
-    {
-        return lunary_str(NULL, 0);
-    }
-
-    return lunary_str(reply->str, (size_t) reply->len);
-}
-
-#define lw_reply_is_error(r)   ((r)->type == REDIS_REPLY_ERROR)
-#define lw_reply_is_array(r)   ((r) && (r)->type == REDIS_REPLY_ARRAY)
 
 
 #endif /* LW_REDIS_H */

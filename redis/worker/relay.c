@@ -30,11 +30,13 @@ static void lw_relay_event(lw_item_t *item);
 static lunary_str_t lw_relay_text(lw_item_t *item, lunary_str_t v);
 static int lw_relay_ask(lw_t *w, lw_relay_t *r);
 static int lw_relay_answers(lw_t *w, lw_relay_t *r, redisReply *reply);
+static int lw_relay_chats(const lw_item_t *item);
 static void lw_relay_known(redisReply *v, lw_item_t *item, int parent);
 static void lw_relay_key(lw_t *w, lw_text_t *key, const char *kind,
     lunary_str_t app, lunary_str_t id);
-static void lw_relay_link(lw_t *w, lw_relay_t *r, int last);
-static const lw_item_t *lw_relay_earlier(lw_relay_t *r, size_t i,
+static int lw_relay_link(lw_t *w, lw_relay_t *r, int last);
+static int lw_relay_waits(lw_relay_t *r, lw_item_t *item);
+static lw_item_t **lw_relay_slot(lw_relay_t *r, const lw_item_t *item,
     lunary_str_t id);
 static int lw_relay_props(lw_t *w, lw_relay_t *r);
 static void lw_relay_compose(lw_t *w, lw_relay_t *r);
@@ -156,8 +158,15 @@ lw_relay_take(lw_t *w, lw_batch_t *b, int last)
     rc = lw_relay_ask(w, r);
 
     if (rc == LW_OK) {
-        lw_relay_link(w, r, last);
+        rc = lw_relay_link(w, r, last);
+    }
+
+    if (rc == LW_OK) {
         rc = lw_relay_props(w, r);
+    }
+
+    if (rc == LW_OK) {
+        rc = lw_group_ahead(w);
     }
 
     if (rc == LW_OK) {
@@ -192,11 +201,13 @@ lw_relay_take(lw_t *w, lw_batch_t *b, int last)
 
     for (i = 0, k = 0; i < r->n; i++) {
 
-        if (r->items[i].state == LW_ITEM_HOLD && rc == LW_OK) {
+        if (r->items[i].state == LW_ITEM_HOLD && rc == LW_OK
+            && lw_entry_keep(&r->items[i].entry) == LW_OK)
+        {
 
             if (i != k) {
                 r->items[k] = r->items[i];
-                r->items[i].entry.reply = NULL;
+                memset(&r->items[i].entry, 0, sizeof(r->items[i].entry));
                 memset(&r->items[i].text, 0, sizeof(r->items[i].text));
             }
 
@@ -250,7 +261,6 @@ lw_relay_adopt(lw_relay_t *r, lw_batch_t *b, lunary_mem_t *mem)
 
         memset(item, 0, sizeof(*item));
         item->entry = b->entries[i];
-        b->entries[i].reply = NULL;
         lw_text_init(&item->text, mem);
     }
 
@@ -397,7 +407,7 @@ lw_relay_text(lw_item_t *item, lunary_str_t v)
 }
 
 
-/* one MGET: the run itself, its parent, and its mark, for each item */
+/* one MGET: the run itself, its parent, and its mark, where it has them */
 
 static int
 lw_relay_ask(lw_t *w, lw_relay_t *r)
@@ -430,10 +440,16 @@ lw_relay_ask(lw_t *w, lw_relay_t *r)
 
         lw_relay_key(w, &r->key, "run", app, item->run_id);
         ends[asked++] = r->key.buf.len;
-        lw_relay_key(w, &r->key, "run", app, item->parent_id);
-        ends[asked++] = r->key.buf.len;
-        lw_relay_key(w, &r->key, "chat", app, item->run_id);
-        ends[asked++] = r->key.buf.len;
+
+        if (item->parent_id.len) {
+            lw_relay_key(w, &r->key, "run", app, item->parent_id);
+            ends[asked++] = r->key.buf.len;
+        }
+
+        if (lw_relay_chats(item)) {
+            lw_relay_key(w, &r->key, "chat", app, item->run_id);
+            ends[asked++] = r->key.buf.len;
+        }
     }
 
     if (asked == 0 || r->key.failed) {
@@ -454,15 +470,13 @@ lw_relay_ask(lw_t *w, lw_relay_t *r)
     reply = lw_args_call(a);
 
     if (!lw_reply_is_array(reply) || reply->elements != asked) {
-        if (reply) {
-            freeReplyObject(reply);
-        }
+        lw_reply_free(reply);
         return LW_REDIS;
     }
 
     rc = lw_relay_answers(w, r, reply);
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     return rc;
 }
@@ -485,12 +499,26 @@ lw_relay_answers(lw_t *w, lw_relay_t *r, redisReply *reply)
         }
 
         lw_relay_known(reply->element[k++], item, 0);
-        lw_relay_known(reply->element[k++], item, 1);
 
-        item->marked = (reply->element[k++]->type == REDIS_REPLY_STRING);
+        if (item->parent_id.len) {
+            lw_relay_known(reply->element[k++], item, 1);
+        }
+
+        item->marked = lw_relay_chats(item)
+                       && reply->element[k++]->type == REDIS_REPLY_STRING;
     }
 
     return LW_OK;
+}
+
+
+/* whether chat messages may come of it */
+
+static int
+lw_relay_chats(const lw_item_t *item)
+{
+    return item->entry.run ? lw_field(&item->entry, THREAD_ID).len != 0
+                           : lunary_eq(item->event_name, "chat");
 }
 
 
@@ -535,7 +563,10 @@ static void
 lw_relay_key(lw_t *w, lw_text_t *key, const char *kind, lunary_str_t app,
     lunary_str_t id)
 {
-    lw_text_fmt(key, "%srelay:%s:", w->options->prefix, kind);
+    lw_text_str(key, lw_str(w->options->prefix));
+    lw_text_lit(key, "relay:");
+    lw_text_str(key, lw_str(kind));
+    lw_text_lit(key, ":");
     lw_text_str(key, app);
     lw_text_lit(key, ":");
     lw_text_str(key, id);
@@ -544,13 +575,21 @@ lw_relay_key(lw_t *w, lw_text_t *key, const char *kind, lunary_str_t app,
 
 /* what is sent, what is not, and what waits for another worker's part */
 
-static void
+static int
 lw_relay_link(lw_t *w, lw_relay_t *r, int last)
 {
-    int               waits;
-    size_t            i, held;
-    lw_item_t        *item;
-    const lw_item_t  *other;
+    int          waits;
+    size_t       i, held;
+    lw_item_t   *item, **slot;
+
+    for (r->slots = 64; r->slots < r->n * 2; r->slots *= 2) {
+        /* void */
+    }
+
+    r->begun = calloc(r->slots, sizeof(*r->begun));
+    if (r->begun == NULL) {
+        return LW_REDIS;
+    }
 
     held = 0;
 
@@ -562,54 +601,7 @@ lw_relay_link(lw_t *w, lw_relay_t *r, int last)
             continue;
         }
 
-        other = lw_relay_earlier(r, i, item->run_id);
-        waits = 0;
-
-        if (item->entry.run) {
-
-            /* the run is in the stream twice, or was sent before */
-
-            if (item->own_known || (other && other->entry.run)) {
-                item->state = LW_ITEM_SKIP;
-                continue;
-            }
-
-            if (item->parent_id.len && !item->parent_known) {
-
-                other = lw_relay_earlier(r, i, item->parent_id);
-
-                if (other && lw_str_same(other->user, item->user)
-                    && other->started_at <= item->started_at)
-                {
-                    item->parent_known = 1;
-                }
-            }
-
-        } else {
-
-            if (other && other->entry.run) {
-                item->own_known = 1;
-                item->own_proxied = 1;
-            }
-
-            if (item->own_proxied
-                && !lunary_eq(item->event_name, "feedback"))
-            {
-                item->state = LW_ITEM_SKIP;
-                continue;
-            }
-
-            /* Lunary drops an end that it knows no start of */
-
-            waits = (lunary_eq(item->event_name, "end")
-                     || lunary_eq(item->event_name, "error"))
-                    && !item->own_known && other == NULL;
-
-            if (lunary_eq(item->event_name, "chat") && item->marked) {
-                item->state = LW_ITEM_SKIP;
-                continue;
-            }
-        }
+        waits = lw_relay_waits(r, item);
 
         if (waits && !last && held < LW_HELD_MAX
             && lw_clock() - item->entry.since < w->options->hold)
@@ -617,35 +609,94 @@ lw_relay_link(lw_t *w, lw_relay_t *r, int last)
             item->state = LW_ITEM_HOLD;
             held++;
         }
-    }
-}
 
-
-/* an item before i of the same project that begins this run and is sent */
-
-static const lw_item_t *
-lw_relay_earlier(lw_relay_t *r, size_t i, lunary_str_t id)
-{
-    size_t            k;
-    const lw_item_t  *o;
-
-    if (id.len == 0) {
-        return NULL;
-    }
-
-    for (k = i; k-- > 0; ) {
-
-        o = &r->items[k];
-
-        if (o->state == LW_ITEM_SEND && o->project == r->items[i].project
-            && lw_str_same(o->run_id, id)
-            && (o->entry.run || lunary_eq(o->event_name, "start")))
+        if (item->state == LW_ITEM_SEND
+            && (item->entry.run || lunary_eq(item->event_name, "start")))
         {
-            return o;
+            slot = lw_relay_slot(r, item, item->run_id);
+            *slot = item;
         }
     }
 
-    return NULL;
+    free(r->begun);
+    r->begun = NULL;
+
+    return LW_OK;
+}
+
+
+/* what is known of an item's run and parent; whether it waits for its start */
+
+static int
+lw_relay_waits(lw_relay_t *r, lw_item_t *item)
+{
+    const lw_item_t  *own, *parent;
+
+    own = *lw_relay_slot(r, item, item->run_id);
+
+    if (item->entry.run) {
+
+        /* the run is in the stream twice, or was sent before */
+
+        if (item->own_known || (own && own->entry.run)) {
+            item->state = LW_ITEM_SKIP;
+            return 0;
+        }
+
+        if (item->parent_id.len && !item->parent_known) {
+
+            parent = *lw_relay_slot(r, item, item->parent_id);
+
+            item->parent_known = parent
+                                 && lw_str_same(parent->user, item->user)
+                                 && parent->started_at <= item->started_at;
+        }
+
+        return 0;
+    }
+
+    if (own && own->entry.run) {
+        item->own_known = 1;
+        item->own_proxied = 1;
+    }
+
+    if ((item->own_proxied && !lunary_eq(item->event_name, "feedback"))
+        || (item->marked && lunary_eq(item->event_name, "chat")))
+    {
+        item->state = LW_ITEM_SKIP;
+        return 0;
+    }
+
+    /* Lunary drops an end that it knows no start of */
+
+    return (lunary_eq(item->event_name, "end")
+            || lunary_eq(item->event_name, "error"))
+           && !item->own_known && own == NULL;
+}
+
+
+/*
+ * Where the last item is that begins this run, in the item's project: a slot
+ * of a table, NULL in it where there is none so far.
+ */
+
+static lw_item_t **
+lw_relay_slot(lw_relay_t *r, const lw_item_t *item, lunary_str_t id)
+{
+    size_t      i;
+    lw_item_t  *o;
+
+    for (i = lw_hash(id, 7) & (r->slots - 1); r->begun[i];
+         i = (i + 1) & (r->slots - 1))
+    {
+        o = r->begun[i];
+
+        if (o->project == item->project && lw_str_same(o->run_id, id)) {
+            break;
+        }
+    }
+
+    return &r->begun[i];
 }
 
 
@@ -824,7 +875,7 @@ lw_relay_mark(lw_t *w, lw_relay_t *r)
             return LW_REDIS;
         }
 
-        freeReplyObject(reply);
+        lw_reply_free(reply);
     }
 
     return LW_OK;
@@ -886,7 +937,7 @@ lw_relay_finish(lw_t *w, lw_relay_t *r)
         }
 
         rc = lw_reply_is_error(reply);
-        freeReplyObject(reply);
+        lw_reply_free(reply);
 
         if (rc) {
             return LW_REDIS;
@@ -946,7 +997,7 @@ lw_relay_finish(lw_t *w, lw_relay_t *r)
         return LW_REDIS;
     }
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     return LW_OK;
 }

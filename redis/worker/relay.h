@@ -64,6 +64,8 @@ typedef struct {
     size_t                n;
     size_t                cap;
     size_t                held;          /* the first ones: from before      */
+    lw_item_t           **begun;         /* by run: what begins it; of link  */
+    size_t                slots;
     lw_people_t           people;
     lw_text_t             events;
     lw_text_t             body;

@@ -110,7 +110,7 @@ lw_group_lag(lw_t *w)
             }
         }
 
-        freeReplyObject(reply);
+        lw_reply_free(reply);
     }
 
     return LW_OK;

@@ -132,7 +132,7 @@ lw_show_key(lw_t *w, void *ctx, lunary_str_t key, int policy)
     }
 
     if (lunary_eq(lw_reply_str(reply), "hash")) {
-        freeReplyObject(reply);
+        lw_reply_free(reply);
 
         a = lw_args(w->redis);
         lw_arg_lit(a, "HGETALL");
@@ -149,7 +149,7 @@ lw_show_key(lw_t *w, void *ctx, lunary_str_t key, int policy)
     } else if (lunary_eq(lw_reply_str(reply), "string")
                && memmem(key.data, key.len, "user-threads:", 13) == NULL)
     {
-        freeReplyObject(reply);
+        lw_reply_free(reply);
 
         a = lw_args(w->redis);
         lw_arg_lit(a, "GET");
@@ -170,7 +170,7 @@ lw_show_key(lw_t *w, void *ctx, lunary_str_t key, int policy)
         lw_text_lit(&r->keys, "null");
     }
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     return LW_OK;
 }
@@ -275,13 +275,11 @@ lw_forget_entry(lw_t *w, void *ctx, const char *stream, int dead,
     reply = lw_args_call(a);
 
     if (reply == NULL || lw_reply_is_error(reply)) {
-        if (reply) {
-            freeReplyObject(reply);
-        }
+        lw_reply_free(reply);
         return LW_REDIS;
     }
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     return LW_OK;
 }
@@ -314,13 +312,11 @@ lw_forget_key(lw_t *w, void *ctx, lunary_str_t key, int policy)
     reply = lw_args_call(a);
 
     if (reply == NULL || lw_reply_is_error(reply)) {
-        if (reply) {
-            freeReplyObject(reply);
-        }
+        lw_reply_free(reply);
         return LW_REDIS;
     }
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     return LW_OK;
 }
@@ -352,7 +348,7 @@ lw_forget_lists(lw_t *w, lw_rights_t *r)
             return LW_REDIS;
         }
 
-        freeReplyObject(reply);
+        lw_reply_free(reply);
     }
 
     return LW_OK;

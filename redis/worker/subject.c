@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 
+#include "scan.h"
 #include "subject.h"
 
 
@@ -103,9 +104,7 @@ lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream, int dead,
         reply = lw_args_call(a);
 
         if (!lw_reply_is_array(reply)) {
-            if (reply) {
-                freeReplyObject(reply);
-            }
+            lw_reply_free(reply);
             return LW_REDIS;
         }
 
@@ -113,7 +112,7 @@ lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream, int dead,
 
         for (i = 0; rc == LW_OK && i < n; i++) {
 
-            if (lw_entry_take(&e, &reply->element[i]) != LW_OK) {
+            if (lw_entry_take(&e, reply->element[i]) != LW_OK) {
                 continue;
             }
 
@@ -141,7 +140,7 @@ lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream, int dead,
             lw_entry_free(&e);
         }
 
-        freeReplyObject(reply);
+        lw_reply_free(reply);
 
     } while (rc == LW_OK && n == 500);
 
@@ -259,50 +258,26 @@ lw_subject_noted(const lw_runs_t *runs, lunary_str_t id)
 static int
 lw_subject_keys(lw_t *w, lw_subject_t *s)
 {
-    int          rc, policy;
-    char         cursor[32], match[512];
-    size_t       i;
-    lw_args_t   *a;
-    redisReply  *reply, *list;
+    int            rc, more, policy;
+    size_t         i;
+    lw_scan_t      scan;
+    redisReply    *list;
+    lunary_str_t   key;
 
-    memcpy(cursor, "0", 2);
-    (void) snprintf(match, sizeof(match), "%s*", w->options->prefix);
-    rc = LW_OK;
+    lw_scan_begin(&scan, w, "");
 
     do {
-
-        a = lw_args(w->redis);
-        lw_arg_lit(a, "SCAN");
-        lw_arg_z(a, cursor);
-        lw_arg_lit(a, "MATCH");
-        lw_arg_z(a, match);
-        lw_arg_lit(a, "COUNT");
-        lw_arg_lit(a, "1000");
-
-        reply = lw_args_call(a);
-
-        if (!lw_reply_is_array(reply) || reply->elements != 2) {
-            if (reply) {
-                freeReplyObject(reply);
-            }
-            return LW_REDIS;
-        }
-
-        (void) snprintf(cursor, sizeof(cursor), "%.30s",
-                        reply->element[0]->str);
-
-        list = reply->element[1];
+        rc = lw_scan_next(&scan, &list, &more);
 
         for (i = 0; rc == LW_OK && i < list->elements; i++) {
 
+            key = lw_reply_str(list->element[i]);
             policy = 0;
 
-            switch (lw_subject_key(w, lw_reply_str(list->element[i]),
-                                   &policy))
-            {
+            switch (lw_subject_key(w, key, &policy)) {
+
             case 1:
-                rc = s->key(w, s->ctx, lw_reply_str(list->element[i]),
-                            policy);
+                rc = s->key(w, s->ctx, key, policy);
                 break;
 
             case LW_REDIS:
@@ -314,9 +289,9 @@ lw_subject_keys(lw_t *w, lw_subject_t *s)
             }
         }
 
-        freeReplyObject(reply);
+    } while (rc == LW_OK && more);
 
-    } while (rc == LW_OK && strcmp(cursor, "0") != 0);
+    lw_scan_end(&scan);
 
     return rc;
 }
@@ -452,7 +427,7 @@ lw_subject_owner(lw_t *w, lunary_str_t key)
          && lw_str_same(lw_reply_str(reply->element[1]),
                         lw_str(w->options->user));
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     return rc;
 }
@@ -499,7 +474,7 @@ lw_subject_value(lw_t *w, lunary_str_t key, int skip)
     rc = v.len && lw_str_same(v, lw_str(w->options->user))
          && memmem(key.data, key.len, app.data, app.len) != NULL;
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     return rc;
 }

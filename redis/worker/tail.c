@@ -101,15 +101,13 @@ lw_tail_begin(lw_t *w, lw_tail_t *t, unsigned stream)
     reply = lw_args_call(a);
 
     if (!lw_reply_is_array(reply)) {
-        if (reply) {
-            freeReplyObject(reply);
-        }
+        lw_reply_free(reply);
         return LW_REDIS;
     }
 
     rc = lw_tail_list(w, t, reply, stream, 1);
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     return rc;
 }
@@ -143,9 +141,7 @@ lw_tail_follow(lw_t *w, lw_tail_t *t)
     reply = lw_args_call(a);
 
     if (reply == NULL || lw_reply_is_error(reply)) {
-        if (reply) {
-            freeReplyObject(reply);
-        }
+        lw_reply_free(reply);
         return LW_REDIS;
     }
 
@@ -166,7 +162,7 @@ lw_tail_follow(lw_t *w, lw_tail_t *t)
         }
     }
 
-    freeReplyObject(reply);
+    lw_reply_free(reply);
 
     return rc;
 }
@@ -183,7 +179,7 @@ lw_tail_list(lw_t *w, lw_tail_t *t, redisReply *list, unsigned stream,
 
     for (i = 0; i < n; i++) {
 
-        if (lw_entry_take(&e, &list->element[backwards ? n - 1 - i : i])
+        if (lw_entry_take(&e, list->element[backwards ? n - 1 - i : i])
             != LW_OK)
         {
             continue;

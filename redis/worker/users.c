@@ -11,10 +11,12 @@
 
 #include "commands.h"
 #include "display.h"
+#include "scan.h"
 
 
-#define LW_USERS_MAX   1000000
-#define LW_PAGE_MARK   "@USERS@"
+#define LW_USERS_MAX    1000000
+#define LW_USERS_ROUND  500
+#define LW_PAGE_MARK    "@USERS@"
 
 
 __asm__(
@@ -32,16 +34,18 @@ extern const char  lw_users_page[];
 typedef struct {
     lunary_str_t    app;
     lunary_str_t    id;
-    redisReply     *hash;           /* owned                                  */
     const char     *rest;           /* "none", "claimed": counted together    */
     int64_t         runs;
     int64_t         errors;
     int64_t         input;
     int64_t         output;
     int64_t         cost;           /* nano; -1: unknown                      */
+    int64_t         unpriced;
+    int64_t         threads;
     int64_t         first;
     int64_t         last;
     lunary_str_t    props;
+    lunary_str_t    models;
     int             verified;
 } lw_row_t;
 
@@ -49,16 +53,22 @@ typedef struct {
     lw_row_t       *rows;
     size_t          n;
     size_t          cap;
-    redisReply     *apps[LW_PROJECTS_MAX];   /* owned: names and ids          */
+    lunary_str_t   *apps;
     size_t          napps;
+    size_t          capps;
+    lw_pool_t       pool;           /* all texts                              */
 } lw_table_t;
 
 
 static int lw_users_load(lw_t *w, lw_table_t *t);
-static int lw_users_scan(lw_t *w, lw_table_t *t);
+static int lw_users_scan(lw_t *w, lw_table_t *t, const char *kind);
+static int lw_users_note(lw_table_t *t, lunary_str_t app);
 static int lw_users_app(lw_t *w, lw_table_t *t, lunary_str_t app);
-static int lw_users_hash(lw_t *w, lw_table_t *t, lunary_str_t app,
+static int lw_users_ask(lw_t *w, const char *kind, lunary_str_t app,
+    lunary_str_t id);
+static int lw_users_answer(lw_t *w, lw_table_t *t, lunary_str_t app,
     lunary_str_t id, const char *rest);
+static lunary_str_t lw_users_copy(lw_table_t *t, lunary_str_t s);
 static lunary_str_t lw_users_field(const redisReply *hash, const char *name);
 static int64_t lw_users_int(const redisReply *hash, const char *name,
     int64_t absent);
@@ -102,12 +112,7 @@ lw_users(lw_t *w, int argc, char **argv)
     }
 
     if (w->options->limit && table.n > (size_t) w->options->limit) {
-
-        /* rows beyond the limit still own what they read */
-
-        while (table.n > (size_t) w->options->limit) {
-            freeReplyObject(table.rows[--table.n].hash);
-        }
+        table.n = (size_t) w->options->limit;
     }
 
     if (w->options->html) {
@@ -132,102 +137,26 @@ lw_users(lw_t *w, int argc, char **argv)
 }
 
 
+/* the apps are those that have a list of users, or only nobodies */
+
 static int
 lw_users_load(lw_t *w, lw_table_t *t)
 {
+    int     rc;
+    size_t  i;
+
     if (w->options->app) {
         return lw_users_app(w, t, lw_str(w->options->app));
     }
 
-    return lw_users_scan(w, t);
-}
+    rc = lw_users_scan(w, t, "users:");
 
+    if (rc == LW_OK) {
+        rc = lw_users_scan(w, t, "user-rest:");
+    }
 
-/* the apps are those that have a list of users, or only nobodies */
-
-static int
-lw_users_scan(lw_t *w, lw_table_t *t)
-{
-    char           cursor[32], match[512];
-    int            rc, kind;
-    size_t         i, k, seen;
-    lw_args_t     *a;
-    redisReply    *reply, *list;
-    lunary_str_t   key, app;
-
-    static const char *const  kinds[] = { "users:", "user-rest:" };
-
-    rc = LW_OK;
-
-    for (kind = 0; kind < 2; kind++) {
-
-        memcpy(cursor, "0", 2);
-
-        do {
-            (void) snprintf(match, sizeof(match), "%s%s*",
-                            w->options->prefix, kinds[kind]);
-
-            a = lw_args(w->redis);
-            lw_arg_lit(a, "SCAN");
-            lw_arg_z(a, cursor);
-            lw_arg_lit(a, "MATCH");
-            lw_arg_z(a, match);
-            lw_arg_lit(a, "COUNT");
-            lw_arg_lit(a, "1000");
-
-            reply = lw_args_call(a);
-
-            if (!lw_reply_is_array(reply) || reply->elements != 2) {
-                if (reply) {
-                    freeReplyObject(reply);
-                }
-                return LW_REDIS;
-            }
-
-            (void) snprintf(cursor, sizeof(cursor), "%.30s",
-                            reply->element[0]->str);
-
-            list = reply->element[1];
-
-            for (i = 0; rc == LW_OK && i < list->elements
-                 && t->napps < LW_PROJECTS_MAX; i++)
-            {
-                key = lw_reply_str(list->element[i]);
-                k = strlen(match) - 1;
-                app = lunary_str(key.data + k, key.len - k);
-
-                if (kind == 1) {
-
-                    /* PREFIXuser-rest:<app>:none, or :claimed */
-
-                    while (app.len && app.data[app.len - 1] != ':') {
-                        app.len--;
-                    }
-
-                    if (app.len) {
-                        app.len--;
-                    }
-                }
-
-                for (k = 0, seen = 0; k < t->n; k++) {
-                    seen |= lw_str_same(t->rows[k].app, app);
-                }
-
-                if (seen) {
-                    continue;
-                }
-
-                /* the key's bytes are kept as long as the table */
-
-                t->apps[t->napps++] = list->element[i];
-                list->element[i] = NULL;
-
-                rc = lw_users_app(w, t, app);
-            }
-
-            freeReplyObject(reply);
-
-        } while (rc == LW_OK && strcmp(cursor, "0") != 0);
+    for (i = 0; rc == LW_OK && i < t->napps; i++) {
+        rc = lw_users_app(w, t, t->apps[i]);
     }
 
     return rc;
@@ -235,13 +164,96 @@ lw_users_scan(lw_t *w, lw_table_t *t)
 
 
 static int
+lw_users_scan(lw_t *w, lw_table_t *t, const char *kind)
+{
+    int            rc, more;
+    size_t         i;
+    lw_scan_t      scan;
+    lunary_str_t   app;
+    redisReply    *list;
+
+    lw_scan_begin(&scan, w, kind);
+
+    do {
+        rc = lw_scan_next(&scan, &list, &more);
+
+        for (i = 0; rc == LW_OK && i < list->elements; i++) {
+
+            if (!lw_scan_rest(&scan, list->element[i], &app)) {
+                continue;
+            }
+
+            /* PREFIXuser-rest:<app>:none, or :claimed */
+
+            if (kind[4] == '-') {
+
+                while (app.len && app.data[app.len - 1] != ':') {
+                    app.len--;
+                }
+
+                app.len -= (app.len != 0);
+            }
+
+            rc = lw_users_note(t, app);
+        }
+
+    } while (rc == LW_OK && more);
+
+    lw_scan_end(&scan);
+
+    return rc;
+}
+
+
+static int
+lw_users_note(lw_table_t *t, lunary_str_t app)
+{
+    void    *p;
+    size_t   i, cap;
+
+    for (i = 0; i < t->napps; i++) {
+        if (lw_str_same(t->apps[i], app)) {
+            return LW_OK;
+        }
+    }
+
+    if (t->napps == t->capps) {
+
+        cap = t->capps ? t->capps * 2 : 64;
+        p = realloc(t->apps, cap * sizeof(*t->apps));
+
+        if (p == NULL) {
+            return LW_NOMEM;
+        }
+
+        t->apps = p;
+        t->capps = cap;
+    }
+
+    t->apps[t->napps] = lw_users_copy(t, app);
+
+    if (app.len && t->apps[t->napps].data == NULL) {
+        return LW_NOMEM;
+    }
+
+    t->napps++;
+
+    return LW_OK;
+}
+
+
+/* some hundred users in a round trip */
+
+static int
 lw_users_app(lw_t *w, lw_table_t *t, lunary_str_t app)
 {
     int           rc;
-    size_t        i;
+    size_t        i, k, n;
     lw_text_t     key;
     lw_args_t    *a;
     redisReply   *ids;
+
+    static const char *const  rests[] = { "none", "claimed" };
 
     lw_text_init(&key, &w->mem);
     lw_text_fmt(&key, "%susers:", w->options->prefix);
@@ -251,31 +263,42 @@ lw_users_app(lw_t *w, lw_table_t *t, lunary_str_t app)
     lw_arg_lit(a, "ZREVRANGE");
     lw_arg_str(a, lw_text_get(&key));
     lw_arg_lit(a, "0");
-    lw_arg_int(a, LW_USERS_MAX);
+    lw_arg_int(a, LW_USERS_MAX - 1);
 
-    ids = lw_args_call(a);
+    ids = key.failed ? NULL : lw_args_call(a);
     lw_text_free(&key);
 
-    if (!lw_reply_is_array(ids) || t->napps == LW_PROJECTS_MAX) {
-        if (ids) {
-            freeReplyObject(ids);
-        }
+    if (!lw_reply_is_array(ids)) {
+        lw_reply_free(ids);
         return LW_REDIS;
     }
 
-    t->apps[t->napps++] = ids;
     rc = LW_OK;
 
-    for (i = 0; rc == LW_OK && i < ids->elements; i++) {
-        rc = lw_users_hash(w, t, app, lw_reply_str(ids->element[i]), NULL);
+    for (i = 0; rc == LW_OK && i < ids->elements; i += n) {
+
+        n = ids->elements - i;
+        n = n < LW_USERS_ROUND ? n : LW_USERS_ROUND;
+
+        for (k = i; rc == LW_OK && k < i + n; k++) {
+            rc = lw_users_ask(w, "user:", app, lw_reply_str(ids->element[k]));
+        }
+
+        for (k = i; rc == LW_OK && k < i + n; k++) {
+            rc = lw_users_answer(w, t, app, lw_reply_str(ids->element[k]),
+                                 NULL);
+        }
     }
 
-    if (rc == LW_OK) {
-        rc = lw_users_hash(w, t, app, lunary_str(NULL, 0), "none");
-    }
+    lw_reply_free(ids);
 
-    if (rc == LW_OK) {
-        rc = lw_users_hash(w, t, app, lunary_str(NULL, 0), "claimed");
+    for (i = 0; rc == LW_OK && i < 2; i++) {
+
+        rc = lw_users_ask(w, "user-rest:", app, lw_str(rests[i]));
+
+        if (rc == LW_OK) {
+            rc = lw_users_answer(w, t, app, lunary_str(NULL, 0), rests[i]);
+        }
     }
 
     return rc;
@@ -283,78 +306,115 @@ lw_users_app(lw_t *w, lw_table_t *t, lunary_str_t app)
 
 
 static int
-lw_users_hash(lw_t *w, lw_table_t *t, lunary_str_t app, lunary_str_t id,
-    const char *rest)
+lw_users_ask(lw_t *w, const char *kind, lunary_str_t app, lunary_str_t id)
 {
-    void        *p;
-    lw_row_t    *r;
-    lw_text_t    key;
-    lw_args_t   *a;
-    redisReply  *hash;
+    int         rc;
+    lw_text_t   key;
+    lw_args_t  *a;
 
     lw_text_init(&key, &w->mem);
-    lw_text_fmt(&key, "%s%s", w->options->prefix,
-                rest ? "user-rest:" : "user:");
+    lw_text_fmt(&key, "%s%s", w->options->prefix, kind);
     lw_text_str(&key, app);
     lw_text_lit(&key, ":");
-    lw_text_str(&key, rest ? lw_str(rest) : id);
+    lw_text_str(&key, id);
 
     a = lw_args(w->redis);
     lw_arg_lit(a, "HGETALL");
     lw_arg_str(a, lw_text_get(&key));
 
-    hash = lw_args_call(a);
+    rc = key.failed ? LW_NOMEM : lw_args_queue(a);
+
     lw_text_free(&key);
 
-    if (!lw_reply_is_array(hash)) {
-        if (hash) {
-            freeReplyObject(hash);
-        }
-        return LW_REDIS;
-    }
+    return rc;
+}
+
+
+static int
+lw_users_answer(lw_t *w, lw_table_t *t, lunary_str_t app, lunary_str_t id,
+    const char *rest)
+{
+    void        *p;
+    size_t       cap;
+    lw_row_t    *r;
+    redisReply  *hash;
+
+    hash = lw_redis_reply(w->redis);
 
     /* a claimed user's keys may have ended before its place in the list */
 
-    if (hash->elements == 0) {
-        freeReplyObject(hash);
-        return LW_OK;
+    if (!lw_reply_is_array(hash) || hash->elements == 0) {
+
+        cap = lw_reply_is_array(hash);
+        lw_reply_free(hash);
+
+        return cap ? LW_OK : LW_REDIS;
     }
 
     if (t->n == t->cap) {
 
-        t->cap = t->cap ? t->cap * 2 : 64;
-        p = realloc(t->rows, t->cap * sizeof(*t->rows));
+        cap = t->cap ? t->cap * 2 : 64;
+        p = realloc(t->rows, cap * sizeof(*t->rows));
 
         if (p == NULL) {
-            freeReplyObject(hash);
-            return LW_REDIS;
+            lw_reply_free(hash);
+            return LW_NOMEM;
         }
 
         t->rows = p;
+        t->cap = cap;
     }
 
     r = &t->rows[t->n++];
     memset(r, 0, sizeof(*r));
 
     r->app = app;
-    r->id = id;
-    r->hash = hash;
+    r->id = lw_users_copy(t, id);
     r->rest = rest;
     r->runs = lw_users_int(hash, "runs", 0);
     r->errors = lw_users_int(hash, "errors", 0);
     r->input = lw_users_int(hash, "input_tokens", 0);
     r->output = lw_users_int(hash, "output_tokens", 0);
     r->cost = lw_users_int(hash, "cost_nano", -1);
+    r->unpriced = lw_users_int(hash, "unpriced_runs", 0);
+    r->threads = lw_users_int(hash, "threads", 0);
     r->first = lw_users_int(hash, "first_seen", -1);
     r->last = lw_users_int(hash, "last_seen", -1);
     r->verified = lunary_eq(lw_users_field(hash, "verified"), "1");
     r->props = lw_users_field(hash, "props");
+    r->models = lw_users_field(hash, "models");
 
-    if (!lunary_json_valid(r->props, 32)) {
-        r->props = lunary_str(NULL, 0);
+    /* somebody may have written anything there */
+
+    r->props = lunary_json_valid(r->props, 32)
+               ? lw_users_copy(t, r->props) : lunary_str(NULL, 0);
+    r->models = lunary_json_valid(r->models, 4)
+                ? lw_users_copy(t, r->models) : lunary_str(NULL, 0);
+
+    lw_reply_free(hash);
+
+    return (id.len && r->id.data == NULL) ? LW_NOMEM : LW_OK;
+}
+
+
+static lunary_str_t
+lw_users_copy(lw_table_t *t, lunary_str_t s)
+{
+    unsigned char  *p;
+
+    if (s.len == 0) {
+        return lunary_str(NULL, 0);
     }
 
-    return LW_OK;
+    p = lw_pool_alloc(&t->pool, s.len);
+
+    if (p == NULL) {
+        return lunary_str(NULL, 0);
+    }
+
+    memcpy(p, s.data, s.len);
+
+    return lunary_str(p, s.len);
 }
 
 
@@ -520,7 +580,6 @@ lw_users_json(const lw_table_t *t, lw_text_t *out)
 {
     char             cost[32];
     size_t           i;
-    lunary_str_t     models;
     const lw_row_t  *r;
 
     lw_text_lit(out, "[");
@@ -559,14 +618,11 @@ lw_users_json(const lw_table_t *t, lw_text_t *out)
         }
 
         lw_text_fmt(out, ",\"unpriced_runs\":%lld,\"threads\":%lld",
-                    (long long) lw_users_int(r->hash, "unpriced_runs", 0),
-                    (long long) lw_users_int(r->hash, "threads", 0));
+                    (long long) r->unpriced, (long long) r->threads);
 
-        models = lw_users_field(r->hash, "models");
-
-        if (models.len && lunary_json_valid(models, 4)) {
+        if (r->models.len) {
             lw_text_lit(out, ",\"models\":");
-            lw_text_str(out, models);
+            lw_text_str(out, r->models);
         }
 
         if (r->first >= 0) {
@@ -674,16 +730,8 @@ lw_users_prop(const lw_row_t *r, const char *name, lw_text_t *text)
 static void
 lw_users_free(lw_table_t *t)
 {
-    size_t  i;
-
-    for (i = 0; i < t->n; i++) {
-        freeReplyObject(t->rows[i].hash);
-    }
-
-    for (i = 0; i < t->napps; i++) {
-        freeReplyObject(t->apps[i]);
-    }
-
     free(t->rows);
+    free(t->apps);
+    lw_pool_free(&t->pool);
     memset(t, 0, sizeof(*t));
 }
