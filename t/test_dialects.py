@@ -466,6 +466,29 @@ def test_a_decompression_bomb_is_left_alone(inspector):
     assert got["peak"] < 2 * LIMIT
 
 
+def test_an_answer_may_repeat_itself(inspector):
+    """Search results in every chunk: far more than 100 times smaller."""
+    found = [{"title": "t" * 200, "url": "https://example.org/%d" % n}
+             for n in range(30)]
+    body = b"".join(event(chunk("w%d " % n, search_results=found,
+                                usage={"completion_tokens": n}))
+                    for n in range(400)) + event(b"[DONE]")
+    packed = gzip.compress(body, 9)
+    assert len(body) > 1 << 21 and len(body) > 100 * len(packed)
+    got = stream(inspector, packed, headers=dict(
+        SSE, **{"content-encoding": "gzip"}))
+    assert got["terminal"] == 1
+    assert got["fields"]["completion_tokens"] == "399"
+
+
+def test_a_request_may_not_repeat_itself_as_much(inspector):
+    body = json.dumps({"model": "m", "messages": [
+        {"role": "user", "content": "a" * (2 << 20)}]}).encode()
+    got = inspector.run(**CHAT, request=gzip.compress(body, 9),
+                        request_encoding="gzip")
+    assert got["request_state"] == "limit"
+
+
 # --- sizes -----------------------------------------------------------------
 
 def test_64_mb_in_one_string_are_read_in_little_memory(inspector):

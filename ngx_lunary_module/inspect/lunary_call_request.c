@@ -55,7 +55,7 @@ lunary_call_start(lunary_call_t *call, lunary_str_t method,
     }
 
     rc = lunary_inflate_create(call->mem, content_encoding,
-                               &priv->rq_inflate);
+                               LUNARY_INFLATE_REQUEST, &priv->rq_inflate);
 
     if (rc != LUNARY_OK) {
         call->request_state = rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM

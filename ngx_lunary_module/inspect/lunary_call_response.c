@@ -95,7 +95,7 @@ lunary_call_answer(lunary_call_t *call, unsigned status,
     }
 
     rc = lunary_inflate_create(call->mem, content_encoding,
-                               &priv->rs_inflate);
+                               LUNARY_INFLATE_RESPONSE, &priv->rs_inflate);
 
     if (rc != LUNARY_OK) {
         call->response_state = rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM

@@ -41,6 +41,7 @@ struct lunary_inflate_s {
     lunary_inflate_pt         sink;
     void                     *ctx;
 
+    size_t                    small;       /* bytes out at any ratio         */
     uint64_t                  in;
     uint64_t                  out;
     int                       rc;          /* sticky                         */
@@ -100,7 +101,7 @@ static const lunary_coding_t  lunary_codings[] = {
 
 int
 lunary_inflate_create(lunary_mem_t *mem, lunary_str_t encoding,
-    lunary_inflate_t **out)
+    size_t small, lunary_inflate_t **out)
 {
     int                     rc;
     size_t                  n;
@@ -167,6 +168,7 @@ lunary_inflate_create(lunary_mem_t *mem, lunary_str_t encoding,
     memset(inf, 0, offsetof(lunary_inflate_t, piece));
 
     inf->mem = mem;
+    inf->small = small;
     inf->coding = found;
 
     rc = found->start(inf);
@@ -221,7 +223,7 @@ lunary_inflate_out(lunary_inflate_t *inf, size_t n)
     inf->out += n;
 
     if (inf->out > LUNARY_INFLATE_MAX
-        || (inf->out > LUNARY_INFLATE_FREE
+        || (inf->out > inf->small
             && inf->out / LUNARY_INFLATE_RATIO > inf->in))
     {
         return LUNARY_LIMIT;

@@ -10,8 +10,11 @@
  *   - memory is bounded: zlib 44 KiB, brotli and zstd by a window of
  *     LUNARY_INFLATE_WINDOW (larger ones are LUNARY_ERROR), a piece of
  *     8 KiB besides;
- *   - so is time: what inflates to more than 1 MiB and 100 times its size, or
- *     to more than LUNARY_INFLATE_MAX, is LUNARY_LIMIT and no longer read.
+ *   - so is time: what inflates to more than LUNARY_INFLATE_RATIO times its
+ *     size once it is over `small`, or to more than LUNARY_INFLATE_MAX, is
+ *     LUNARY_LIMIT and no longer read.  Streams that repeat what they found
+ *     in every chunk come 150 times as small as br: an answer has more room
+ *     than a request.
  */
 
 #ifndef LUNARY_INFLATE_H
@@ -22,7 +25,11 @@
 
 #define LUNARY_INFLATE_MAX     ((uint64_t) 256 * 1024 * 1024)
 #define LUNARY_INFLATE_RATIO   100
-#define LUNARY_INFLATE_FREE    (1024 * 1024)
+
+/* values of small */
+#define LUNARY_INFLATE_REQUEST   (1024 * 1024)
+#define LUNARY_INFLATE_RESPONSE  (8 * 1024 * 1024)
+
 #define LUNARY_INFLATE_WINDOW  23            /* bits; zstd, RFC 9659: 8 MB   */
 
 
@@ -36,10 +43,11 @@ typedef void (*lunary_inflate_pt)(void *ctx, const unsigned char *p,
 /*
  * What a Content-Encoding's value asks for: LUNARY_OK: *inf is a new inflater,
  * NULL where none is needed (empty, identity); LUNARY_ERROR: it cannot be
- * read (unknown, or several encodings); LUNARY_NOMEM.
+ * read (unknown, or several encodings); LUNARY_NOMEM.  Up to small bytes may
+ * come out of however few.
  */
 int lunary_inflate_create(lunary_mem_t *mem, lunary_str_t encoding,
-    lunary_inflate_t **inf);
+    size_t small, lunary_inflate_t **inf);
 void lunary_inflate_destroy(lunary_inflate_t *inf);
 
 /*
