@@ -171,6 +171,16 @@ def test_llm_events_can_be_dropped(ingest, runs):
     balanced(one, 1)
 
 
+def test_feedback_about_a_call_is_not_left_out(ingest, runs):
+    one = ingest(options="llm=drop")
+
+    post(one, {**START, "type": "llm"},
+         {**START, "type": "llm", "event": "feedback",
+          "feedback": {"thumb": "up"}})
+
+    assert runs.one()["event_name"] == "feedback"
+
+
 def test_an_ingest_is_no_call(ingest, runs):
     one = ingest(main="lunary on; lunary_require_user verified;")
 

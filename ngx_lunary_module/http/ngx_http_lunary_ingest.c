@@ -709,7 +709,11 @@ ngx_http_lunary_ingest_event(ngx_http_request_t *r, lunary_mem_t *mem,
         return NGX_DECLINED;
     }
 
-    if (drop && lunary_eq(values[NGX_HTTP_LUNARY_E_TYPE], "\"llm\"")) {
+    /* what people say of a call is not in the call that passed */
+
+    if (drop && lunary_eq(values[NGX_HTTP_LUNARY_E_TYPE], "\"llm\"")
+        && !lunary_eq(values[NGX_HTTP_LUNARY_E_EVENT], "\"feedback\""))
+    {
         return NGX_OK;
     }
 
