@@ -55,6 +55,7 @@ ngx_lunary_redis_create(ngx_cycle_t *cycle, ngx_lunary_redis_conf_t *conf,
 
     ngx_queue_init(&rc->waiting);
     ngx_queue_init(&rc->inflight);
+    ngx_queue_init(&rc->lost);
 
     rc->dummy.fd = (ngx_socket_t) -1;
     rc->dummy.data = rc;
@@ -529,28 +530,27 @@ ngx_lunary_redis_finish(ngx_lunary_redis_t *rc,
 
 /*
  * Every command gets NULL.  The queues are emptied first: what handlers send
- * in answer to that belongs to the next connection.
+ * in answer to that belongs to the next connection, and what they end may
+ * have commands that are still to be told: these can be forgotten, too.
  */
 
 void
 ngx_lunary_redis_fail_commands(ngx_lunary_redis_t *rc)
 {
-    ngx_queue_t                  lost, *q;
+    ngx_queue_t                 *q;
     ngx_lunary_redis_request_t  *req;
 
     rc->out = NULL;
     rc->last_out = &rc->out;
     rc->ncommands = 0;
 
-    ngx_queue_init(&lost);
-
     if (!ngx_queue_empty(&rc->inflight)) {
-        ngx_queue_add(&lost, &rc->inflight);
+        ngx_queue_add(&rc->lost, &rc->inflight);
         ngx_queue_init(&rc->inflight);
     }
 
     if (!ngx_queue_empty(&rc->waiting)) {
-        ngx_queue_add(&lost, &rc->waiting);
+        ngx_queue_add(&rc->lost, &rc->waiting);
         ngx_queue_init(&rc->waiting);
     }
 
@@ -558,8 +558,8 @@ ngx_lunary_redis_fail_commands(ngx_lunary_redis_t *rc)
         ngx_del_timer(&rc->patience);
     }
 
-    while (!ngx_queue_empty(&lost)) {
-        q = ngx_queue_head(&lost);
+    while (!ngx_queue_empty(&rc->lost)) {
+        q = ngx_queue_head(&rc->lost);
         ngx_queue_remove(q);
 
         req = ngx_queue_data(q, ngx_lunary_redis_request_t, queue);
@@ -572,13 +572,14 @@ void
 ngx_lunary_redis_forget(ngx_lunary_redis_t *rc, void *data)
 {
     ngx_uint_t                   i;
-    ngx_queue_t                 *q, *queues[2];
+    ngx_queue_t                 *q, *queues[3];
     ngx_lunary_redis_request_t  *req;
 
     queues[0] = &rc->inflight;
     queues[1] = &rc->waiting;
+    queues[2] = &rc->lost;
 
-    for (i = 0; i < 2; i++) {
+    for (i = 0; i < 3; i++) {
         for (q = ngx_queue_head(queues[i]);
              q != ngx_queue_sentinel(queues[i]);
              q = ngx_queue_next(q))

@@ -137,5 +137,9 @@ typedef enum {
 
 ngx_lunary_redis_error_e ngx_lunary_redis_error(redisReply *reply);
 
+/* an error reply's text fit for the log, in place: without control characters
+ * and without the arguments (keys) that some errors quote; else empty */
+void ngx_lunary_redis_text(redisReply *reply, ngx_str_t *text);
+
 
 #endif /* NGX_LUNARY_REDIS_H */

@@ -77,6 +77,7 @@ struct ngx_lunary_redis_s {
     redisReader                  *reader;
     ngx_queue_t                   waiting;
     ngx_queue_t                   inflight;
+    ngx_queue_t                   lost;
     ngx_uint_t                    ncommands;   /* in both                    */
     ngx_chain_t                  *out;         /* bytes still to be sent     */
     ngx_chain_t                 **last_out;
@@ -116,7 +117,6 @@ void ngx_lunary_redis_fail_commands(ngx_lunary_redis_t *rc);
 /* ngx_lunary_redis_reply.c */
 
 redisReader *ngx_lunary_redis_reader(void);
-void ngx_lunary_redis_text(redisReply *reply, ngx_str_t *text);
 
 /* ngx_lunary_redis_connect.c */
 

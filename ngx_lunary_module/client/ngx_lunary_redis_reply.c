@@ -75,12 +75,11 @@ ngx_lunary_redis_reader(void)
 }
 
 
-/* an error's text, made fit for the log */
-
 void
 ngx_lunary_redis_text(redisReply *reply, ngx_str_t *text)
 {
-    size_t  i;
+    u_char  *args;
+    size_t   i;
 
     ngx_str_null(text);
 
@@ -90,6 +89,16 @@ ngx_lunary_redis_text(redisReply *reply, ngx_str_t *text)
 
     text->data = (u_char *) reply->str;
     text->len = ngx_min((size_t) reply->len, 200);
+
+    /* "unknown command 'GET', with args beginning with: 'sess:...'" */
+
+    args = ngx_strlcasestrn(text->data, text->data + text->len,
+                            (u_char *) ", with args",
+                            sizeof(", with args") - 2);
+
+    if (args) {
+        text->len = args - text->data;
+    }
 
     for (i = 0; i < text->len; i++) {
         if (text->data[i] < ' ' || text->data[i] >= 0x7f) {

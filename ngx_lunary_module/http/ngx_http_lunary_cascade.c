@@ -237,11 +237,9 @@ ngx_http_lunary_cascade_reply(void *data, redisReply *reply)
     } else if (reply->type == REDIS_REPLY_ERROR) {
         cascade->failed = 1;
 
-        if (ngx_http_lunary_seldom(&ngx_http_lunary_cascade_said)) {
-            ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                          "lunary: Redis refused to tell a parent's user: %*s",
-                          (size_t) ngx_min(reply->len, 64), reply->str);
-        }
+        ngx_http_lunary_redis_refused(r->connection->log,
+                                      &ngx_http_lunary_cascade_said, reply,
+                                      "to tell a parent's user");
 
     } else if (cascade->user.len == 0) {
         ngx_http_lunary_cascade_read(r, ctx, reply);
@@ -422,11 +420,8 @@ ngx_http_lunary_cascade_saved(void *data, redisReply *reply)
 {
     static time_t  said;
 
-    if (reply && reply->type == REDIS_REPLY_ERROR && said != ngx_time()) {
-        said = ngx_time();
-
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                      "lunary: Redis refused to keep a run's user: %*s",
-                      (size_t) ngx_min(reply->len, 64), reply->str);
+    if (reply && reply->type == REDIS_REPLY_ERROR) {
+        ngx_http_lunary_redis_refused(ngx_cycle->log, &said, reply,
+                                      "to keep a run's user");
     }
 }

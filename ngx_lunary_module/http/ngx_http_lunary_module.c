@@ -1108,3 +1108,18 @@ ngx_http_lunary_seldom(time_t *said)
 
     return 1;
 }
+
+
+void
+ngx_http_lunary_redis_refused(ngx_log_t *log, time_t *said, redisReply *reply,
+    const char *what)
+{
+    ngx_str_t  text;
+
+    if (ngx_http_lunary_seldom(said)) {
+        ngx_lunary_redis_text(reply, &text);
+
+        ngx_log_error(NGX_LOG_ERR, log, 0, "lunary: Redis refused %s: %V",
+                      what, &text);
+    }
+}

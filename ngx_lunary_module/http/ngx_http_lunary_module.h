@@ -470,6 +470,10 @@ void ngx_http_lunary_random(u_char out[10]);
  * *said is the place's own */
 ngx_uint_t ngx_http_lunary_seldom(time_t *said);
 
+/* "Redis refused WHAT: ..." of an error reply, as often as that */
+void ngx_http_lunary_redis_refused(ngx_log_t *log, time_t *said,
+    redisReply *reply, const char *what);
+
 /* $request_id; NGX_OK or NGX_ERROR (no memory) */
 ngx_int_t ngx_http_lunary_request_id(ngx_http_request_t *r, ngx_str_t *id);
 

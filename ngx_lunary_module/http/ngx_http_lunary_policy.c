@@ -538,11 +538,9 @@ ngx_http_lunary_policy_reply(void *data, redisReply *reply)
     policy->state = NGX_HTTP_LUNARY_LOOKUP_FAILED;
 
     if (reply && reply->type == REDIS_REPLY_ERROR) {
-        if (ngx_http_lunary_seldom(&ngx_http_lunary_policy_said)) {
-            ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                          "lunary: Redis refused to judge a policy: %*s",
-                          (size_t) ngx_min(reply->len, 64), reply->str);
-        }
+        ngx_http_lunary_redis_refused(r->connection->log,
+                                      &ngx_http_lunary_policy_said, reply,
+                                      "to judge a policy");
 
     } else if (reply) {
         ngx_http_lunary_policy_judge(ctx, asker, reply);
@@ -1062,12 +1060,9 @@ ngx_http_lunary_settle_reply(void *data, redisReply *reply)
         return;
     }
 
-    if (reply && said != ngx_time()) {
-        said = ngx_time();
-
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                      "lunary: Redis refused to settle a budget: %*s",
-                      (size_t) ngx_min(reply->len, 64), reply->str);
+    if (reply) {
+        ngx_http_lunary_redis_refused(ngx_cycle->log, &said, reply,
+                                      "to settle a budget");
     }
 
     ngx_http_lunary_settle_later(s);

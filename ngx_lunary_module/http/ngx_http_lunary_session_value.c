@@ -73,11 +73,9 @@ ngx_http_lunary_session_value(ngx_http_lunary_found_t *found,
 
             found->failed = 1;
 
-            if (ngx_http_lunary_seldom(&ngx_http_lunary_session_value_said)) {
-                ngx_log_error(NGX_LOG_ERR, found->log, 0,
-                              "lunary: Redis refused the session look-up: %*s",
-                              (size_t) ngx_min(reply->len, 64), reply->str);
-            }
+            ngx_http_lunary_redis_refused(found->log,
+                                          &ngx_http_lunary_session_value_said,
+                                          reply, "the session look-up");
 
         } else if (found->conf->format != NGX_HTTP_LUNARY_FORMAT_AUTO) {
 
