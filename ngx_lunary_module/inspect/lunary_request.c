@@ -171,6 +171,12 @@ lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
     if (len != 0) {
         read = rq->read;
         notes = rq->n;
+
+    } else {
+        memset(&read, 0, sizeof(lunary_read_t));
+        memset(&notes, 0, sizeof(lunary_notes_t));
+        notes.level[0].mark = -1;
+        notes.level[1].mark = -1;
     }
 
     /* in steps that stay in the first cache for who reads them next */
@@ -200,16 +206,8 @@ lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
     rq->base -= lead;
     rq->raw.len = len;
 
-    if (len != 0) {
-        rq->read = read;
-        rq->n = notes;
-
-    } else {
-        memset(&rq->read, 0, sizeof(lunary_read_t));
-        memset(&rq->n, 0, offsetof(lunary_notes_t, values));
-        rq->n.level[0].mark = -1;
-        rq->n.level[1].mark = -1;
-    }
+    rq->read = read;
+    rq->n = notes;
 
     return LUNARY_ERROR;
 }
