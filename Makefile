@@ -198,7 +198,7 @@ clean:          ## removes build/
 
 .PHONY: demo
 demo:           ## installs what is missing, makes real calls, shows who used what
-	@.ci/deps install $(GROUP) codecs run
+	@.ci/deps install $(GROUP) codecs worker run
 	@NGINX_BIN="$$(PATH=$$PATH:/usr/sbin command -v $(or $(NGINX_BIN),nginx))" \
 	    NGINX_MODULE=$(MODULE) BUILD=$(BUILD) python3 t/demo/demo.py
 

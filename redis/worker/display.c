@@ -31,7 +31,7 @@ static const char *const  lw_display_json[] = {
 static const char *const  lw_display_numbers[] = {
     "status", "upstream_status", "attempts", "runs", "errors", "aborted",
     "rejected", "unpriced_runs", "claimed_runs", "first_seen", "last_seen",
-    "threads", "cost_nano", NULL
+    "threads", "cost_nano", "timed_runs", NULL
 };
 
 
@@ -102,6 +102,22 @@ lw_display_cell(lw_text_t *out, lunary_str_t s, size_t width, int right)
 
     out->failed |= cell.failed;
     lw_text_free(&cell);
+}
+
+
+size_t
+lw_display_width(lunary_str_t s)
+{
+    size_t  i, columns, sum;
+
+    sum = 0;
+
+    for (i = 0; i < s.len; /* void */) {
+        i += lw_display_char(s, i, &columns);
+        sum += columns ? columns : 1;
+    }
+
+    return sum;
 }
 
 

@@ -23,6 +23,9 @@ int lw_display_color(const lw_options_t *o, FILE *f);
  */
 void lw_display_cell(lw_text_t *out, lunary_str_t s, size_t width, int right);
 
+/* how many columns s takes as it is */
+size_t lw_display_width(lunary_str_t s);
+
 /* a number with thousands apart: "1 234 567"; "-" where it is less than 0 */
 void lw_display_count(lw_text_t *out, int64_t n, size_t width);
 

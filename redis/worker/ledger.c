@@ -243,6 +243,7 @@ lw_ledger_twins(lw_t *w, lw_ledger_t *l)
 static void
 lw_ledger_run(lw_t *w, lw_share_t *s)
 {
+    int64_t            ms;
     lw_usage_t         u;
     lunary_str_t       outcome;
     const lw_entry_t  *e;
@@ -278,6 +279,15 @@ lw_ledger_run(lw_t *w, lw_share_t *s)
     s->sums[LW_SUM_ABORTED] = lunary_eq(outcome, "aborted");
     s->sums[LW_SUM_REJECTED] = lunary_eq(outcome, "rejected");
     s->sums[LW_SUM_CLAIMED] = (s->user.len && !s->verified);
+
+    /* a refusal takes no time, and says nothing of an answer's */
+
+    ms = lw_entry_int(e, LUNARY_F_DURATION_MS);
+
+    if (ms >= 0 && !s->sums[LW_SUM_REJECTED]) {
+        s->sums[LW_SUM_TIMED] = 1;
+        s->sums[LW_SUM_DURATION] = ms;
+    }
 
     lw_entry_usage(e, &u);
     lw_ledger_price(w, s, &u);

@@ -11,7 +11,7 @@
 #include "ledger.h"
 
 
-#define LW_SUMS          8
+#define LW_SUMS          10
 #define LW_BUCKET_MS     600000
 #define LW_RUN_ID_MAX    256
 
@@ -24,7 +24,9 @@ enum {
     LW_SUM_INPUT,
     LW_SUM_OUTPUT,
     LW_SUM_UNPRICED,
-    LW_SUM_CLAIMED
+    LW_SUM_CLAIMED,
+    LW_SUM_TIMED,                     /* runs of which the next is the sum    */
+    LW_SUM_DURATION
 };
 
 

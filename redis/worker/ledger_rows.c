@@ -124,7 +124,8 @@ lw_ledger_sums(lw_ledger_t *l, const int64_t *sums, int64_t cost)
 
     static const char *const  names[LW_SUMS] = {
         "runs", "errors", "aborted", "rejected", "input_tokens",
-        "output_tokens", "unpriced_runs", "claimed_runs"
+        "output_tokens", "unpriced_runs", "claimed_runs", "timed_runs",
+        "duration_ms"
     };
 
     list = lw_pack_list(&l->pack);

@@ -1,63 +1,20 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * `lunary-worker users`: the ledger's users as a table, as JSON, or as one
- * self-contained page (users.html, with the rows as JSON in it).
+ * `lunary-worker users`: the ledger's users, read and sorted.  How they are
+ * shown: users_table.c, users_json.c.
  */
 
-#include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "commands.h"
 #include "display.h"
 #include "scan.h"
+#include "users.h"
 
 
 #define LW_USERS_MAX    1000000
 #define LW_USERS_ROUND  500
-#define LW_PAGE_MARK    "@USERS@"
-
-
-__asm__(
-    ".section .rodata\n"
-    ".global lw_users_page\n"
-    "lw_users_page:\n"
-    ".incbin \"" LW_PAGE_FILE "\"\n"
-    ".byte 0\n"
-    ".previous\n"
-);
-
-extern const char  lw_users_page[];
-
-
-typedef struct {
-    lunary_str_t    app;
-    lunary_str_t    id;
-    const char     *rest;           /* "none", "claimed": counted together    */
-    int64_t         runs;
-    int64_t         errors;
-    int64_t         input;
-    int64_t         output;
-    int64_t         cost;           /* nano; -1: unknown                      */
-    int64_t         unpriced;
-    int64_t         threads;
-    int64_t         first;
-    int64_t         last;
-    lunary_str_t    props;
-    lunary_str_t    models;
-    int             verified;
-} lw_row_t;
-
-typedef struct {
-    lw_row_t       *rows;
-    size_t          n;
-    size_t          cap;
-    lunary_str_t   *apps;
-    size_t          napps;
-    size_t          capps;
-    lw_pool_t       pool;           /* all texts                              */
-} lw_table_t;
 
 
 static int lw_users_load(lw_t *w, lw_table_t *t);
@@ -72,13 +29,8 @@ static lunary_str_t lw_users_copy(lw_table_t *t, lunary_str_t s);
 static lunary_str_t lw_users_field(const redisReply *hash, const char *name);
 static int64_t lw_users_int(const redisReply *hash, const char *name,
     int64_t absent);
+static int64_t lw_users_tokens(const lw_row_t *r);
 static int lw_users_compare(const void *a, const void *b);
-static void lw_users_table(lw_t *w, const lw_table_t *t, lw_text_t *out);
-static void lw_users_time(lw_text_t *out, int64_t ms);
-static void lw_users_json(const lw_table_t *t, lw_text_t *out);
-static int lw_users_html(lw_t *w, const lw_table_t *t);
-static lunary_str_t lw_users_prop(const lw_row_t *r, const char *name,
-    lw_text_t *text);
 static void lw_users_free(lw_table_t *t);
 
 
@@ -336,6 +288,7 @@ lw_users_answer(lw_t *w, lw_table_t *t, lunary_str_t app, lunary_str_t id,
 {
     void        *p;
     size_t       cap;
+    int64_t      timed;
     lw_row_t    *r;
     redisReply  *hash;
 
@@ -373,11 +326,16 @@ lw_users_answer(lw_t *w, lw_table_t *t, lunary_str_t app, lunary_str_t id,
     r->rest = rest;
     r->runs = lw_users_int(hash, "runs", 0);
     r->errors = lw_users_int(hash, "errors", 0);
-    r->input = lw_users_int(hash, "input_tokens", 0);
-    r->output = lw_users_int(hash, "output_tokens", 0);
+    r->input = lw_users_int(hash, "input_tokens", -1);
+    r->output = lw_users_int(hash, "output_tokens", -1);
     r->cost = lw_users_int(hash, "cost_nano", -1);
     r->unpriced = lw_users_int(hash, "unpriced_runs", 0);
     r->threads = lw_users_int(hash, "threads", 0);
+    r->latency = lw_users_int(hash, "duration_ms", 0);
+
+    timed = lw_users_int(hash, "timed_runs", 0);
+    r->latency = timed > 0 ? r->latency / timed : -1;
+
     r->first = lw_users_int(hash, "first_seen", -1);
     r->last = lw_users_int(hash, "last_seen", -1);
     r->verified = lunary_eq(lw_users_field(hash, "verified"), "1");
@@ -442,6 +400,13 @@ lw_users_int(const redisReply *hash, const char *name, int64_t absent)
 }
 
 
+static int64_t
+lw_users_tokens(const lw_row_t *r)
+{
+    return (r->input > 0 ? r->input : 0) + (r->output > 0 ? r->output : 0);
+}
+
+
 static int
 lw_users_compare(const void *a, const void *b)
 {
@@ -460,7 +425,7 @@ lw_users_compare(const void *a, const void *b)
         break;
 
     case 't':
-        d = y->input + y->output - x->input - x->output;
+        d = lw_users_tokens(y) - lw_users_tokens(x);
         break;
 
     case 'l':
@@ -488,242 +453,6 @@ lw_users_compare(const void *a, const void *b)
     rc = n ? memcmp(x->id.data, y->id.data, n) : 0;
 
     return rc ? rc : (x->id.len > y->id.len) - (x->id.len < y->id.len);
-}
-
-
-static void
-lw_users_table(lw_t *w, const lw_table_t *t, lw_text_t *out)
-{
-    int              color;
-    char             cost[32];
-    size_t           i;
-    lw_text_t        name, group;
-    const lw_row_t  *r;
-
-    color = lw_display_color(w->options, stdout);
-
-    lw_text_init(&name, &w->mem);
-    lw_text_init(&group, &w->mem);
-
-    if (color) {
-        lw_text_lit(out, "\033[1m");
-    }
-
-    lw_text_lit(out, "USER              NAME               GROUP      APP     "
-                     "      RUNS ERRORS         IN        OUT        COST  "
-                     "FIRST SEEN        LAST SEEN");
-
-    if (color) {
-        lw_text_lit(out, "\033[0m");
-    }
-
-    lw_text_lit(out, "\n");
-
-    for (i = 0; i < t->n; i++) {
-
-        r = &t->rows[i];
-
-        if (r->cost >= 0) {
-            lw_cost_text(cost, r->cost);
-        } else {
-            memcpy(cost, "-", 2);
-        }
-
-        lw_display_cell(out, r->rest
-                             ? lw_str(r->rest[0] == 'n' ? "(no user)"
-                                                        : "(unverified)")
-                             : r->id, 15, 0);
-        lw_text_add(out, r->verified || r->rest ? "   " : " ? ", 3);
-        lw_display_cell(out, lw_users_prop(r, "name", &name), 18, 0);
-        lw_text_lit(out, " ");
-        lw_display_cell(out, lw_users_prop(r, "group", &group), 10, 0);
-        lw_text_lit(out, " ");
-        lw_display_cell(out, r->app, 10, 0);
-        lw_display_count(out, r->runs, 8);
-        lw_display_count(out, r->errors, 7);
-        lw_display_count(out, r->input, 11);
-        lw_display_count(out, r->output, 11);
-        lw_display_cell(out, lw_str(cost), 12, 1);
-        lw_text_lit(out, "  ");
-        lw_users_time(out, r->first);
-        lw_text_lit(out, "  ");
-        lw_users_time(out, r->last);
-        lw_text_lit(out, "\n");
-    }
-
-    lw_text_free(&name);
-    lw_text_free(&group);
-}
-
-
-static void
-lw_users_time(lw_text_t *out, int64_t ms)
-{
-    char       text[32];
-    time_t     at;
-    struct tm  tm;
-
-    at = (time_t) (ms / 1000);
-
-    if (ms < 0 || localtime_r(&at, &tm) == NULL
-        || strftime(text, sizeof(text), "%Y-%m-%d %H:%M", &tm) == 0)
-    {
-        memcpy(text, "-", 2);
-    }
-
-    lw_display_cell(out, lw_str(text), 16, 0);
-}
-
-
-static void
-lw_users_json(const lw_table_t *t, lw_text_t *out)
-{
-    char             cost[32];
-    size_t           i;
-    const lw_row_t  *r;
-
-    lw_text_lit(out, "[");
-
-    for (i = 0; i < t->n; i++) {
-
-        r = &t->rows[i];
-
-        lw_text_add(out, ",\n", i ? 2 : 0);
-        lw_text_lit(out, "{\"app\":");
-        lw_text_json(out, r->app);
-
-        if (r->rest) {
-            lw_text_fmt(out, ",\"rest\":\"%s\"", r->rest);
-
-        } else {
-            lw_text_lit(out, ",\"user_id\":");
-            lw_text_json(out, r->id);
-            lw_text_fmt(out, ",\"verified\":%s",
-                        r->verified ? "true" : "false");
-        }
-
-        if (r->props.len) {
-            lw_text_lit(out, ",\"props\":");
-            lw_text_str(out, r->props);
-        }
-
-        lw_text_fmt(out, ",\"runs\":%lld,\"errors\":%lld,"
-                    "\"input_tokens\":%lld,\"output_tokens\":%lld",
-                    (long long) r->runs, (long long) r->errors,
-                    (long long) r->input, (long long) r->output);
-
-        if (r->cost >= 0) {
-            lw_cost_text(cost, r->cost);
-            lw_text_fmt(out, ",\"cost_usd\":%s", cost);
-        }
-
-        lw_text_fmt(out, ",\"unpriced_runs\":%lld,\"threads\":%lld",
-                    (long long) r->unpriced, (long long) r->threads);
-
-        if (r->models.len) {
-            lw_text_lit(out, ",\"models\":");
-            lw_text_str(out, r->models);
-        }
-
-        if (r->first >= 0) {
-            lw_text_fmt(out, ",\"first_seen\":%lld", (long long) r->first);
-        }
-
-        if (r->last >= 0) {
-            lw_text_fmt(out, ",\"last_seen\":%lld", (long long) r->last);
-        }
-
-        lw_text_lit(out, "}");
-    }
-
-    lw_text_lit(out, "]");
-}
-
-
-/*
- * The rows are JSON inside a script element that is no script: the one thing
- * that could end it, "<", is written as an escape.
- */
-
-static int
-lw_users_html(lw_t *w, const lw_table_t *t)
-{
-    int           rc;
-    FILE         *f;
-    size_t        i, from;
-    lw_text_t     json, page;
-    const char   *mark;
-
-    lw_text_init(&json, &w->mem);
-    lw_text_init(&page, &w->mem);
-
-    lw_users_json(t, &json);
-
-    mark = strstr(lw_users_page, LW_PAGE_MARK);
-
-    lw_text_add(&page, lw_users_page, (size_t) (mark - lw_users_page));
-
-    for (i = 0, from = 0; i < json.buf.len; i++) {
-
-        if (json.buf.data[i] == '<') {
-            lw_text_add(&page, json.buf.data + from, i - from);
-            lw_text_lit(&page, "\\u003c");
-            from = i + 1;
-        }
-    }
-
-    lw_text_add(&page, json.buf.data + from, json.buf.len - from);
-
-    mark += sizeof(LW_PAGE_MARK) - 1;
-    lw_text_add(&page, mark, strlen(mark));
-
-    rc = LW_ERROR;
-
-    if (!json.failed && !page.failed) {
-
-        f = strcmp(w->options->html, "-") == 0 ? stdout
-                                               : fopen(w->options->html, "we");
-
-        if (f && fwrite(page.buf.data, 1, page.buf.len, f) == page.buf.len
-            && fflush(f) == 0)
-        {
-            rc = LW_OK;
-        }
-
-        if (rc != LW_OK) {
-            lw_log(LW_LOG_ERROR, "%s: %s", w->options->html,
-                   strerror(errno));
-        }
-
-        if (f && f != stdout) {
-            (void) fclose(f);
-        }
-    }
-
-    lw_text_free(&json);
-    lw_text_free(&page);
-
-    return rc;
-}
-
-
-static lunary_str_t
-lw_users_prop(const lw_row_t *r, const char *name, lw_text_t *text)
-{
-    lunary_str_t  v;
-
-    v = lunary_json_get_n(r->props, name, strlen(name));
-
-    lw_text_clear(text);
-
-    if (lunary_json_is_string(v)) {
-        lw_text_plain(text, v);
-
-    } else if (lunary_json_type(v) == LUNARY_JSON_NUMBER) {
-        lw_text_str(text, v);
-    }
-
-    return lw_text_get(text);
 }
 
 

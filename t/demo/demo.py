@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What a newcomer sees first (`make demo`): calls of three users through a
-real nginx, and who used what, read back from the Redis stream.
+real nginx, each call as read back from the Redis stream, and what each user
+used and what it cost, as lunary-worker counts it.
 
 Everything runs in a scratch folder on free loopback ports and is stopped at
 the end.  Only Python's own library is used.
@@ -8,6 +9,7 @@ the end.  Only Python's own library is used.
     DEMO_UPSTREAM=https://api.openai.com   the real thing (OPENAI_API_KEY)
     DEMO_MODEL=gpt-4o-mini                 the model to ask for
     DEMO_KEEP=1                            leave it running, say where
+    DEMO_BUILT=1                           build nothing: it is there
 """
 
 import http.client
@@ -26,6 +28,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 NGINX = os.environ.get("NGINX_BIN") or shutil.which(
     "nginx", path=os.environ["PATH"] + ":/usr/sbin")
 MODULE = os.environ["NGINX_MODULE"]
+WORKER = os.environ.get("LUNARY_WORKER") or \
+    f"{os.environ.get('BUILD') or ROOT / 'build'}/lunary-worker"
+BUILT = os.environ.get("DEMO_BUILT", "") not in ("", "0")
 UPSTREAM = os.environ.get("DEMO_UPSTREAM", "").rstrip("/")
 KEY = os.environ.get("OPENAI_API_KEY", "sk-the-stand-in-takes-any")
 MODEL = os.environ.get("DEMO_MODEL", "gpt-4o-mini")
@@ -114,10 +119,10 @@ class Redis:
 
 # -- building and starting
 
-def build():
-    step = Step("building the module")
+def build(what, target, made):
+    step = Step(f"building {what}")
     make = subprocess.Popen(
-        ["make", "--no-print-directory", "V=1", "module"], cwd=ROOT,
+        ["make", "--no-print-directory", "V=1", target], cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said, compiled = [], 0
     for line in make.stdout:
@@ -127,8 +132,8 @@ def build():
             step.note(f"{compiled} {line.split('-o objs/')[1].split()[0]}")
     if make.wait() != 0:
         print("".join(said[-40:]), file=sys.stderr)
-        fail("the module could not be built")
-    step.done(os.path.relpath(MODULE, ROOT))
+        fail(f"{what} could not be built")
+    step.done(os.path.relpath(made, ROOT))
 
 
 def free_port():
@@ -322,6 +327,15 @@ def props_of(run):
     return ", ".join(str(v) for v in props.values()) or "-"
 
 
+def costs_of(runs):
+    """Dollars of each run, by the worker's price table; "-" is unknown."""
+    lines = "".join(json.dumps(r) + "\n" for r in runs)
+    said = subprocess.run([WORKER, "price"], input=lines, text=True,
+                          stdout=subprocess.PIPE, check=True).stdout
+    costs = [json.loads(x)["cost_usd"] for x in said.splitlines()]
+    return ["-" if c is None else f"${c:.6f}" for c in costs]
+
+
 def tokens_of(run):
     if "input_tokens" not in run and "output_tokens" not in run:
         return "-"
@@ -340,37 +354,37 @@ def read_runs(stage, n):
 
 def show(runs):
     print(f"\n{bold('Every call is one entry of the stream lunary:runs')}\n")
-    table(["user", "from", "props", "model", "tokens", "first token",
+    table(["user", "from", "props", "model", "tokens", "cost", "first token",
            "latency", "outcome"],
           [[r.get("user_id", "-"), r.get("user_source", "-"), props_of(r),
-            r.get("model", "-"), tokens_of(r),
+            r.get("model", "-"), tokens_of(r), cost,
             f"{r['ttft_ms']} ms" if "ttft_ms" in r else "-",
             f"{r['duration_ms']} ms" if "duration_ms" in r else "-",
-            r["outcome"]] for r in runs], right=(4, 5, 6))
+            r["outcome"]] for r, cost in zip(runs, costs_of(runs))],
+          right=(4, 5, 6, 7))
 
-    users = {}
-    for r in runs:
-        u = users.setdefault(r.get("user_id", "-"), {
-            "props": "-", "runs": 0, "in": 0, "out": 0, "ms": 0})
-        if props_of(r) != "-":
-            u["props"] = props_of(r)
-        u["runs"] += 1
-        u["in"] += int(r.get("input_tokens", 0))
-        u["out"] += int(r.get("output_tokens", 0))
-        u["ms"] += int(r.get("duration_ms", 0))
-    print(f"\n{bold('Who used what')}\n")
-    table(["user", "props", "calls", "input tokens", "output tokens",
-           "mean latency"],
-          [[name, u["props"], u["runs"], u["in"], u["out"],
-            f"{u['ms'] // u['runs']} ms"] for name, u in users.items()],
-          right=(2, 3, 4, 5))
+
+def users(stage):
+    """The ledger's users, as its own commands show them."""
+    print(f"\n{bold('Who used what, and what it cost')}\n")
+    for command in (["ledger", "--once"], ["users"]):
+        print(dim(f"  $ lunary-worker {' '.join(command)}"), flush=True)
+        if worker(stage, *command).returncode != 0:
+            fail(f"lunary-worker {command[0]}")
+
+
+def worker(stage, *args, **how):
+    return subprocess.run([WORKER, args[0], "--redis",
+                           f"unix:{stage.dir}/redis.sock", *args[1:]], **how)
 
 
 def main():
     if not NGINX:
         fail("no nginx found")
     print(bold("\nngx_lunary_module: who used which model, and what for\n"))
-    build()
+    if not BUILT:
+        build("the module", "module", MODULE)
+        build("lunary-worker", "worker", WORKER)
 
     stage = Stage()
     finished = False
@@ -380,6 +394,7 @@ def main():
         n, wrong = calls(stage)
         runs = read_runs(stage, n)
         show(runs)
+        users(stage)
         if wrong or len(runs) != n:
             fail(f"{wrong} unexpected answers, {len(runs)} of {n} runs")
         finished = True
@@ -399,6 +414,9 @@ def keep(stage):
   calls    curl http://127.0.0.1:{stage.port}/v1/chat/completions \\
                 -d '{{"model":"{MODEL}","user":"me","messages":[]}}'
   runs     redis-cli -s {stage.dir}/redis.sock xrange lunary:runs - +
+           {WORKER} tail --redis unix:{stage.dir}/redis.sock
+  users    {WORKER} ledger --once --redis unix:{stage.dir}/redis.sock
+           {WORKER} users --redis unix:{stage.dir}/redis.sock
   status   curl http://127.0.0.1:{stage.port}/status
   config   {stage.dir}/nginx.conf
   stop     kill {pids}; rm -r {stage.dir}
