@@ -50,6 +50,20 @@ def test_the_dialect_tells_where_the_host_does_not(nginx, runs):
     assert runs.one()["provider"] == "anthropic"
 
 
+@pytest.mark.parametrize("path, provider", [
+    ("/openai/deployments/d/chat/completions", "azure.ai.openai"),
+    ("/v1/projects/p/locations/l/publishers/google/models/m:generateContent",
+     "gcp.vertex_ai"),
+    ("/v1/projects/p/locations/l/publishers/anthropic/models/m:rawPredict",
+     "gcp.vertex_ai"),
+    ("/v1beta/models/m:generateContent", "gcp.gemini"),
+])
+def test_a_path_that_one_provider_has_tells_it(nginx, runs, path, provider):
+    nginx(CONFIG).post(path, json=CHAT)
+
+    assert runs.one()["provider"] == provider
+
+
 @pytest.mark.parametrize("extra, provider", [
     ("lunary_provider acme;", "acme"),
     ("lunary_provider $http_x_provider;", "by-header"),

@@ -1,8 +1,9 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * Whose service was called: lunary_provider where it is set, else the host
- * that was proxied to against a table, else the dialect's own provider.
+ * Whose service was called: lunary_provider where it is set, else the path
+ * where only one provider has it, else the host that was proxied to against a
+ * table, else the dialect's own provider.
  */
 
 #include "ngx_http_lunary_module.h"
@@ -19,6 +20,7 @@ typedef struct {
 } ngx_http_lunary_provider_t;
 
 
+static ngx_str_t ngx_http_lunary_provider_at(ngx_str_t *uri);
 static ngx_str_t ngx_http_lunary_provider_of(ngx_str_t *host);
 static ngx_int_t ngx_http_lunary_proxy_host(ngx_http_request_t *r,
     ngx_str_t *host);
@@ -87,6 +89,12 @@ ngx_http_lunary_provider(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         }
     }
 
+    *provider = ngx_http_lunary_provider_at(&ctx->uri);
+
+    if (provider->len) {
+        return NGX_OK;
+    }
+
     if (ngx_http_lunary_proxy_host(r, &host) == NGX_OK) {
 
         *provider = ngx_http_lunary_provider_of(&host);
@@ -99,6 +107,28 @@ ngx_http_lunary_provider(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     *provider = ngx_http_lunary_str(ctx->call->dialect->provider);
 
     return NGX_OK;
+}
+
+
+/* APIs of others under a path of one's own; "" elsewhere */
+
+static ngx_str_t
+ngx_http_lunary_provider_at(ngx_str_t *uri)
+{
+    ngx_str_t  found;
+
+    ngx_str_null(&found);
+
+    if (ngx_strnstr(uri->data, "/openai/deployments/", uri->len)) {
+        ngx_str_set(&found, "azure.ai.openai");
+
+    } else if (ngx_strnstr(uri->data, "/projects/", uri->len)
+               && ngx_strnstr(uri->data, "/publishers/", uri->len))
+    {
+        ngx_str_set(&found, "gcp.vertex_ai");
+    }
+
+    return found;
 }
 
 
