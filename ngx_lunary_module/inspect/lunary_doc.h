@@ -21,8 +21,9 @@
  *   - strict (requests): RFC 8259 to the letter, one value, only white space
  *     behind it; otherwise (responses) a BOM is passed over, raw control
  *     characters in strings are escaped, words that are no value (NaN) become
- *     null, what stands behind the value is not looked at, and the numbers of
- *     a long vector are believed.
+ *     null, what stands behind the value is not looked at, the numbers of a
+ *     long vector are believed, and of white space between two tokens the
+ *     first 256 bytes are kept.
  *
  * How it is reduced:
  *   1. media: base64 of 256 bytes and more (in data: URLs anywhere; in values

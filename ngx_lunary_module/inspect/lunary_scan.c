@@ -15,6 +15,8 @@
 
 static int lunary_scan_space(lunary_scan_t *s, const unsigned char **p,
     const unsigned char *end, lunary_scan_event_e *ev);
+static size_t lunary_scan_spaces(lunary_scan_t *s, const unsigned char *from,
+    const unsigned char *to, const unsigned char *end);
 static int lunary_scan_push(lunary_scan_t *s, int array);
 
 
@@ -153,6 +155,10 @@ value:
     if (lunary_scan_ends_word(c)) {
         s->state = LUNARY_SCAN_S_VALUE;
         goto bad;
+    }
+
+    if (s->want & LUNARY_SCAN_WANT_COUNT) {
+        p = lunary_scan_numbers(s, p, end);
     }
 
     s->token = lunary_scan_offset(s, p);
@@ -307,26 +313,62 @@ static int
 lunary_scan_space(lunary_scan_t *s, const unsigned char **pp,
     const unsigned char *end, lunary_scan_event_e *ev)
 {
+    size_t                n, kept;
     const unsigned char  *p;
 
-    p = *pp;
+    /* mostly it is one, or none */
 
-    while (p < end && lunary_scan_is_space(*p)) {
-        p++;
+    for (p = *pp; p < end && lunary_scan_is_space(*p); p++) {
+
+        if (p - *pp == 4) {
+            p = lunary_simd_space(p, end);
+            break;
+        }
     }
 
-    if (p != *pp && (s->want & LUNARY_SCAN_WANT_SPACE)) {
-        s->start = *pp;
-        *pp = p;
-        *ev = LUNARY_SCAN_SPACE;
+    n = (size_t) (p - *pp);
 
-        return 0;
+    if ((s->want & LUNARY_SCAN_WANT_SPACE)
+        || (!s->strict
+            && (n > LUNARY_SCAN_SPACE_MAX || p == end || s->spaces != 0)))
+    {
+        kept = lunary_scan_spaces(s, *pp, p, end);
+
+        if (n > kept) {
+            s->start = *pp + kept;
+            *pp = p;
+            *ev = LUNARY_SCAN_SPACE;
+
+            return 0;
+        }
     }
 
     *pp = p;
     *ev = LUNARY_SCAN_MORE;
 
     return p != end;
+}
+
+
+/* how much of the white space [from, to) is kept; a run may be in pieces */
+
+static size_t
+lunary_scan_spaces(lunary_scan_t *s, const unsigned char *from,
+    const unsigned char *to, const unsigned char *end)
+{
+    size_t  spaces;
+
+    if (s->want & LUNARY_SCAN_WANT_SPACE) {
+        return 0;
+    }
+
+    spaces = (lunary_scan_offset(s, from) == s->spaces_end) ? s->spaces : 0;
+
+    s->spaces = (to == end) ? spaces + (size_t) (to - from) : 0;
+    s->spaces_end = lunary_scan_offset(s, to);
+
+    return (spaces < LUNARY_SCAN_SPACE_MAX) ? LUNARY_SCAN_SPACE_MAX - spaces
+                                            : 0;
 }
 
 

@@ -26,11 +26,13 @@
 #define LUNARY_SCAN_DEPTH      512
 #define LUNARY_SCAN_SCALAR_MAX 1024     /* a longer number is refused         */
 #define LUNARY_SCAN_KEY_MAX    128      /* kept of a key that came in pieces  */
+#define LUNARY_SCAN_SPACE_MAX  256      /* kept of white space, if not strict */
 
 
 typedef enum {
     LUNARY_SCAN_MORE = 0,     /* the piece is used up                         */
-    LUNARY_SCAN_SPACE,        /* white space [start, p) between tokens; *     */
+    LUNARY_SCAN_SPACE,        /* white space [start, p) between tokens; *,
+                                 or of a very long run all but its start      */
     LUNARY_SCAN_KEY,          /* behind a key's closing quote; see key_depth  */
     LUNARY_SCAN_KEY_LONG,     /* key_limit bytes of a key; it goes on         */
     LUNARY_SCAN_OPEN,         /* behind an opening bracket                    */
@@ -104,6 +106,8 @@ typedef struct {
     uint64_t              value_end;  /* behind the last value or opening
                                          bracket                              */
 
+    size_t                spaces;     /* of a run of white space that the ... */
+    uint64_t              spaces_end; /* ... piece before ended with, here    */
     size_t                len;        /* of a scalar or key, pieces before    */
     size_t                key_limit;
     size_t                numbers;    /* counted so far                       */

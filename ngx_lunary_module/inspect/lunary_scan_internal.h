@@ -49,5 +49,10 @@ lunary_scan_event_e lunary_scan_name(lunary_scan_t *s,
 lunary_scan_event_e lunary_scan_word(lunary_scan_t *s,
     const unsigned char **p, const unsigned char *end);
 
+/* p is at a number of an array whose numbers are only counted: passes over
+ * those that are plain, and stops at the first byte of one that remains */
+const unsigned char *lunary_scan_numbers(lunary_scan_t *s,
+    const unsigned char *p, const unsigned char *end);
+
 
 #endif /* LUNARY_SCAN_INTERNAL_H */

@@ -443,6 +443,72 @@ lunary_scan_plain(const unsigned char *p, const unsigned char *end,
 }
 
 
+/*
+ * Digits, perhaps a fraction, a comma, and the start of the next one: what is
+ * anything else goes the long way.
+ */
+
+const unsigned char *
+lunary_scan_numbers(lunary_scan_t *s, const unsigned char *p,
+    const unsigned char *end)
+{
+#if defined(__SSE2__)
+
+    unsigned              m, n;
+    __m128i               x;
+    const unsigned char  *q;
+
+    while (end - p > 24 && s->numbers < s->numbers_max) {
+        q = p + (*p == '-');
+
+        /* a bit for each byte that is no digit */
+
+        x = _mm_loadu_si128((const __m128i *) q);
+        x = _mm_add_epi8(x, _mm_set1_epi8((char) (0x7f - '9')));
+        m = (unsigned) _mm_movemask_epi8(
+                _mm_cmplt_epi8(x, _mm_set1_epi8(0x7f - 9)));
+
+        if (m == 0) {
+            break;
+        }
+
+        n = (unsigned) __builtin_ctz(m);
+
+        if (n == 0 || (n > 1 && *q == '0')) {
+            break;
+        }
+
+        if (q[n] == '.') {
+            m &= m - 1;
+
+            if (m == 0 || (unsigned) __builtin_ctz(m) == n + 1) {
+                break;
+            }
+
+            n = (unsigned) __builtin_ctz(m);
+        }
+
+        if (q[n] != ',' || (q[n + 1] != '-' && (q[n + 1] < '0'
+                                                || q[n + 1] > '9')))
+        {
+            break;
+        }
+
+        s->numbers++;
+        p = q + n + 1;
+    }
+
+#else
+
+    (void) s;
+    (void) end;
+
+#endif
+
+    return p;
+}
+
+
 int
 lunary_scan_word_done(const lunary_scan_t *s)
 {

@@ -10,6 +10,7 @@
 
 #include "lunary_escape.h"
 #include "lunary_media.h"
+#include "lunary_scan.h"
 #include "lunary_simd.h"
 #include "lunary_utf8.h"
 #include "lunary_whole.h"
@@ -21,7 +22,6 @@
 
 
 #define LUNARY_WHOLE_KEY     128      /* a document may cut a longer one      */
-#define LUNARY_WHOLE_NUMBER  1024     /* LUNARY_SCAN_SCALAR_MAX               */
 #define LUNARY_WHOLE_MANY    SIZE_MAX
 
 #define LUNARY_WHOLE_INLINE                                                  \
@@ -36,6 +36,8 @@ typedef size_t (*lunary_whole_pt)(const unsigned char *p, size_t n,
 static const unsigned char *lunary_whole_rest(const unsigned char *p,
     const unsigned char *end);
 static const unsigned char *lunary_whole_fraction(const unsigned char *p);
+static const unsigned char *lunary_whole_space(const unsigned char *p,
+    const unsigned char *end);
 static int lunary_whole_media(const unsigned char *p,
     const unsigned char *start);
 
@@ -206,9 +208,9 @@ value:
         break;
 
     case ' ': case '\t': case '\r': case '\n':
-        p = lunary_simd_space(p, end);
+        p = lunary_whole_space(p, end);
 
-        if (p == end) {
+        if (p == NULL) {
             return 0;
         }
 
@@ -240,7 +242,7 @@ value:
             }
         }
 
-        if (p - q > LUNARY_WHOLE_NUMBER
+        if (p - q > LUNARY_SCAN_SCALAR_MAX
             || (arrays & 1 && ++numbers > LUNARY_MEDIA_NUMBERS))
         {
             return 0;
@@ -258,9 +260,9 @@ next:
     /* a value has ended, and not with the last byte */
 
     if (*p <= ' ') {
-        p = lunary_simd_space(p, end);
+        p = lunary_whole_space(p, end);
 
-        if (p == end) {
+        if (p == NULL) {
             return 0;
         }
     }
@@ -278,9 +280,9 @@ next:
         }
 
         if (*p <= ' ') {
-            p = lunary_simd_space(p, end);
+            p = lunary_whole_space(p, end);
 
-            if (p == end) {
+            if (p == NULL) {
                 return 0;
             }
         }
@@ -344,9 +346,9 @@ open:
     }
 
     if (*p <= ' ') {
-        p = lunary_simd_space(p, end);
+        p = lunary_whole_space(p, end);
 
-        if (p == end) {
+        if (p == NULL) {
             return 0;
         }
     }
@@ -389,9 +391,9 @@ name:
     p = q + 1;
 
     if (*p != ':') {
-        p = lunary_simd_space(p, end);
+        p = lunary_whole_space(p, end);
 
-        if (p == end || *p != ':') {
+        if (p == NULL || *p != ':') {
             return 0;
         }
     }
@@ -549,6 +551,20 @@ lunary_whole_rest(const unsigned char *p, const unsigned char *end)
             return NULL;
         }
     }
+}
+
+
+/* what is behind white space, NULL where that is the end, or a document would
+ * not keep all of it */
+
+static const unsigned char *
+lunary_whole_space(const unsigned char *p, const unsigned char *end)
+{
+    const unsigned char  *q;
+
+    q = lunary_simd_space(p, end);
+
+    return (q == end || q - p > LUNARY_SCAN_SPACE_MAX) ? NULL : q;
 }
 
 

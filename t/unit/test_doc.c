@@ -1137,10 +1137,106 @@ nothing_is_left(void **state)
 }
 
 
+/* of an answer that is; a request stays as it came */
+
+static void
+a_flood_of_white_space_is_not_kept(void **state)
+{
+    size_t         n;
+    lunary_doc_t  *d;
+
+    (void) state;
+
+    for (n = 255; n < 259; n++) {
+
+        start("{\"a\":");
+        fill(' ', n);
+        more("[1,");
+        fill('\n', n);
+        more("2],\"b\":1");
+        fill('\t', 100);
+        more("}");
+
+        d = reduced((char *) made.data, made.len, 65536, 0, 0);
+        assert_int_equal(lunary_doc_text(d).len,
+                         made.len - 2 * (n > 256 ? n - 256 : 0));
+        assert_int_equal(lunary_doc_removed(d), 0);
+        lunary_doc_destroy(d);
+
+        d = reduced((char *) made.data, made.len, 65536, 0,
+                    LUNARY_DOC_STRICT);
+        assert_int_equal(lunary_doc_text(d).len, made.len);
+        lunary_doc_destroy(d);
+    }
+}
+
+
+/* what is no number among the numbers of a vector: the same in any pieces */
+
+static void
+a_bad_number_in_a_vector_is_the_same_in_any_pieces(void **state)
+{
+    int            rc;
+    size_t         i, k, n, piece;
+    lunary_doc_t  *whole, *split;
+
+    static const char  *bad[] = {
+        "0.0800?8125", "?", "0.0.1", "01", "NaN", "-", "1e", "1 2", "0x1"
+    };
+
+    (void) state;
+
+    whole = lunary_doc_create(&mem, 2048, 0, 0);
+    split = lunary_doc_create(&mem, 2048, 0, 0);
+
+    for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        for (n = 0; n < 300; n += (n < 250 || n > 262) ? 25 : 1) {
+
+            start("{\"embedding\":[");
+
+            for (k = 0; k < 320; k++) {
+                more(k == n ? bad[i] : "0.0800");
+                more(",");
+            }
+
+            more("0]}");
+
+            lunary_doc_reset(whole);
+            rc = finish(whole, (char *) made.data, made.len, 0);
+
+            if (rc != LUNARY_OK) {
+                assert_int_equal(lunary_doc_close(whole), LUNARY_OK);
+            }
+
+            for (piece = 1; piece < 14; piece += 3) {
+                lunary_doc_reset(split);
+                assert_int_equal(finish(split, (char *) made.data, made.len,
+                                        piece), rc);
+
+                if (rc != LUNARY_OK) {
+                    assert_int_equal(lunary_doc_close(split), LUNARY_OK);
+                }
+
+                assert_int_equal(lunary_doc_text(split).len,
+                                 lunary_doc_text(whole).len);
+                assert_memory_equal(lunary_doc_text(split).data,
+                                    lunary_doc_text(whole).data,
+                                    lunary_doc_text(whole).len);
+            }
+        }
+    }
+
+    lunary_doc_destroy(whole);
+    lunary_doc_destroy(split);
+}
+
+
 int
 main(void)
 {
     const struct CMUnitTest  tests[] = {
+        cmocka_unit_test(a_flood_of_white_space_is_not_kept),
+        cmocka_unit_test(a_bad_number_in_a_vector_is_the_same_in_any_pieces),
         cmocka_unit_test(a_document_that_fits_is_kept_byte_for_byte),
         cmocka_unit_test(white_space_around_the_value_is_left_out),
         cmocka_unit_test(strict_refuses_what_rfc_8259_does),
