@@ -1107,6 +1107,16 @@ def test_a_conversation_is_mistrals_where_it_has_inputs(inspector):
         assert api(inspector, path + "/conv_1", kept) == "unknown"
 
 
+@pytest.mark.parametrize("inputs, name", [
+    ("a text", "huggingface.inference"),
+    (["a", "b"], "huggingface.inference"),
+    ([{"url": "https://example.org/a.pdf"}], "unknown"), ([], "unknown"),
+    ({"question": "a"}, "unknown"), (1, "unknown"),
+])
+def test_inputs_are_texts(inspector, inputs, name):
+    assert api(inspector, "/any", {"inputs": inputs}) == name
+
+
 @pytest.mark.parametrize("path, body", [
     ("/v1beta/cachedContents", {"contents": [{"parts": [{"text": "a"}]}]}),
     ("/v1/videos/generations", {"model": "v", "prompt": "a wave"}),

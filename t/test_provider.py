@@ -33,7 +33,11 @@ CHAT = {"model": "m", "messages": []}
     ("api.mistral.ai", "mistral_ai"),
     ("us-central1-aiplatform.googleapis.com", "gcp.vertex_ai"),
     ("bedrock-runtime.eu-west-1.amazonaws.com", "aws.bedrock"),
+    ("bedrock-mantle.eu-west-1.api.aws", "aws.bedrock"),
     ("api.x.ai", "x_ai"),
+    ("acme.cognitiveservices.azure.com", "azure.ai.openai"),
+    ("dashscope.aliyuncs.com", "dashscope"),
+    ("ollama.com", "ollama"),
     # names that only end alike are somebody else's
     ("notapi.groq.com.example", "openai"),
     ("fakeapi.x.ai", "openai"),

@@ -29,6 +29,8 @@ static ngx_int_t ngx_http_lunary_proxy_host(ngx_http_request_t *r,
 static ngx_http_lunary_provider_t  ngx_http_lunary_providers[] = {
     { ngx_string("api.openai.com"), ngx_string("openai") },
     { ngx_string("openai.azure.com"), ngx_string("azure.ai.openai") },
+    { ngx_string("cognitiveservices.azure.com"),
+      ngx_string("azure.ai.openai") },
     { ngx_string("services.ai.azure.com"), ngx_string("azure.ai.inference") },
     { ngx_string("models.inference.ai.azure.com"),
       ngx_string("azure.ai.inference") },
@@ -62,6 +64,17 @@ static ngx_http_lunary_provider_t  ngx_http_lunary_providers[] = {
     { ngx_string("gateway.ai.cloudflare.com"), ngx_string("cloudflare") },
     { ngx_string("api.cloudflare.com"), ngx_string("cloudflare") },
     { ngx_string("api.aleph-alpha.com"), ngx_string("alephalpha") },
+    { ngx_string("ollama.com"), ngx_string("ollama") },
+    { ngx_string("ai-gateway.vercel.sh"), ngx_string("vercel") },
+    { ngx_string("dashscope.aliyuncs.com"), ngx_string("dashscope") },
+    { ngx_string("dashscope-intl.aliyuncs.com"), ngx_string("dashscope") },
+    { ngx_string("api.moonshot.ai"), ngx_string("moonshot") },
+    { ngx_string("api.ai21.com"), ngx_string("ai21") },
+    { ngx_string("api.portkey.ai"), ngx_string("portkey") },
+    { ngx_string("integrate.api.nvidia.com"), ngx_string("nvidia") },
+    { ngx_string("api.sambanova.ai"), ngx_string("sambanova") },
+    { ngx_string("api.deepinfra.com"), ngx_string("deepinfra") },
+    { ngx_string("models.github.ai"), ngx_string("github") },
     { ngx_null_string, ngx_null_string }
 };
 
@@ -153,11 +166,15 @@ ngx_http_lunary_provider_of(ngx_str_t *host)
 
     if (host->len > sizeof("bedrock") - 1
         && ngx_strncmp(host->data, "bedrock", sizeof("bedrock") - 1) == 0
-        && ngx_strlcasestrn(host->data, host->data + host->len,
-                            (u_char *) ".amazonaws.com",
-                            sizeof(".amazonaws.com") - 2))
+        && (ngx_strlcasestrn(host->data, host->data + host->len,
+                             (u_char *) ".amazonaws.com",
+                             sizeof(".amazonaws.com") - 2)
+            || ngx_strlcasestrn(host->data, host->data + host->len,
+                                (u_char *) ".api.aws",
+                                sizeof(".api.aws") - 2)))
     {
-        /* bedrock-runtime.<region>.amazonaws.com */
+        /* bedrock-runtime.<region>.amazonaws.com, bedrock-mantle.<region>
+           .api.aws (OpenAI's and Anthropic's APIs) */
 
         ngx_str_set(&found, "aws.bedrock");
 

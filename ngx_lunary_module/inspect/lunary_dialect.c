@@ -390,9 +390,8 @@ lunary_dialect_by_body(lunary_str_t text)
         return &lunary_cohere_chat_v1;
     }
 
-    if (v[INPUTS].len != 0
-        && (lunary_json_is_string(v[INPUTS])
-            || lunary_json_is_array(v[INPUTS])))
+    if (lunary_json_is_string(v[INPUTS])
+        || lunary_json_is_string(lunary_json_at(v[INPUTS], 0)))
     {
         return &lunary_huggingface_inference;
     }
