@@ -142,6 +142,17 @@ ngx_http_lunary_outcome(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         if (c->error) {
             return NGX_HTTP_LUNARY_ABORTED;
         }
+
+#if (NGX_HTTP_V3)
+
+        /* a QUIC connection that has gone says so to its streams */
+
+        if (r->http_version == NGX_HTTP_VERSION_30 && c->close
+            && !ngx_exiting)
+        {
+            return NGX_HTTP_LUNARY_ABORTED;
+        }
+#endif
     }
 
     if (ctx->call->terminal) {
