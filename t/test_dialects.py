@@ -1031,6 +1031,18 @@ def test_media_is_not_read(inspector):
     assert "output" not in got["fields"] and "error" not in got["fields"]
 
 
+def test_cohere_counts_what_it_reasoned_within_the_output(inspector):
+    got = inspector.run(path="/v2/chat", status=200, headers=JSON,
+                        request=b'{"model":"c","messages":[]}',
+                        response=json.dumps({"usage": {
+                            "billed_units": {"input_tokens": 3},
+                            "tokens": {"input_tokens": 90, "output_tokens": 50,
+                                       "reasoning_tokens": 40}}}).encode())
+    fields = got["fields"]
+    assert fields["reasoning_tokens"] == "40"
+    assert (fields["input_tokens"], fields["output_tokens"]) == ("90", "50")
+
+
 def test_images_may_count_tokens_as_chats_do(inspector):
     got = inspector.run(path="/api/v1/images", status=200, headers=JSON,
                         request=b'{"model":"v/i","prompt":"a dog"}',

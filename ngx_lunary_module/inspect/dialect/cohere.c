@@ -264,6 +264,8 @@ lunary_cohere_usage(lunary_call_t *call, lunary_str_t meta)
                           lunary_json_get(v, "input_tokens"));
         lunary_call_count(&call->tokens.completion,
                           lunary_json_get(v, "output_tokens"));
+        lunary_call_count(&call->tokens.reasoning,
+                          lunary_json_get(v, "reasoning_tokens"));
     }
 
     lunary_call_count(&call->tokens.cached,
