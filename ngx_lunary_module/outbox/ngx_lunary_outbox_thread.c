@@ -41,6 +41,7 @@ static void *ngx_lunary_outbox_thread_cycle(void *data);
 static void ngx_lunary_outbox_thread_sync_own(ngx_lunary_outbox_thread_t *t);
 static void ngx_lunary_outbox_thread_jobs(ngx_lunary_outbox_thread_t *t);
 static void ngx_lunary_outbox_thread_scan(ngx_lunary_outbox_thread_t *t);
+static ngx_uint_t ngx_lunary_outbox_thread_leaving(void);
 static void ngx_lunary_outbox_thread_try(ngx_lunary_outbox_thread_t *t,
     const char *name, ino_t ino);
 static void ngx_lunary_outbox_thread_leftover(ngx_lunary_outbox_thread_t *t,
@@ -344,7 +345,7 @@ ngx_lunary_outbox_thread_cycle(void *data)
         if (now - scanned >= NGX_LUNARY_OUTBOX_SCAN_EVERY) {
             scanned = now;
 
-            if (!ngx_exiting && !ngx_quit && !ngx_terminate
+            if (!ngx_lunary_outbox_thread_leaving()
                 && t->nadopted < NGX_LUNARY_OUTBOX_MAX_ADOPTED)
             {
                 (void) pthread_mutex_unlock(&t->mutex);
@@ -437,6 +438,7 @@ ngx_lunary_outbox_thread_scan(ngx_lunary_outbox_thread_t *t)
     int             fd;
     DIR            *dir;
     size_t          len;
+    ngx_uint_t      enough;
     struct dirent  *e;
 
     fd = openat(t->dirfd, ".", O_RDONLY|O_DIRECTORY|O_CLOEXEC);
@@ -470,7 +472,11 @@ ngx_lunary_outbox_thread_scan(ngx_lunary_outbox_thread_t *t)
             continue;
         }
 
-        if (t->nadopted >= NGX_LUNARY_OUTBOX_MAX_ADOPTED || t->stop) {
+        (void) pthread_mutex_lock(&t->mutex);
+        enough = t->stop || t->nadopted >= NGX_LUNARY_OUTBOX_MAX_ADOPTED;
+        (void) pthread_mutex_unlock(&t->mutex);
+
+        if (enough) {
             break;
         }
 
@@ -478,6 +484,17 @@ ngx_lunary_outbox_thread_scan(ngx_lunary_outbox_thread_t *t)
     }
 
     (void) closedir(dir);
+}
+
+
+/* flags of nginx's loop and signals: an older value costs one scan more */
+
+static ngx_uint_t
+ngx_lunary_outbox_thread_leaving(void)
+{
+    return __atomic_load_n(&ngx_exiting, __ATOMIC_RELAXED)
+           || __atomic_load_n(&ngx_quit, __ATOMIC_RELAXED)
+           || __atomic_load_n(&ngx_terminate, __ATOMIC_RELAXED);
 }
 
 
