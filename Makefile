@@ -18,7 +18,8 @@ NGINX_SRC ?=
 NGINX_CONF ?=
 # more flags for the compiler
 LUNARY_CFLAGS ?=
-# 1: address and undefined behaviour sanitizers (wants NGINX_SRC)
+# 1: address and undefined behaviour sanitizers, thread: that for threads
+# (both want NGINX_SRC)
 SAN       ?=
 # pytest's arguments: make test T='t/test_identity.py -k session'
 T         ?= t
@@ -69,7 +70,7 @@ TARGET     = build
 
 endif
 
-TREE       = $(BUILD)/nginx-$(ID)$(if $(SAN),-asan)
+TREE       = $(BUILD)/nginx-$(ID)$(if $(SAN),$(if $(filter thread,$(SAN)),-tsan,-asan))
 
 # clang, because its ignore list leaves nginx's own sources out of the
 # undefined behaviour checks; NGX_DEBUG_PALLOC gives each allocation of a pool
@@ -81,6 +82,10 @@ SAN_FLAGS  = -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 CONFIGURE += ; ccopt="-g -O1 -fno-omit-frame-pointer $(SAN_FLAGS) \
                       -DNGX_DEBUG_PALLOC=1"; \
              ldopt="-fsanitize=address,undefined"
+ifeq ($(SAN),thread)
+CONFIGURE += ; ccopt="-g -O1 -fno-omit-frame-pointer -fsanitize=thread"; \
+             ldopt="-fsanitize=thread"
+endif
 endif
 
 SOURCES   := $(sort $(shell find ngx_lunary_module -name '*.[ch]'))
@@ -223,6 +228,17 @@ check-asan: test-deps $(BUILD)/src/bookworm  ## the tests on a build with addres
 	@$(MAKE) --no-print-directory check SAN=1 BUILD=$(BUILD) \
 	    NGINX_SRC=$(or $(NGINX_SRC),$(BUILD)/src/bookworm) \
 	    MODULE=$(BUILD)/asan/$(SO)
+
+# what the outbox shares with its thread; memory is no one's own under it
+.PHONY: check-tsan
+check-tsan: test-deps venv $(BUILD)/src/bookworm  ## the outbox's tests on a build with the thread sanitizer
+	@$(MAKE) --no-print-directory module SAN=thread BUILD=$(BUILD) \
+	    NGINX_SRC=$(or $(NGINX_SRC),$(BUILD)/src/bookworm) \
+	    MODULE=$(BUILD)/tsan/$(SO)
+	@NGINX_BIN=$$(ls -d $(BUILD)/nginx-*-tsan/objs/nginx | tail -n 1) \
+	    NGINX_MODULE=$(BUILD)/tsan/$(SO) BUILD=$(BUILD) \
+	    $(BUILD)/venv/bin/python -m pytest -c t/pytest.ini -n $(N) \
+	    -k 'not memory' t/test_outbox*.py t/test_spool_files.py
 
 .PHONY: valgrind
 valgrind: test-deps  ## the tests with nginx's workers under valgrind (slow)

@@ -21,7 +21,7 @@ SEARCH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
 NGINX_BIN = os.environ.get("NGINX_BIN") or shutil.which("nginx", path=SEARCH)
 MODULE = os.environ.get("NGINX_MODULE",
                         str(BUILD / "ngx_http_lunary_module.so"))
-SANITIZED = "-asan" in (NGINX_BIN or "")
+SANITIZED = "-asan" in (NGINX_BIN or "") or "-tsan" in (NGINX_BIN or "")
 VALGRIND = bool(os.environ.get("NGINX_VALGRIND"))
 
 # everything that waits does so this long at most; slow machines and

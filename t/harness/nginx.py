@@ -26,6 +26,7 @@ error_log {{ dir }}/error.log {{ level }};
 {% if sanitized %}env ASAN_OPTIONS;
 env UBSAN_OPTIONS;
 env LSAN_OPTIONS;
+env TSAN_OPTIONS;
 {% endif -%}
 events {
     worker_connections 1024;
@@ -125,6 +126,8 @@ class Nginx:
                          "allocator_may_return_null=1"
                          f"{self.variables.get('asan', '')}",
             UBSAN_OPTIONS=f"log_path={self.folder}/asan:print_stacktrace=1",
+            TSAN_OPTIONS=f"log_path={self.folder}/tsan:die_after_fork=0:"
+                         f"suppressions={ROOT}/t/harness/tsan.supp",
             LSAN_OPTIONS=f"suppressions={ROOT}/t/harness/lsan.supp:"
                          "print_suppressions=0")
         return env
@@ -286,7 +289,7 @@ class Nginx:
 
         for path in self.folder.glob("*"):
             name = path.name
-            if name.startswith(("asan.", "valgrind.")):
+            if name.startswith(("asan.", "tsan.", "valgrind.")):
                 text = path.read_text(errors="replace").strip()
                 # nginx leaves by exit() where it refuses a configuration
                 if text and not (self.refused and "LeakSan" in text):

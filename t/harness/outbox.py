@@ -54,6 +54,9 @@ def outbox_module():
     if "-asan" in str(tree):
         flags = "-fsanitize=address,undefined -fno-omit-frame-pointer"
         out = BUILD / "ngx_outbox_test_module-asan.so"
+    if "-tsan" in str(tree):
+        flags = "-fsanitize=thread -fno-omit-frame-pointer"
+        out = BUILD / "ngx_outbox_test_module-tsan.so"
     with open(f"{out}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run(
