@@ -52,13 +52,27 @@ lunary_call_choice(lunary_call_t *call, int64_t index)
 static inline void
 lunary_call_add(lunary_call_t *call, lunary_text_t *t, lunary_str_t inside)
 {
+    lunary_priv_t    *priv;
     lunary_output_t  *o;
 
-    o = &lunary_priv(call)->out;
+    priv = lunary_priv(call);
+    o = &priv->out;
+
+    priv->changes++;
+    priv->added_to = t;
+    priv->added = inside;
 
     if (lunary_text_append(call->mem, &o->budget, t, inside) != LUNARY_OK) {
         o->nomem = 1;
     }
+}
+
+
+void
+lunary_call_again(lunary_call_t *call, lunary_text_t *t, lunary_str_t inside)
+{
+    call->content = 1;
+    lunary_call_add(call, t, inside);
 }
 
 
@@ -115,6 +129,7 @@ lunary_call_part(lunary_call_t *call, lunary_choice_t *ch,
     lunary_str_t part)
 {
     call->content = 1;
+    lunary_priv(call)->changes += 2;
 
     if (ch != NULL && lunary_json_valid(part, LUNARY_DOC_DEPTH)) {
         lunary_output_part(&lunary_priv(call)->out, ch, part);
@@ -130,6 +145,7 @@ lunary_call_raw(lunary_call_t *call, lunary_choice_t *ch, lunary_str_t value)
     o = &lunary_priv(call)->out;
 
     call->content = 1;
+    lunary_priv(call)->changes += 2;
 
     if (ch == NULL || ch->raw.len != 0 || o->budget.off
         || value.len > LUNARY_OUTPUT_PARTS
@@ -258,6 +274,8 @@ lunary_call_tool(lunary_call_t *call, lunary_choice_t *ch, int64_t index)
 {
     lunary_tool_t  *t;
 
+    lunary_priv(call)->changes += 2;
+
     if (ch == NULL) {
         return NULL;
     }
@@ -272,6 +290,7 @@ lunary_tool_t *
 lunary_call_tool_new(lunary_call_t *call, lunary_choice_t *ch, int64_t index)
 {
     call->content = 1;
+    lunary_priv(call)->changes += 2;
 
     if (ch == NULL) {
         return NULL;
@@ -307,6 +326,8 @@ lunary_call_tool_name(lunary_call_t *call, lunary_tool_t *t,
         return;
     }
 
+    lunary_priv(call)->changes += 2;
+
     lunary_output_small(&lunary_priv(call)->out, &t->name, inside);
 }
 
@@ -337,6 +358,7 @@ lunary_call_tool_value(lunary_call_t *call, lunary_tool_t *t,
     lunary_str_t value)
 {
     call->content = 1;
+    lunary_priv(call)->changes += 2;
 
     if (t != NULL && value.len != 0) {
         lunary_output_tool_value(&lunary_priv(call)->out, t, value);

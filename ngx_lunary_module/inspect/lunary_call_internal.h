@@ -88,6 +88,18 @@ typedef struct {
     lunary_frame_t           frame;
     unsigned                 framed:1;
     unsigned                 usage_valid:1;
+    unsigned                 repeats:1;   /* an event's dialect says: what it
+                                             did with it, but for adding to
+                                             texts, may be done again        */
+    unsigned                 changes;     /* what an event may not repeat ...*/
+    lunary_text_t           *added_to;    /* ... the last: a text, and what  */
+    lunary_str_t             added;       /* was added to it                 */
+    lunary_buf_t             repeat;      /* the event before, if it was one */
+    size_t                   repeat_head; /* (lunary_call_repeat.c)          */
+    size_t                   repeat_tail;
+    size_t                   repeat_noise;
+    size_t                   repeat_rest;
+    unsigned                 repeat_misses;
     const lunary_tape_t     *tape;        /* of a body that is read in place */
     lunary_doc_t            *doc;
     lunary_output_t          out;
@@ -145,6 +157,16 @@ int lunary_call_elsewhere(lunary_call_t *call, lunary_str_t text);
 
 /* gives back what only reading the response needs */
 void lunary_call_close(lunary_call_t *call);
+
+/* 1 where an event is one like that before, and was done with */
+int lunary_call_repeat(lunary_call_t *call, lunary_str_t data);
+
+/* an event was read in full: the next one may be like it */
+void lunary_call_repeat_note(lunary_call_t *call, lunary_str_t data);
+
+/* adds to a text once more, as lunary_call_text() and the like did */
+void lunary_call_again(lunary_call_t *call, lunary_text_t *t,
+    lunary_str_t inside);
 
 /* decodes a JSON string into b, at most max escaped bytes of it */
 void lunary_call_keep(lunary_call_t *call, lunary_buf_t *b,

@@ -447,6 +447,15 @@ lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
 
     call->response_state = LUNARY_BODY_STREAM;
 
+    if (priv->repeat.len != 0) {
+
+        if (name.len == 0 && flags == 0 && lunary_call_repeat(call, data)) {
+            return;
+        }
+
+        priv->repeat.len = 0;
+    }
+
     if (flags & LUNARY_FRAME_FIELD) {
 
         /* llama.cpp: "error: {...}" in the middle of a stream */
@@ -479,7 +488,13 @@ lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
     }
 
     if (call->dialect->event != NULL) {
+        priv->changes = 0;
+        priv->repeats = 0;
+
         (void) call->dialect->event(call, name, data);
+
+        lunary_call_repeat_note(call, name.len == 0 ? data
+                                      : lunary_str(data.data, 0));
 
     } else if (lunary_eq(name, "error")
                || lunary_json_inside(lunary_json_get(data, "error")).len != 0
@@ -724,6 +739,7 @@ lunary_call_close(lunary_call_t *call)
     }
 
     lunary_buf_free(call->mem, &priv->scratch);
+    lunary_buf_free(call->mem, &priv->repeat);
 
     priv->rs_kind = LUNARY_KIND_SKIP;
 }

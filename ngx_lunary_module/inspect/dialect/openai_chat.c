@@ -165,6 +165,7 @@ lunary_openai_chat_event(lunary_call_t *call, lunary_str_t name,
         (void) lunary_call_error_of(call, data, 1);
     }
 
+    lunary_priv(call)->repeats = (lunary_priv(call)->status < 400);
     lunary_openai_value(call, data, 1);
 
     return LUNARY_OK;
