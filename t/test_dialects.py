@@ -1012,6 +1012,19 @@ def test_ollama_streams_lines_unless_told_otherwise(inspector, split):
     assert got["fields"]["stream"] == "0" and text(got) == "a"
 
 
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("eol", ["\n", "\r\n"])
+def test_ollama_may_answer_with_one_value_of_several_lines(inspector, eol,
+                                                           split):
+    value = {"model": "m", "message": {"role": "assistant", "content": "ab"},
+             "done": True, "eval_count": 4}
+    body = json.dumps(value, indent=2).replace("\n", eol).encode()
+    got = inspector.run(path="/api/chat", request=b'{"model":"m"}',
+                        status=200, response=body, split=split, headers=JSON)
+    assert text(got) == "ab" and got["terminal"] == 1
+    assert got["fields"]["completion_tokens"] == "4"
+
+
 def test_images_are_answered_by_reference(inspector):
     got = inspector.run(path="/v1/images/generations", status=200,
                         headers=JSON, request=b'{"model":"i","prompt":"cat"}',

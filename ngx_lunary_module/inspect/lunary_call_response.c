@@ -307,6 +307,11 @@ lunary_call_sniffed(lunary_call_t *call)
     switch (priv->sniff[0]) {
 
     case '{':
+
+        /* a line of NDJSON goes on, one value with line breaks may not */
+
+        return n == 1 && priv->lines ? LUNARY_KIND_NONE : LUNARY_KIND_JSON;
+
     case '[':
         return LUNARY_KIND_JSON;
 
@@ -398,7 +403,8 @@ lunary_call_response_start(lunary_call_t *call, int kind)
     if (kind == LUNARY_KIND_JSON) {
 
         if (priv->rs_lines
-            || (priv->lines && call->stream == 1 && priv->status < 400))
+            || (priv->lines && call->stream == 1 && priv->status < 400
+                && priv->sniff[1] != '\r' && priv->sniff[1] != '\n'))
         {
             lunary_call_frame(call, LUNARY_FRAME_LINES);
             return;
