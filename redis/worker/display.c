@@ -18,6 +18,7 @@
 static size_t lw_display_char(lunary_str_t s, size_t i, size_t *columns);
 static void lw_display_value(lw_text_t *out, lunary_str_t name,
     lunary_str_t v);
+static size_t lw_display_unsafe(lunary_str_t s, unsigned *c);
 static int lw_display_is(lunary_str_t name, const char *const *names);
 
 
@@ -269,6 +270,78 @@ lw_display_is(lunary_str_t name, const char *const *names)
     }
 
     return 0;
+}
+
+
+int
+lw_display_flush_json(lw_text_t *out)
+{
+    int            rc;
+    size_t         i, n, from;
+    unsigned       c;
+    lw_text_t      safe;
+    lunary_str_t   s;
+
+    lw_text_init(&safe, out->mem);
+    s = lw_text_get(out);
+
+    for (i = 0, from = 0; i < s.len; i += n) {
+
+        n = lw_display_unsafe(lunary_str(s.data + i, s.len - i), &c);
+
+        if (n == 0) {
+            n = 1;
+            continue;
+        }
+
+        lw_text_add(&safe, s.data + from, i - from);
+        lw_text_fmt(&safe, "\\u%04x", c);
+        from = i + n;
+    }
+
+    lw_text_add(&safe, s.data + from, s.len - from);
+    safe.failed |= out->failed;
+
+    rc = lw_display_flush(&safe);
+
+    lw_text_free(&safe);
+    lw_text_clear(out);
+
+    return rc;
+}
+
+
+/*
+ * How many bytes there are of a character that is not for a terminal: DEL, C1
+ * controls, zero width and bidi; 0 where it is another.  In valid JSON such a
+ * character stands in a string only.
+ */
+
+static size_t
+lw_display_unsafe(lunary_str_t s, unsigned *c)
+{
+    const unsigned char  *p;
+
+    p = s.data;
+
+    if (p[0] == 0x7f) {
+        *c = 0x7f;
+        return 1;
+    }
+
+    if (p[0] == 0xc2 && s.len > 1 && p[1] >= 0x80 && p[1] <= 0x9f) {
+        *c = p[1];
+        return 2;
+    }
+
+    if ((p[0] != 0xe2 && p[0] != 0xef) || s.len < 3) {
+        return 0;
+    }
+
+    *c = (p[0] & 0xfu) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
+
+    return ((*c >= 0x200b && *c <= 0x200f) || (*c >= 0x2028 && *c <= 0x202e)
+            || (*c >= 0x2060 && *c <= 0x206f) || *c == 0xfeff) ? 3 : 0;
 }
 
 

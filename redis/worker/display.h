@@ -38,5 +38,8 @@ void lw_display_hash(lw_text_t *out, const redisReply *reply);
 /* writes and empties the text; LW_OK, or LW_ERROR where nobody reads */
 int lw_display_flush(lw_text_t *out);
 
+/* the same of JSON: what could drive a terminal is written as an escape */
+int lw_display_flush_json(lw_text_t *out);
+
 
 #endif /* LW_DISPLAY_H */

@@ -308,7 +308,9 @@ lw_export_post(lw_t *w, size_t n)
             return LW_REMOTE;
         }
 
-        lw_sleep(h->retry_after >= 0 ? h->retry_after + 50 : wait);
+        lw_sleep(h->retry_after < 0 ? wait
+                 : h->retry_after > 10 * LW_EXPORT_MAX ? 10 * LW_EXPORT_MAX
+                 : h->retry_after + 50);
         wait = wait * 2 > LW_EXPORT_MAX ? LW_EXPORT_MAX : wait * 2;
 
         if (lw_stop || lw_reload) {

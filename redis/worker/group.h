@@ -62,10 +62,17 @@ void lw_batch_free(lw_batch_t *b);
 int lw_group_ahead(lw_t *w);
 
 /*
- * Acknowledges entries: LW_OK or LW_REDIS.  lw_group_bury() moves one to the
- * dead letters and acknowledges it in the same step.
+ * Acknowledges entries: LW_OK or LW_REDIS, as these all.  lw_group_bury()
+ * moves one to the dead letters and acknowledges it in the same step.
  */
 int lw_group_ack(lw_t *w, const lw_entry_t *entries, size_t n);
+
+/*
+ * They stay pending for a reason that is not theirs: this delivery does not
+ * count for --max-deliveries.
+ */
+int lw_group_excuse(lw_t *w, const lw_entry_t *entries, size_t n);
+
 int lw_group_bury(lw_t *w, const lw_entry_t *e, const char *reason);
 
 

@@ -1,7 +1,8 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * What group.c (reading) and report.c (telling how it goes) share.
+ * What group.c (the loop), group_read.c (how entries come), group_ack.c (how
+ * they end) and report.c (telling how it goes) share.
  */
 
 #ifndef LW_GROUP_INTERNAL_H
@@ -11,6 +12,7 @@
 
 
 #define LW_PROGRESS_MS   1000
+#define LW_BLOCK_MS      1000          /* of XREADGROUP                      */
 
 
 struct lw_group_s {
@@ -30,6 +32,18 @@ struct lw_group_s {
     int64_t               pending[LW_STREAMS_MAX];
 };
 
+
+/* group.c: makes the groups that are missing; hands the batch to the command */
+int lw_group_join(lw_t *w);
+int lw_group_take(lw_t *w, int last);
+
+/*
+ * group_read.c: what this consumer was given before, and what others left, is
+ * handed to the command at once; collect() fills the batch with new entries.
+ */
+int lw_group_again(lw_t *w);
+int lw_group_claim(lw_t *w);
+int lw_group_collect(lw_t *w);
 
 /* the progress line and the metrics, where they are due */
 void lw_group_report(lw_t *w);

@@ -18,6 +18,7 @@ static size_t lw_http_head(char *data, size_t size, size_t n, void *ctx);
 static int lw_http_tick(void *ctx, curl_off_t dltotal, curl_off_t dlnow,
     curl_off_t ultotal, curl_off_t ulnow);
 static int lw_http_pack(lw_http_t *h, const lw_text_t *body);
+static const char *lw_http_path(const char *url);
 
 
 int
@@ -136,7 +137,7 @@ lw_http_send(lw_http_t *h, const char *method, const char *url,
     CURLcode             rc;
     lw_text_t            none;
     const lw_text_t     *sent;
-    struct curl_slist   *list, *more;
+    struct curl_slist   *list, *more, *next;
 
     h->status = 0;
     h->unsent = 0;
@@ -180,7 +181,16 @@ lw_http_send(lw_http_t *h, const char *method, const char *url,
     }
 
     for (more = h->headers; more; more = more->next) {
-        list = curl_slist_append(list, more->data);
+
+        next = curl_slist_append(list, more->data);
+
+        if (next == NULL) {
+            curl_slist_free_all(list);
+            h->unsent = 1;
+            return LW_NOMEM;
+        }
+
+        list = next;
     }
 
     rc = curl_easy_setopt(h->curl, CURLOPT_URL, url);
@@ -214,7 +224,10 @@ lw_http_send(lw_http_t *h, const char *method, const char *url,
                      || rc == CURLE_SSL_CONNECT_ERROR
                      || rc == CURLE_PEER_FAILED_VERIFICATION);
 
-        lw_log(LW_LOG_WARN, "%s %s: %s", method, url, curl_easy_strerror(rc));
+        /* neither whose it is (a search names the user) nor a password */
+
+        lw_log(LW_LOG_WARN, "%s %s: %s", method, lw_http_path(url),
+               curl_easy_strerror(rc));
 
         return LW_ERROR;
     }
@@ -222,6 +235,39 @@ lw_http_send(lw_http_t *h, const char *method, const char *url,
     (void) curl_easy_getinfo(h->curl, CURLINFO_RESPONSE_CODE, &h->status);
 
     return LW_OK;
+}
+
+
+/* what is asked, by its first words: "/v1/runs..." */
+
+static const char *
+lw_http_path(const char *url)
+{
+    size_t       i, n;
+    const char  *p;
+
+    static char  path[16];
+
+    p = strstr(url, "://");
+    p = p ? strchr(p + 3, '/') : NULL;
+
+    if (p == NULL) {
+        return "/";
+    }
+
+    for (i = 0, n = 0; p[n] && i < 3 && n < sizeof(path) - 1; n++) {
+        i += (p[n] == '/');
+
+        if (p[n] == '?' || i == 3) {
+            break;
+        }
+
+        path[n] = p[n];
+    }
+
+    path[n] = '\0';
+
+    return path;
 }
 
 

@@ -27,6 +27,7 @@ static const struct {
 
 
 static void lw_signal(int signo);
+static char **lw_arguments(int argc, char **argv);
 static int lw_signals(void);
 
 
@@ -36,6 +37,7 @@ main(int argc, char **argv)
     int     rc;
     size_t  i;
     lw_t    w;
+    char  **args;
 
     (void) setlocale(LC_CTYPE, "C.UTF-8");
 
@@ -48,7 +50,14 @@ main(int argc, char **argv)
         return LW_EXIT_USAGE;
     }
 
-    rc = lw_options_parse(w.options, argc, argv);
+    args = lw_arguments(argc, argv);
+
+    if (args == NULL) {
+        free(w.options);
+        return LW_EXIT_USAGE;
+    }
+
+    rc = lw_options_parse(w.options, argc, args);
 
     if (rc != LW_OK) {
         lw_options_free(w.options);
@@ -74,7 +83,7 @@ main(int argc, char **argv)
 
         for (i = 0; i < sizeof(lw_runners) / sizeof(lw_runners[0]); i++) {
             if (lw_runners[i].command == w.options->command) {
-                rc = lw_runners[i].run(&w, argc, argv);
+                rc = lw_runners[i].run(&w, argc, args);
             }
         }
 
@@ -87,6 +96,40 @@ main(int argc, char **argv)
     free(w.options);
 
     return rc;
+}
+
+
+/*
+ * A copy, for the command line is parsed again on SIGHUP; from the original,
+ * which ps shows, passwords in URLs are taken out.  What is not freed lives as
+ * long as the process.
+ */
+
+static char **
+lw_arguments(int argc, char **argv)
+{
+    int     i;
+    char   *from, *at, **args;
+
+    args = calloc((size_t) argc + 1, sizeof(*args));
+
+    for (i = 0; args && i < argc; i++) {
+
+        args[i] = strdup(argv[i]);
+
+        if (args[i] == NULL) {
+            return NULL;
+        }
+
+        from = strstr(argv[i], "://");
+        at = from ? strrchr(from, '@') : NULL;
+
+        if (at) {
+            memset(from + 3, '*', (size_t) (at - from) - 3);
+        }
+    }
+
+    return args;
 }
 
 

@@ -12,7 +12,10 @@
 #include "url.h"
 
 #if (LW_REDIS_TLS)
+#include <arpa/inet.h>
 #include <hiredis/hiredis_ssl.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 #endif
 
 
@@ -32,11 +35,14 @@ struct lw_redis_s {
     int                   waiting;    /* asked for ahead, and not yet read    */
 
 #if (LW_REDIS_TLS)
-    redisSSLContext      *ssl;
+    SSL_CTX              *ssl;
 #endif
 };
 
 
+#if (LW_REDIS_TLS)
+static int lw_redis_secure(lw_redis_t *r);
+#endif
 static int lw_redis_login(lw_redis_t *r);
 static void lw_redis_complain(const redisReply *reply);
 static redisReply *lw_redis_read(lw_redis_t *r);
@@ -86,7 +92,7 @@ lw_redis_free(lw_redis_t *r)
 
 #if (LW_REDIS_TLS)
     if (r->ssl) {
-        redisFreeSSLContext(r->ssl);
+        SSL_CTX_free(r->ssl);
     }
 #endif
 
@@ -123,16 +129,7 @@ lw_redis_connect(lw_redis_t *r)
 #if (LW_REDIS_TLS)
     if (r->url.tls) {
 
-        if (r->ssl == NULL) {
-            (void) redisInitOpenSSL();
-            r->ssl = redisCreateSSLContext(r->options->ca, NULL, NULL, NULL,
-                                           r->url.host, NULL);
-        }
-
-        if (r->ssl == NULL
-            || redisInitiateSSLWithContext(r->c, r->ssl) != REDIS_OK)
-        {
-            lw_log(LW_LOG_WARN, "Redis: no TLS: %s", r->c->errstr);
+        if (lw_redis_secure(r) != LW_OK) {
             lw_redis_close(r);
             return LW_REDIS;
         }
@@ -149,6 +146,82 @@ lw_redis_connect(lw_redis_t *r)
 
     return LW_OK;
 }
+
+
+#if (LW_REDIS_TLS)
+
+/*
+ * hiredis' own context compares no name with the certificate's, and trusts
+ * nobody without a file: so the SSL object is ours.
+ */
+
+static int
+lw_redis_secure(lw_redis_t *r)
+{
+    SSL                *ssl;
+    const char         *host;
+    X509_VERIFY_PARAM  *param;
+    unsigned char       address[16];
+
+    host = r->url.host;
+
+    if (r->ssl == NULL) {
+
+        r->ssl = SSL_CTX_new(TLS_client_method());
+
+        if (r->ssl == NULL
+            || !SSL_CTX_set_min_proto_version(r->ssl, TLS1_2_VERSION)
+            || !(r->options->ca
+                 ? SSL_CTX_load_verify_locations(r->ssl, r->options->ca, NULL)
+                 : SSL_CTX_set_default_verify_paths(r->ssl)))
+        {
+            lw_log(LW_LOG_ERROR, "Redis: no certificates to trust in %s",
+                   r->options->ca ? r->options->ca : "the system");
+            SSL_CTX_free(r->ssl);
+            r->ssl = NULL;
+            return LW_REDIS;
+        }
+
+        SSL_CTX_set_verify(r->ssl, SSL_VERIFY_PEER, NULL);
+    }
+
+    ssl = SSL_new(r->ssl);
+
+    if (ssl == NULL) {
+        return LW_REDIS;
+    }
+
+    if (inet_pton(AF_INET, host, address) == 1
+        || inet_pton(AF_INET6, host, address) == 1)
+    {
+        param = SSL_get0_param(ssl);
+
+        if (!X509_VERIFY_PARAM_set1_ip_asc(param, host)) {
+            SSL_free(ssl);
+            return LW_REDIS;
+        }
+
+    } else if (!SSL_set1_host(ssl, host)
+               || !SSL_set_tlsext_host_name(ssl, host))
+    {
+        SSL_free(ssl);
+        return LW_REDIS;
+    }
+
+    /* the connection owns the object, but where this fails */
+
+    if (redisInitiateSSL(r->c, ssl) != REDIS_OK) {
+        lw_log(LW_LOG_WARN, "Redis: no TLS: %s (certificate: %s)",
+               r->c->errstr,
+               X509_verify_cert_error_string(SSL_get_verify_result(ssl)));
+        SSL_free(ssl);
+        return LW_REDIS;
+    }
+
+    return LW_OK;
+}
+
+#endif
 
 
 static int
@@ -465,6 +538,31 @@ lw_args_done(lw_args_t *a)
     rc = (reply && !lw_reply_is_error(reply)) ? LW_OK : LW_REDIS;
 
     lw_reply_free(reply);
+
+    return rc;
+}
+
+
+int
+lw_redis_drain(lw_redis_t *r, size_t n)
+{
+    int          rc;
+    redisReply  *reply;
+
+    for (rc = LW_OK; n > 0; n--) {
+
+        reply = lw_redis_reply(r);
+
+        if (reply == NULL) {
+            return LW_REDIS;
+        }
+
+        if (lw_reply_is_error(reply)) {
+            rc = LW_REDIS;
+        }
+
+        lw_reply_free(reply);
+    }
 
     return rc;
 }

@@ -67,6 +67,9 @@ redisReply *lw_redis_call(lw_redis_t *r, int n, ...);
 /* lw_args_call() where only success matters: LW_OK or LW_REDIS */
 int lw_args_done(lw_args_t *a);
 
+/* the same of n commands that were queued: all are read, none is an error */
+int lw_redis_drain(lw_redis_t *r, size_t n);
+
 /*
  * A command whose reply is fetched later, while others are asked: Redis works
  * at it meanwhile.  One at a time, sent at once, with nothing queued before

@@ -26,8 +26,6 @@
 #define LW_EVENT_TRIES    3
 
 
-
-
 static int lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
     lw_item_t **list, size_t n);
 static int lw_relay_halves(lw_t *w, lw_relay_t *r,
@@ -232,7 +230,7 @@ lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
         /* a new configuration may be what it takes: begin again with it */
 
         if (lw_stop || lw_reload) {
-            return lw_stop ? LW_STOPPED : LW_REDIS;
+            return LW_STOPPED;
         }
     }
 }

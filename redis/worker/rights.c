@@ -73,7 +73,7 @@ lw_show(lw_t *w, int argc, char **argv)
         lw_text_str(&r.out, lw_text_get(&r.keys));
         lw_text_lit(&r.out, "}}\n");
         r.out.failed |= r.keys.failed;
-        rc = lw_display_flush(&r.out);
+        rc = lw_display_flush_json(&r.out);
     }
 
     lw_text_free(&r.out);
@@ -102,7 +102,7 @@ lw_show_entry(lw_t *w, void *ctx, const char *stream, int dead,
         r->entries++;
     }
 
-    return lw_display_flush(&r->out);
+    return lw_display_flush_json(&r->out);
 }
 
 
@@ -254,8 +254,7 @@ lw_forget_entry(lw_t *w, void *ctx, const char *stream, int dead,
 {
     lw_rights_t *r = ctx;
 
-    lw_args_t   *a;
-    redisReply  *reply;
+    lw_args_t  *a;
 
     if (dead) {
         r->dead++;
@@ -272,16 +271,7 @@ lw_forget_entry(lw_t *w, void *ctx, const char *stream, int dead,
     lw_arg_z(a, stream);
     lw_arg_str(a, e->id);
 
-    reply = lw_args_call(a);
-
-    if (reply == NULL || lw_reply_is_error(reply)) {
-        lw_reply_free(reply);
-        return LW_REDIS;
-    }
-
-    lw_reply_free(reply);
-
-    return LW_OK;
+    return lw_args_done(a);
 }
 
 
@@ -290,8 +280,7 @@ lw_forget_key(lw_t *w, void *ctx, lunary_str_t key, int policy)
 {
     lw_rights_t *r = ctx;
 
-    lw_args_t   *a;
-    redisReply  *reply;
+    lw_args_t  *a;
 
     /* what an operator decided outlives the user's wish, unless told so */
 
@@ -309,25 +298,15 @@ lw_forget_key(lw_t *w, void *ctx, lunary_str_t key, int policy)
     lw_arg_lit(a, "UNLINK");
     lw_arg_str(a, key);
 
-    reply = lw_args_call(a);
-
-    if (reply == NULL || lw_reply_is_error(reply)) {
-        lw_reply_free(reply);
-        return LW_REDIS;
-    }
-
-    lw_reply_free(reply);
-
-    return LW_OK;
+    return lw_args_done(a);
 }
 
 
 static int
 lw_forget_lists(lw_t *w, lw_rights_t *r)
 {
-    size_t        i;
-    lw_args_t    *a;
-    redisReply   *reply;
+    size_t      i;
+    lw_args_t  *a;
 
     static const char *const  lists[] = { "users:", "claimed:" };
 
@@ -342,13 +321,9 @@ lw_forget_lists(lw_t *w, lw_rights_t *r)
         lw_arg_str(a, lw_text_get(&r->keys));
         lw_arg_z(a, w->options->user);
 
-        reply = r->keys.failed ? NULL : lw_args_call(a);
-
-        if (reply == NULL) {
+        if (r->keys.failed || lw_args_done(a) != LW_OK) {
             return LW_REDIS;
         }
-
-        lw_reply_free(reply);
     }
 
     return LW_OK;

@@ -4,6 +4,7 @@
  * Finding what is kept about a user.  See subject.h.
  */
 
+#include <ctype.h>
 #include <stdlib.h>
 
 #include "scan.h"
@@ -20,12 +21,14 @@ typedef struct {
 static int lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream,
     int dead, lw_runs_t *runs, lw_text_t *list);
 static int lw_subject_mine(lw_t *w, const lw_entry_t *e, lw_runs_t *runs);
+static int lw_subject_uuid(lunary_str_t id);
 static int lw_subject_note(lw_runs_t *runs, lunary_str_t id, int *added);
 static int lw_subject_noted(const lw_runs_t *runs, lunary_str_t id);
 static int lw_subject_keys(lw_t *w, lw_subject_t *s);
 static int lw_subject_key(lw_t *w, lunary_str_t key, int *policy);
 static int lw_subject_owner(lw_t *w, lunary_str_t key);
-static int lw_subject_value(lw_t *w, lunary_str_t key, int skip);
+static int lw_subject_value(lw_t *w, lunary_str_t key, lunary_str_t rest,
+    int skip);
 static int lw_subject_rest(lw_t *w, lunary_str_t key, const char *kind,
     lunary_str_t *rest);
 
@@ -127,7 +130,9 @@ lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream, int dead,
                     rc = lw_subject_note(runs, lw_field(&e, RUN_ID), &added);
                 }
 
-                if (added) {
+                /* Lunary has an id of its own for what is no UUID */
+
+                if (added && lw_subject_uuid(lw_field(&e, RUN_ID))) {
                     lw_text_str(list, lw_field(&e, RUN_ID));
                     lw_text_lit(list, "\n");
                 }
@@ -171,6 +176,21 @@ lw_subject_mine(lw_t *w, const lw_entry_t *e, lw_runs_t *runs)
 
     return lw_field(e, RUN_ID).len
            && lw_subject_noted(runs, lw_field(e, RUN_ID));
+}
+
+
+static int
+lw_subject_uuid(lunary_str_t id)
+{
+    size_t  i;
+
+    for (i = 0; i < id.len; i++) {
+        if (!isxdigit(id.data[i]) && id.data[i] != '-') {
+            return 0;
+        }
+    }
+
+    return id.len == 36;
 }
 
 
@@ -370,11 +390,11 @@ lw_subject_key(lw_t *w, lunary_str_t key, int *policy)
     }
 
     if (lw_subject_rest(w, key, "relay:run:", &rest)) {
-        return lw_subject_value(w, key, 2);
+        return lw_subject_value(w, key, rest, 2);
     }
 
     if (lw_subject_rest(w, key, "ledger:open:", &rest)) {
-        return lw_subject_value(w, key, 0);
+        return lw_subject_value(w, key, rest, 0);
     }
 
     return 0;
@@ -433,10 +453,10 @@ lw_subject_owner(lw_t *w, lunary_str_t key)
 }
 
 
-/* a value whose end, behind `skip` blanks, is the user; app is in the key */
+/* a key <app>:<run id> whose value ends, behind `skip` blanks, in the user */
 
 static int
-lw_subject_value(lw_t *w, lunary_str_t key, int skip)
+lw_subject_value(lw_t *w, lunary_str_t key, lunary_str_t rest, int skip)
 {
     int          rc;
     lw_args_t   *a;
@@ -444,6 +464,14 @@ lw_subject_value(lw_t *w, lunary_str_t key, int skip)
     lunary_str_t v, app;
 
     const unsigned char  *p;
+
+    app = lw_str(w->options->app);
+
+    if (rest.len <= app.len || rest.data[app.len] != ':'
+        || memcmp(rest.data, app.data, app.len) != 0)
+    {
+        return 0;
+    }
 
     a = lw_args(w->redis);
     lw_arg_lit(a, "GET");
@@ -469,10 +497,7 @@ lw_subject_value(lw_t *w, lunary_str_t key, int skip)
         v = lunary_str(p + 1, (size_t) (v.data + v.len - p) - 1);
     }
 
-    app = lw_str(w->options->app);
-
-    rc = v.len && lw_str_same(v, lw_str(w->options->user))
-         && memmem(key.data, key.len, app.data, app.len) != NULL;
+    rc = v.len && lw_str_same(v, lw_str(w->options->user));
 
     lw_reply_free(reply);
 

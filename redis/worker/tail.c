@@ -195,7 +195,9 @@ lw_tail_list(lw_t *w, lw_tail_t *t, redisReply *list, unsigned stream,
         lw_entry_free(&e);
     }
 
-    return lw_display_flush(&t->out) == LW_OK ? LW_OK : LW_STOPPED;
+    return (w->options->json ? lw_display_flush_json(&t->out)
+                             : lw_display_flush(&t->out)) == LW_OK
+           ? LW_OK : LW_STOPPED;
 }
 
 

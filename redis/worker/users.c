@@ -79,7 +79,8 @@ lw_users(lw_t *w, int argc, char **argv)
             lw_users_table(w, &table, &out);
         }
 
-        rc = lw_display_flush(&out);
+        rc = w->options->json ? lw_display_flush_json(&out)
+                              : lw_display_flush(&out);
     }
 
     lw_users_free(&table);
