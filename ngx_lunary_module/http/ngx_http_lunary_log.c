@@ -377,19 +377,32 @@ static ngx_inline ngx_uint_t
 ngx_http_lunary_ascii(ngx_str_t *text)
 {
     u_char    *p, *last;
+    uint32_t   x, y;
     uint64_t   w, all;
 
     p = text->data;
     last = p + text->len;
     all = 0;
 
-    for ( /* void */ ; last - p >= 8; p += 8) {
-        ngx_memcpy(&w, p, 8);
-        all |= w;
-    }
+    if (text->len >= 8) {
 
-    while (p < last) {
-        all |= *p++;
+        for ( /* void */ ; last - p > 8; p += 8) {
+            ngx_memcpy(&w, p, 8);
+            all |= w;
+        }
+
+        ngx_memcpy(&w, last - 8, 8);
+        all |= w;
+
+    } else if (text->len >= 4) {
+        ngx_memcpy(&x, p, 4);
+        ngx_memcpy(&y, last - 4, 4);
+        all = x | y;
+
+    } else {
+        while (p < last) {
+            all |= *p++;
+        }
     }
 
     return (all & 0x8080808080808080ull) == 0;

@@ -1081,7 +1081,7 @@ ngx_http_lunary_request_id(ngx_http_request_t *r, ngx_str_t *id)
         ngx_http_lunary_random(bytes);
         ngx_http_lunary_random(bytes + 10);
 
-        lunary_run_hex(p, bytes, 16);
+        lunary_run_hex(p, bytes);
 
         v->data = p;
         v->len = 32;

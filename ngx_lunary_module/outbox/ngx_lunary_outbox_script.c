@@ -146,6 +146,7 @@ static u_char *ngx_lunary_outbox_script_start(u_char *p, ngx_uint_t eval,
 static u_char *ngx_lunary_outbox_bulk(u_char *p, const void *data,
     size_t len);
 static u_char *ngx_lunary_outbox_bulk_number(u_char *p, uint64_t n);
+static u_char *ngx_lunary_outbox_number(u_char *p, uint64_t n);
 static size_t ngx_lunary_outbox_copy(u_char *dst, size_t size,
     redisReply *reply);
 
@@ -221,7 +222,10 @@ static u_char *
 ngx_lunary_outbox_script_start(u_char *p, ngx_uint_t eval, ngx_uint_t args,
     ngx_lunary_outbox_shard_t *shard)
 {
-    p = ngx_sprintf(p, "*%ui\r\n", 5 + args);
+    *p++ = '*';
+    p = ngx_lunary_outbox_number(p, 5 + args);
+    *p++ = CR;
+    *p++ = LF;
 
     if (eval) {
         p = ngx_lunary_outbox_bulk(p, "EVAL", 4);
@@ -244,7 +248,11 @@ ngx_lunary_outbox_script_start(u_char *p, ngx_uint_t eval, ngx_uint_t args,
 static u_char *
 ngx_lunary_outbox_bulk(u_char *p, const void *data, size_t len)
 {
-    p = ngx_sprintf(p, "$%uz\r\n", len);
+    *p++ = '$';
+    p = ngx_lunary_outbox_number(p, len);
+    *p++ = CR;
+    *p++ = LF;
+
     p = ngx_cpymem(p, data, len);
 
     *p++ = CR;
@@ -260,7 +268,23 @@ ngx_lunary_outbox_bulk_number(u_char *p, uint64_t n)
     u_char  text[NGX_INT64_LEN];
 
     return ngx_lunary_outbox_bulk(p, text,
-                                  ngx_sprintf(text, "%uL", n) - text);
+                                  ngx_lunary_outbox_number(text, n) - text);
+}
+
+
+static u_char *
+ngx_lunary_outbox_number(u_char *p, uint64_t n)
+{
+    u_char   text[NGX_INT64_LEN], *q;
+
+    q = text + sizeof(text);
+
+    do {
+        *--q = (u_char) ('0' + n % 10);
+        n /= 10;
+    } while (n);
+
+    return ngx_cpymem(p, q, text + sizeof(text) - q);
 }
 
 

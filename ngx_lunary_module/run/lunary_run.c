@@ -76,21 +76,6 @@ static const char  lunary_run_lengths[100][5] = {
 };
 
 
-/* "00" "01" ... "ff" */
-
-#define LUNARY_RUN_HEX(a)                                                    \
-    a "0" a "1" a "2" a "3" a "4" a "5" a "6" a "7"                          \
-    a "8" a "9" a "a" a "b" a "c" a "d" a "e" a "f"
-
-static const char  lunary_run_hex_pairs[] =
-    LUNARY_RUN_HEX("0") LUNARY_RUN_HEX("1") LUNARY_RUN_HEX("2")
-    LUNARY_RUN_HEX("3") LUNARY_RUN_HEX("4") LUNARY_RUN_HEX("5")
-    LUNARY_RUN_HEX("6") LUNARY_RUN_HEX("7") LUNARY_RUN_HEX("8")
-    LUNARY_RUN_HEX("9") LUNARY_RUN_HEX("a") LUNARY_RUN_HEX("b")
-    LUNARY_RUN_HEX("c") LUNARY_RUN_HEX("d") LUNARY_RUN_HEX("e")
-    LUNARY_RUN_HEX("f");
-
-
 static unsigned char *lunary_run_uint(unsigned char *last, uint64_t n);
 static inline unsigned char *lunary_run_copy(unsigned char *dst,
     const void *src, size_t n);
@@ -296,13 +281,38 @@ lunary_run_copy(unsigned char *dst, const void *src, size_t n)
 }
 
 
-void
-lunary_run_hex(unsigned char *dst, const unsigned char *src, size_t n)
-{
-    size_t  i;
+/* four bytes at a time, their halves spread over the eight of a word */
 
-    for (i = 0; i < n; i++) {
-        memcpy(dst + 2 * i, lunary_run_hex_pairs + 2 * src[i], 2);
+void
+lunary_run_hex(unsigned char dst[32], const unsigned char src[16])
+{
+    unsigned  i;
+    uint32_t  x;
+    uint64_t  w;
+
+    for (i = 0; i < 16; i += 4) {
+
+        memcpy(&x, src + i, 4);
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        x = __builtin_bswap32(x);
+#endif
+
+        w = x;
+        w = (w | w << 16) & 0x0000ffff0000ffffull;
+        w = (w | w << 8) & 0x00ff00ff00ff00ffull;
+        w = (w >> 4 & 0x000f000f000f000full) | (w & 0x000f000f000f000full) << 8;
+
+        /* from 10 on they are letters, which begin 39 further on */
+
+        w += 0x3030303030303030ull
+             + ((w + 0x0606060606060606ull) >> 4 & 0x0101010101010101ull) * 39;
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        w = __builtin_bswap64(w);
+#endif
+
+        memcpy(dst + 2 * i, &w, 8);
     }
 }
 
@@ -312,7 +322,7 @@ lunary_uuid7(unsigned char out[36], uint64_t ms,
     const unsigned char random[10])
 {
     unsigned       i;
-    unsigned char  id[16];
+    unsigned char  id[16], hex[32];
 
     for (i = 0; i < 6; i++) {
         id[i] = (unsigned char) (ms >> (40 - 8 * i));
@@ -323,13 +333,15 @@ lunary_uuid7(unsigned char out[36], uint64_t ms,
     id[6] = (unsigned char) ((id[6] & 0x0f) | 0x70);
     id[8] = (unsigned char) ((id[8] & 0x3f) | 0x80);
 
-    lunary_run_hex(out, id, 4);
+    lunary_run_hex(hex, id);
+
+    memcpy(out, hex, 8);
     out[8] = '-';
-    lunary_run_hex(out + 9, id + 4, 2);
+    memcpy(out + 9, hex + 8, 4);
     out[13] = '-';
-    lunary_run_hex(out + 14, id + 6, 2);
+    memcpy(out + 14, hex + 12, 4);
     out[18] = '-';
-    lunary_run_hex(out + 19, id + 8, 2);
+    memcpy(out + 19, hex + 16, 4);
     out[23] = '-';
-    lunary_run_hex(out + 24, id + 10, 6);
+    memcpy(out + 24, hex + 20, 12);
 }

@@ -192,8 +192,8 @@ size_t lunary_run_room(const lunary_run_t *run);
  */
 unsigned char *lunary_run_encode(const lunary_run_t *run, unsigned char *dst);
 
-/* n bytes as 2 n hex digits */
-void lunary_run_hex(unsigned char *dst, const unsigned char *src, size_t n);
+/* 16 bytes as 32 hex digits */
+void lunary_run_hex(unsigned char dst[32], const unsigned char src[16]);
 
 /* UUIDv7 (RFC 9562) of a wall clock in ms and 10 random bytes, as 36
  * characters, no terminator */

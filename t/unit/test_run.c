@@ -332,6 +332,30 @@ test_uuid7_holds_time_version_and_variant(void **state)
 
 
 static void
+test_bytes_are_hex_digits(void **state)
+{
+    char               want[32];
+    unsigned           i, k;
+    unsigned char      src[16], got[32];
+    static const char  digits[] = "0123456789abcdef";
+
+    (void) state;
+
+    for (i = 0; i < 256; i += 16) {
+
+        for (k = 0; k < 16; k++) {
+            src[k] = (unsigned char) (i + k);
+            want[2 * k] = digits[i / 16];
+            want[2 * k + 1] = digits[k];
+        }
+
+        lunary_run_hex(got, src);
+        assert_memory_equal(got, want, 32);
+    }
+}
+
+
+static void
 test_uuid7_sorts_by_time(void **state)
 {
     unsigned char  a[36], b[36];
@@ -688,6 +712,7 @@ main(void)
         cmocka_unit_test(test_a_number_set_again_keeps_its_place),
         cmocka_unit_test(test_all_numbers_of_a_run_have_room),
         cmocka_unit_test(test_uuid7_holds_time_version_and_variant),
+        cmocka_unit_test(test_bytes_are_hex_digits),
         cmocka_unit_test(test_uuid7_sorts_by_time),
         cmocka_unit_test(test_full_capture_leaves_the_run_as_it_is),
         cmocka_unit_test(test_without_capture_contents_leave_and_sizes_stay),
