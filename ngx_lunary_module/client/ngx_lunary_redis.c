@@ -28,6 +28,7 @@ static ngx_int_t ngx_lunary_redis_accept(ngx_lunary_redis_t *rc,
 static void ngx_lunary_redis_patience_handler(ngx_event_t *ev);
 static void ngx_lunary_redis_replies(ngx_lunary_redis_t *rc,
     ngx_uint_t generation);
+static ngx_queue_t *ngx_lunary_redis_owner(ngx_lunary_redis_t *rc, void *data);
 static void ngx_lunary_redis_finish(ngx_lunary_redis_t *rc,
     ngx_lunary_redis_request_t *req, redisReply *reply);
 
@@ -37,6 +38,7 @@ ngx_lunary_redis_create(ngx_cycle_t *cycle, ngx_lunary_redis_conf_t *conf,
     const char *purpose, ngx_msec_t timeout,
     ngx_lunary_redis_state_pt state, void *data)
 {
+    ngx_uint_t           i;
     ngx_lunary_redis_t  *rc;
 
     rc = ngx_pcalloc(cycle->pool, sizeof(ngx_lunary_redis_t));
@@ -56,6 +58,10 @@ ngx_lunary_redis_create(ngx_cycle_t *cycle, ngx_lunary_redis_conf_t *conf,
     ngx_queue_init(&rc->waiting);
     ngx_queue_init(&rc->inflight);
     ngx_queue_init(&rc->lost);
+
+    for (i = 0; i < NGX_LUNARY_REDIS_OWNERS; i++) {
+        ngx_queue_init(&rc->owners[i]);
+    }
 
     rc->dummy.fd = (ngx_socket_t) -1;
     rc->dummy.data = rc;
@@ -232,6 +238,7 @@ ngx_lunary_redis_accept(ngx_lunary_redis_t *rc,
     req->start = ngx_current_msec;
 
     ngx_queue_insert_tail(&rc->waiting, &req->queue);
+    ngx_queue_insert_tail(ngx_lunary_redis_owner(rc, req->data), &req->owned);
 
     if (rc->state == NGX_LUNARY_REDIS_UP) {
         ngx_lunary_redis_start_waiting(rc);
@@ -520,6 +527,10 @@ ngx_lunary_redis_finish(ngx_lunary_redis_t *rc,
     handler = req->handler;
     data = req->data;
 
+    if (req->owned.next) {
+        ngx_queue_remove(&req->owned);
+    }
+
     ngx_free(req);
 
     if (handler) {
@@ -571,26 +582,34 @@ ngx_lunary_redis_fail_commands(ngx_lunary_redis_t *rc)
 void
 ngx_lunary_redis_forget(ngx_lunary_redis_t *rc, void *data)
 {
-    ngx_uint_t                   i;
-    ngx_queue_t                 *q, *queues[3];
+    ngx_queue_t                 *q, *owner;
     ngx_lunary_redis_request_t  *req;
 
-    queues[0] = &rc->inflight;
-    queues[1] = &rc->waiting;
-    queues[2] = &rc->lost;
+    owner = ngx_lunary_redis_owner(rc, data);
 
-    for (i = 0; i < 3; i++) {
-        for (q = ngx_queue_head(queues[i]);
-             q != ngx_queue_sentinel(queues[i]);
-             q = ngx_queue_next(q))
-        {
-            req = ngx_queue_data(q, ngx_lunary_redis_request_t, queue);
+    for (q = ngx_queue_head(owner);
+         q != ngx_queue_sentinel(owner);
+         q = ngx_queue_next(q))
+    {
+        req = ngx_queue_data(q, ngx_lunary_redis_request_t, owned);
 
-            if (req->data == data) {
-                req->handler = NULL;
-            }
+        if (req->data == data) {
+            req->handler = NULL;
         }
     }
+}
+
+
+/* where the commands of that data are, wherever else they are queued */
+
+static ngx_queue_t *
+ngx_lunary_redis_owner(ngx_lunary_redis_t *rc, void *data)
+{
+    uint32_t  key;
+
+    key = (uint32_t) ((uintptr_t) data >> 4) * 2654435761u;
+
+    return &rc->owners[(key >> 16) % NGX_LUNARY_REDIS_OWNERS];
 }
 
 

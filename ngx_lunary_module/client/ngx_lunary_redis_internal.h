@@ -26,6 +26,7 @@
 
 
 #define NGX_LUNARY_REDIS_MAX_COMMANDS  4096     /* under way, a connection   */
+#define NGX_LUNARY_REDIS_OWNERS        256      /* buckets                   */
 #define NGX_LUNARY_REDIS_MAX_REPLY     (16 * 1024 * 1024)
 #define NGX_LUNARY_REDIS_MAX_ELEMENTS  (1024 * 1024)
 #define NGX_LUNARY_REDIS_MAX_DEPTH     7
@@ -46,6 +47,8 @@ typedef enum {
 
 typedef struct {
     ngx_queue_t                   queue;
+    ngx_queue_t                   owned;       /* in owners[]; next is NULL:
+                                                  one of our own             */
     ngx_lunary_redis_handler_pt   handler;     /* NULL: forgotten            */
     void                         *data;
     ngx_uint_t                    replies;     /* still to come              */
@@ -77,7 +80,9 @@ struct ngx_lunary_redis_s {
     redisReader                  *reader;
     ngx_queue_t                   waiting;
     ngx_queue_t                   inflight;
-    ngx_queue_t                   lost;
+    ngx_queue_t                   lost;        /* to be told so              */
+    ngx_queue_t                   owners[NGX_LUNARY_REDIS_OWNERS];
+                                               /* commands by their data     */
     ngx_uint_t                    ncommands;   /* in both                    */
     ngx_chain_t                  *out;         /* bytes still to be sent     */
     ngx_chain_t                 **last_out;
