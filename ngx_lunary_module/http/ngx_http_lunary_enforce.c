@@ -74,8 +74,6 @@ static ngx_buf_t *ngx_http_lunary_refusal_body(ngx_http_request_t *r,
     lunary_style_e style, ngx_http_lunary_refusal_t *ref);
 static ngx_http_lunary_status_names_t *ngx_http_lunary_status_names(
     ngx_uint_t status);
-static ngx_table_elt_t *ngx_http_lunary_add_header(ngx_http_request_t *r,
-    const char *name, ngx_str_t *value);
 
 
 static ngx_http_lunary_refusal_t  ngx_http_lunary_refusals[] = {
@@ -676,7 +674,6 @@ ngx_http_lunary_refuse(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_int_t                        rc;
     ngx_str_t                        value;
     ngx_buf_t                       *b;
-    ngx_chain_t                      out;
     lunary_style_e                   style;
     ngx_table_elt_t                 *h;
     ngx_http_lunary_status_names_t  *names;
@@ -697,13 +694,6 @@ ngx_http_lunary_refuse(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     /* not that of an `error_page ... =200` on the way */
 
     r->err_status = 0;
-
-    r->headers_out.status = ref->status;
-    r->headers_out.content_length_n = b->last - b->pos;
-
-    ngx_str_set(&r->headers_out.content_type, "application/json");
-    r->headers_out.content_type_len = r->headers_out.content_type.len;
-    r->headers_out.content_type_lowcase = NULL;
 
     ngx_str_set(&value, "false");
 
@@ -754,41 +744,11 @@ ngx_http_lunary_refuse(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         }
     }
 
-    rc = ngx_http_send_header(r);
-
-    if (rc == NGX_OK && !r->header_only) {
-        out.buf = b;
-        out.next = NULL;
-
-        rc = ngx_http_output_filter(r, &out);
-    }
+    rc = ngx_http_lunary_send(r, ref->status, &ngx_http_lunary_json_type, b);
 
     ngx_http_finalize_request(r, rc);
 
     return NGX_DONE;
-}
-
-
-static ngx_table_elt_t *
-ngx_http_lunary_add_header(ngx_http_request_t *r, const char *name,
-    ngx_str_t *value)
-{
-    ngx_table_elt_t  *h;
-
-    h = ngx_list_push(&r->headers_out.headers);
-    if (h == NULL) {
-        return NULL;
-    }
-
-    h->hash = 1;
-#if (nginx_version >= 1023000)
-    h->next = NULL;
-#endif
-    h->key.data = (u_char *) name;
-    h->key.len = ngx_strlen(name);
-    h->value = *value;
-
-    return h;
 }
 
 

@@ -217,6 +217,7 @@ ngx_http_lunary_finalize_upstream(ngx_http_request_t *r, ngx_int_t rc)
 static ngx_int_t
 ngx_http_lunary_run_header(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
+    ngx_str_t                id;
     ngx_table_elt_t         *h;
     ngx_http_lunary_walk_t   w;
 
@@ -228,20 +229,11 @@ ngx_http_lunary_run_header(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         }
     }
 
-    h = ngx_list_push(&r->headers_out.headers);
-    if (h == NULL) {
-        return NGX_ERROR;
-    }
+    id.len = sizeof(ctx->run_id);
+    id.data = ctx->run_id;
 
-    h->hash = 1;
-#if (nginx_version >= 1023000)
-    h->next = NULL;
-#endif
-    ngx_str_set(&h->key, "X-Lunary-Run-Id");
-    h->value.len = sizeof(ctx->run_id);
-    h->value.data = ctx->run_id;
-
-    return NGX_OK;
+    return ngx_http_lunary_add_header(r, "X-Lunary-Run-Id", &id) ? NGX_OK
+                                                                 : NGX_ERROR;
 }
 
 

@@ -23,6 +23,7 @@
 
 #define NGX_HTTP_LUNARY_INGEST_MAX     (20 * 1024 * 1024)
 #define NGX_HTTP_LUNARY_INGEST_EVENTS  10000
+#define NGX_HTTP_LUNARY_INGEST_RESULT  128     /* of one event, but its id   */
 #define NGX_HTTP_LUNARY_INGEST_DEPTH   256
 #define NGX_HTTP_LUNARY_KEY_FILE       (64 * 1024)
 
@@ -45,7 +46,7 @@ struct ngx_http_lunary_ingest_conf_s {
 typedef struct {
     ngx_lunary_outbox_waiter_t   waiter;
     ngx_http_request_t          *request;
-    ngx_str_t                    answer;
+    ngx_buf_t                    answer;
 } ngx_http_lunary_ingest_wait_t;
 
 
@@ -67,8 +68,10 @@ static ngx_int_t ngx_http_lunary_ingest_read(ngx_http_request_t *r,
     lunary_str_t *text);
 static ngx_int_t ngx_http_lunary_ingest_events(ngx_http_request_t *r,
     ngx_str_t *app, ngx_uint_t drop, lunary_str_t text);
+static ngx_http_lunary_ingest_wait_t *ngx_http_lunary_ingest_wait(
+    ngx_http_request_t *r, size_t size);
 static ngx_int_t ngx_http_lunary_ingest_answer(ngx_http_request_t *r,
-    u_char *data, size_t len);
+    ngx_http_lunary_ingest_wait_t *wait);
 static void ngx_http_lunary_ingest_safe(void *data);
 static void ngx_http_lunary_ingest_forget(void *data);
 static ngx_int_t ngx_http_lunary_ingest_event(ngx_http_request_t *r,
@@ -86,10 +89,6 @@ static ngx_int_t ngx_http_lunary_ingest_cors(ngx_http_request_t *r,
     ngx_http_lunary_ingest_conf_t *ic, ngx_uint_t preflight);
 static ngx_int_t ngx_http_lunary_ingest_error(ngx_http_request_t *r,
     ngx_uint_t status, const char *message);
-static ngx_int_t ngx_http_lunary_ingest_send(ngx_http_request_t *r,
-    ngx_uint_t status, u_char *data, size_t len);
-static ngx_table_elt_t *ngx_http_lunary_ingest_header(ngx_http_request_t *r,
-    const char *name, const char *value, size_t len);
 static ngx_int_t ngx_http_lunary_ingest_keys(ngx_conf_t *cf,
     ngx_http_lunary_ingest_conf_t *ic, ngx_str_t *file);
 
@@ -470,16 +469,16 @@ static ngx_int_t
 ngx_http_lunary_ingest_events(ngx_http_request_t *r, ngx_str_t *app,
     ngx_uint_t drop, lunary_str_t text)
 {
-    int                   rc;
-    ngx_int_t             result;
-    ngx_uint_t            n, full;
-    const char           *error;
-    u_char               *p;
-    lunary_mem_t          mem;
-    lunary_buf_t          out;
-    lunary_str_t          events, event, id;
-    lunary_json_iter_t    it;
-    const unsigned char  *pos;
+    size_t                          size;
+    ngx_int_t                       result;
+    ngx_uint_t                      n, full;
+    const char                     *error;
+    u_char                         *p;
+    lunary_mem_t                    mem;
+    lunary_str_t                    events, event, id;
+    lunary_json_iter_t              it;
+    const unsigned char            *pos;
+    ngx_http_lunary_ingest_wait_t  *wait;
 
     /* white space around the text is allowed */
 
@@ -509,10 +508,23 @@ ngx_http_lunary_ingest_events(ngx_http_request_t *r, ngx_str_t *app,
         }
     }
 
-    lunary_mem_init(&mem);
-    ngx_memzero(&out, sizeof(lunary_buf_t));
+    /*
+     * all that the answer takes comes first: what was stored is never told to
+     * have failed.  Ids are the text's own, so they fit in its length.
+     */
 
-    rc = lunary_buf_lit(&mem, &out, "{\"results\":[");
+    size = sizeof("{\"results\":[]}")
+           + ngx_max(n, 1) * NGX_HTTP_LUNARY_INGEST_RESULT + text.len;
+
+    wait = ngx_http_lunary_ingest_wait(r, size);
+    if (wait == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    lunary_mem_init(&mem);
+
+    p = ngx_cpymem(wait->answer.pos, "{\"results\":[",
+                   sizeof("{\"results\":[") - 1);
 
     n = 0;
     full = 0;
@@ -541,86 +553,92 @@ ngx_http_lunary_ingest_events(ngx_http_request_t *r, ngx_str_t *app,
             full++;
         }
 
-        rc |= n > 1 ? lunary_buf_lit(&mem, &out, ",") : 0;
-        rc |= lunary_buf_lit(&mem, &out, "{\"id\":");
-        rc |= id.len ? lunary_buf_append(&mem, &out, id.data, id.len)
-                     : lunary_buf_lit(&mem, &out, "null");
+        if (n > 1) {
+            *p++ = ',';
+        }
 
-        if (result == NGX_OK) {
-            rc |= lunary_buf_lit(&mem, &out, ",\"success\":true}");
+        p = ngx_cpymem(p, "{\"id\":", sizeof("{\"id\":") - 1);
+
+        if (id.len) {
+            p = ngx_cpymem(p, id.data, id.len);
 
         } else {
-            rc |= lunary_buf_lit(&mem, &out,
-                                 ",\"success\":false,\"error\":\"");
-            rc |= lunary_buf_append(&mem, &out, error, ngx_strlen(error));
-            rc |= lunary_buf_lit(&mem, &out, "\"}");
+            p = ngx_cpymem(p, "null", sizeof("null") - 1);
         }
-    }
 
-    rc |= lunary_buf_lit(&mem, &out, "]}");
+        if (result == NGX_OK) {
+            p = ngx_cpymem(p, ",\"success\":true}",
+                           sizeof(",\"success\":true}") - 1);
 
-    if (rc != 0) {
-        lunary_buf_free(&mem, &out);
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        } else {
+            p = ngx_slprintf(p, wait->answer.end,
+                             ",\"success\":false,\"error\":\"%s\"}", error);
+        }
     }
 
     if (n && full == n) {
 
         /* nothing was taken: an SDK that can try again should */
 
-        lunary_buf_free(&mem, &out);
-
         return ngx_http_lunary_ingest_error(r, NGX_HTTP_SERVICE_UNAVAILABLE,
                                    "The spool is full, try again later");
     }
 
-    p = ngx_pnalloc(r->pool, out.len);
+    wait->answer.last = ngx_cpymem(p, "]}", sizeof("]}") - 1);
 
-    if (p == NULL) {
-        lunary_buf_free(&mem, &out);
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    return ngx_http_lunary_ingest_answer(r, wait);
+}
+
+
+/* an answer with room for size bytes, and what it may have to wait with */
+
+static ngx_http_lunary_ingest_wait_t *
+ngx_http_lunary_ingest_wait(ngx_http_request_t *r, size_t size)
+{
+    ngx_http_cleanup_t             *cln;
+    ngx_http_lunary_ingest_wait_t  *wait;
+
+    wait = ngx_pcalloc(r->pool, sizeof(ngx_http_lunary_ingest_wait_t));
+    if (wait == NULL) {
+        return NULL;
     }
 
-    ngx_memcpy(p, out.data, out.len);
+    wait->answer.start = ngx_pnalloc(r->pool, size);
+    if (wait->answer.start == NULL) {
+        return NULL;
+    }
 
-    n = out.len;
+    wait->answer.pos = wait->answer.start;
+    wait->answer.last = wait->answer.start;
+    wait->answer.end = wait->answer.start + size;
+    wait->answer.memory = 1;
 
-    lunary_buf_free(&mem, &out);
+    cln = ngx_http_cleanup_add(r, 0);
+    if (cln == NULL) {
+        return NULL;
+    }
 
-    return ngx_http_lunary_ingest_answer(r, p, n);
+    cln->handler = ngx_http_lunary_ingest_forget;
+    cln->data = &wait->waiter;
+
+    wait->request = r;
+    wait->waiter.handler = ngx_http_lunary_ingest_safe;
+    wait->waiter.data = wait;
+
+    return wait;
 }
 
 
 /* success is said when the outbox calls what it took safe */
 
 static ngx_int_t
-ngx_http_lunary_ingest_answer(ngx_http_request_t *r, u_char *data, size_t len)
+ngx_http_lunary_ingest_answer(ngx_http_request_t *r,
+    ngx_http_lunary_ingest_wait_t *wait)
 {
-    ngx_http_cleanup_t              *cln;
-    ngx_http_lunary_ingest_wait_t   *wait;
-
-    wait = ngx_palloc(r->pool, sizeof(ngx_http_lunary_ingest_wait_t));
-    if (wait == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    wait->request = r;
-    wait->answer.data = data;
-    wait->answer.len = len;
-    wait->waiter.handler = ngx_http_lunary_ingest_safe;
-    wait->waiter.data = wait;
-
-    cln = ngx_http_cleanup_add(r, 0);
-    if (cln == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
     if (ngx_lunary_outbox_durable(&wait->waiter) == NGX_OK) {
-        return ngx_http_lunary_ingest_send(r, NGX_HTTP_OK, data, len);
+        return ngx_http_lunary_send(r, NGX_HTTP_OK, &ngx_http_lunary_json_type,
+                                    &wait->answer);
     }
-
-    cln->handler = ngx_http_lunary_ingest_forget;
-    cln->data = &wait->waiter;
 
     r->read_event_handler = ngx_http_test_reading;
     r->write_event_handler = ngx_http_request_empty_handler;
@@ -644,9 +662,9 @@ ngx_http_lunary_ingest_safe(void *data)
 
     ngx_http_set_log_request(c->log, r);
 
-    ngx_http_finalize_request(r, ngx_http_lunary_ingest_send(r, NGX_HTTP_OK,
-                                                  wait->answer.data,
-                                                  wait->answer.len));
+    ngx_http_finalize_request(r, ngx_http_lunary_send(r, NGX_HTTP_OK,
+                                                  &ngx_http_lunary_json_type,
+                                                  &wait->answer));
 
     ngx_http_run_posted_requests(c);
 }
@@ -944,18 +962,20 @@ static ngx_int_t
 ngx_http_lunary_ingest_cors(ngx_http_request_t *r,
     ngx_http_lunary_ingest_conf_t *ic, ngx_uint_t preflight)
 {
-    ngx_str_t        *origin;
-    ngx_uint_t        i;
-    ngx_table_elt_t  *h;
+    ngx_str_t         *origin;
+    ngx_uint_t         i;
+    ngx_table_elt_t   *h;
+    static ngx_str_t   vary = ngx_string("Origin");
+    static ngx_str_t   methods = ngx_string("POST, OPTIONS");
+    static ngx_str_t   headers =
+                       ngx_string("Authorization, Content-Type, X-Api-Key");
+    static ngx_str_t   age = ngx_string("86400");
 
     if (ic->origins.nelts == 0) {
         return NGX_OK;
     }
 
-    if (ngx_http_lunary_ingest_header(r, "Vary", "Origin",
-                                      sizeof("Origin") - 1)
-        == NULL)
-    {
+    if (ngx_http_lunary_add_header(r, "Vary", &vary) == NULL) {
         return NGX_ERROR;
     }
 
@@ -983,8 +1003,7 @@ ngx_http_lunary_ingest_cors(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    if (ngx_http_lunary_ingest_header(r, "Access-Control-Allow-Origin",
-                                      (char *) h->value.data, h->value.len)
+    if (ngx_http_lunary_add_header(r, "Access-Control-Allow-Origin", &h->value)
         == NULL)
     {
         return NGX_ERROR;
@@ -994,17 +1013,12 @@ ngx_http_lunary_ingest_cors(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    if (ngx_http_lunary_ingest_header(r, "Access-Control-Allow-Methods",
-                                      "POST, OPTIONS",
-                                      sizeof("POST, OPTIONS") - 1)
+    if (ngx_http_lunary_add_header(r, "Access-Control-Allow-Methods", &methods)
         == NULL
-        || ngx_http_lunary_ingest_header(r, "Access-Control-Allow-Headers",
-                              "Authorization, Content-Type, X-Api-Key",
-                              sizeof("Authorization, Content-Type, X-Api-Key")
-                              - 1)
+        || ngx_http_lunary_add_header(r, "Access-Control-Allow-Headers",
+                                      &headers)
            == NULL
-        || ngx_http_lunary_ingest_header(r, "Access-Control-Max-Age", "86400",
-                                         sizeof("86400") - 1)
+        || ngx_http_lunary_add_header(r, "Access-Control-Max-Age", &age)
            == NULL)
     {
         return NGX_ERROR;
@@ -1014,39 +1028,16 @@ ngx_http_lunary_ingest_cors(ngx_http_request_t *r,
 }
 
 
-static ngx_table_elt_t *
-ngx_http_lunary_ingest_header(ngx_http_request_t *r, const char *name,
-    const char *value, size_t len)
-{
-    ngx_table_elt_t  *h;
-
-    h = ngx_list_push(&r->headers_out.headers);
-    if (h == NULL) {
-        return NULL;
-    }
-
-    h->hash = 1;
-#if (nginx_version >= 1023000)
-    h->next = NULL;
-#endif
-    h->key.data = (u_char *) name;
-    h->key.len = ngx_strlen(name);
-    h->value.data = (u_char *) value;
-    h->value.len = len;
-
-    return h;
-}
-
-
 /* message is JSON-escaped already */
 
 static ngx_int_t
 ngx_http_lunary_ingest_error(ngx_http_request_t *r, ngx_uint_t status,
     const char *message)
 {
-    u_char      *p, *last;
-    size_t       size;
-    const char  *name;
+    size_t             size;
+    ngx_buf_t         *b;
+    const char        *name;
+    static ngx_str_t   soon = ngx_string("1");
 
     switch (status) {
 
@@ -1065,7 +1056,7 @@ ngx_http_lunary_ingest_error(ngx_http_request_t *r, ngx_uint_t status,
     default:
         name = "Service Unavailable";
 
-        if (ngx_http_lunary_ingest_header(r, "Retry-After", "1", 1) == NULL) {
+        if (ngx_http_lunary_add_header(r, "Retry-After", &soon) == NULL) {
             return NGX_HTTP_INTERNAL_SERVER_ERROR;
         }
     }
@@ -1073,51 +1064,13 @@ ngx_http_lunary_ingest_error(ngx_http_request_t *r, ngx_uint_t status,
     size = sizeof("{\"error\":\"\",\"message\":\"\"}") + ngx_strlen(message)
            + ngx_strlen(name);
 
-    p = ngx_pnalloc(r->pool, size);
-    if (p == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    last = ngx_sprintf(p, "{\"error\":\"%s\",\"message\":\"%s\"}", name,
-                       message);
-
-    return ngx_http_lunary_ingest_send(r, status, p, last - p);
-}
-
-
-static ngx_int_t
-ngx_http_lunary_ingest_send(ngx_http_request_t *r, ngx_uint_t status,
-    u_char *data, size_t len)
-{
-    ngx_int_t     rc;
-    ngx_buf_t    *b;
-    ngx_chain_t   out;
-
-    b = ngx_calloc_buf(r->pool);
+    b = ngx_create_temp_buf(r->pool, size);
     if (b == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    b->pos = data;
-    b->last = data + len;
-    b->memory = 1;
-    b->last_buf = (r == r->main) ? 1 : 0;
-    b->last_in_chain = 1;
+    b->last = ngx_sprintf(b->last, "{\"error\":\"%s\",\"message\":\"%s\"}",
+                          name, message);
 
-    r->headers_out.status = status;
-    r->headers_out.content_length_n = (off_t) len;
-
-    ngx_str_set(&r->headers_out.content_type, "application/json");
-    r->headers_out.content_type_len = r->headers_out.content_type.len;
-
-    rc = ngx_http_send_header(r);
-
-    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
-        return rc;
-    }
-
-    out.buf = b;
-    out.next = NULL;
-
-    return ngx_http_output_filter(r, &out);
+    return ngx_http_lunary_send(r, status, &ngx_http_lunary_json_type, b);
 }

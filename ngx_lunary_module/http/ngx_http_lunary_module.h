@@ -17,6 +17,7 @@
  *     ngx_http_lunary_cascade.c    users inherited from a parent or thread
  *     ngx_http_lunary_policy.c     blocked users, budgets
  *     ngx_http_lunary_enforce.c    the verdict and the refusal
+ *     ngx_http_lunary_answer.c     answers of our own
  *     ngx_http_lunary_rewrite.c    what the upstream gets
  *     ngx_http_lunary_inject.c     the user that the upstream is told
  *     ngx_http_lunary_filter.c     header and body filters (second module)
@@ -721,6 +722,19 @@ ngx_int_t ngx_http_lunary_enforce_subrequest(ngx_http_request_t *r,
 /* code, message and type of what was refused, for the run's error */
 ngx_int_t ngx_http_lunary_refusal_error(ngx_http_lunary_ctx_t *ctx,
     ngx_pool_t *pool, ngx_str_t *json);
+
+
+/* ngx_http_lunary_answer.c */
+
+extern ngx_str_t  ngx_http_lunary_json_type;
+
+/* an answer of one buf; NULL: there was no memory for it */
+ngx_int_t ngx_http_lunary_send(ngx_http_request_t *r, ngx_uint_t status,
+    ngx_str_t *type, ngx_buf_t *b);
+
+/* adds a header to it, before that; NULL: no memory */
+ngx_table_elt_t *ngx_http_lunary_add_header(ngx_http_request_t *r,
+    const char *name, ngx_str_t *value);
 
 
 /* ngx_http_lunary_rewrite.c */

@@ -17,6 +17,10 @@ static ngx_uint_t ngx_http_lunary_status_format(ngx_http_request_t *r,
     ngx_uint_t format);
 
 
+static ngx_str_t  ngx_http_lunary_prometheus_type =
+    ngx_string("text/plain; version=0.0.4; charset=utf-8");
+
+
 char *
 ngx_http_lunary_conf_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
@@ -61,8 +65,6 @@ static ngx_int_t
 ngx_http_lunary_status_handler(ngx_http_request_t *r)
 {
     ngx_int_t                    rc;
-    ngx_buf_t                   *b;
-    ngx_chain_t                  out;
     ngx_uint_t                   format;
     ngx_http_lunary_loc_conf_t  *lcf;
 
@@ -81,36 +83,13 @@ ngx_http_lunary_status_handler(ngx_http_request_t *r)
     format = ngx_http_lunary_status_format(r, lcf->status);
 
     if (format == NGX_HTTP_LUNARY_STATUS_PROMETHEUS) {
-        b = ngx_lunary_stats_prometheus(r->pool);
-        ngx_str_set(&r->headers_out.content_type,
-                    "text/plain; version=0.0.4; charset=utf-8");
-
-    } else {
-        b = ngx_lunary_stats_json(r->pool);
-        ngx_str_set(&r->headers_out.content_type, "application/json");
+        return ngx_http_lunary_send(r, NGX_HTTP_OK,
+                                    &ngx_http_lunary_prometheus_type,
+                                    ngx_lunary_stats_prometheus(r->pool));
     }
 
-    if (b == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    r->headers_out.content_type_len = r->headers_out.content_type.len;
-    r->headers_out.status = NGX_HTTP_OK;
-    r->headers_out.content_length_n = b->last - b->pos;
-
-    b->last_buf = (r == r->main) ? 1 : 0;
-    b->last_in_chain = 1;
-
-    rc = ngx_http_send_header(r);
-
-    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
-        return rc;
-    }
-
-    out.buf = b;
-    out.next = NULL;
-
-    return ngx_http_output_filter(r, &out);
+    return ngx_http_lunary_send(r, NGX_HTTP_OK, &ngx_http_lunary_json_type,
+                                ngx_lunary_stats_json(r->pool));
 }
 
 
