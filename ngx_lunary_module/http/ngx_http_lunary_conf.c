@@ -1,31 +1,11 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * The directives that need parsing, and the checks of a merged location.
- * Every message says what is wrong and what to write instead.
+ * The directives that need parsing.  Every message says what is wrong and
+ * what to write instead.
  */
 
 #include "ngx_http_lunary_module.h"
-
-
-static ngx_int_t ngx_http_lunary_conf_complex(ngx_conf_t *cf,
-    ngx_str_t *value, ngx_http_complex_value_t *cv);
-static size_t ngx_http_lunary_conf_literal(ngx_str_t *value);
-static ngx_uint_t ngx_http_lunary_conf_duplicate(ngx_conf_t *cf,
-    ngx_flag_t *set);
-static ngx_int_t ngx_http_lunary_conf_lookups(
-    ngx_http_lunary_main_conf_t *mcf, ngx_lunary_redis_conf_t *redis);
-static void *ngx_http_lunary_conf_field(ngx_conf_t *cf, const char *module,
-    const char *directive);
-
-
-static ngx_conf_enum_t  ngx_http_lunary_formats[] = {
-    { ngx_string("auto"), NGX_HTTP_LUNARY_FORMAT_AUTO },
-    { ngx_string("hash"), NGX_HTTP_LUNARY_FORMAT_HASH },
-    { ngx_string("json"), NGX_HTTP_LUNARY_FORMAT_JSON },
-    { ngx_string("string"), NGX_HTTP_LUNARY_FORMAT_STRING },
-    { ngx_null_string, 0 }
-};
 
 
 static ngx_str_t  ngx_http_lunary_header_kinds[] = {
@@ -122,7 +102,7 @@ ngx_http_lunary_conf_spool(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
-static ngx_uint_t
+ngx_uint_t
 ngx_http_lunary_conf_duplicate(ngx_conf_t *cf, ngx_flag_t *set)
 {
     if (*set) {
@@ -135,7 +115,7 @@ ngx_http_lunary_conf_duplicate(ngx_conf_t *cf, ngx_flag_t *set)
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_lunary_conf_complex(ngx_conf_t *cf, ngx_str_t *value,
     ngx_http_complex_value_t *cv)
 {
@@ -308,7 +288,7 @@ ngx_http_lunary_conf_user(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
 /* how many bytes of a value with variables are text of its own */
 
-static size_t
+size_t
 ngx_http_lunary_conf_literal(ngx_str_t *value)
 {
     size_t   n;
@@ -487,188 +467,6 @@ ngx_http_lunary_conf_trusted(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
 
 char *
-ngx_http_lunary_conf_session(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_http_lunary_loc_conf_t *lcf = conf;
-
-    ngx_str_t                       *value, s;
-    ngx_uint_t                       i, n;
-    ngx_http_lunary_session_conf_t  *sc;
-
-    sc = &lcf->session;
-
-    if (ngx_http_lunary_conf_duplicate(cf, &lcf->session_set)) {
-        return "is duplicate";
-    }
-
-    value = cf->args->elts;
-
-    if (value[1].len == 0) {
-        return "has an empty key";
-    }
-
-    if (ngx_http_script_variables_count(&value[1]) == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "the key \"%V\" of \"lunary_session\" holds no "
-                           "variable, so that all callers would share one "
-                           "session: write for example sess:$cookie_sid",
-                           &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    sc->key = ngx_palloc(cf->pool, sizeof(ngx_http_complex_value_t));
-    if (sc->key == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    if (ngx_http_lunary_conf_complex(cf, &value[1], sc->key) != NGX_OK) {
-        return NGX_CONF_ERROR;
-    }
-
-    sc->literal = ngx_http_lunary_conf_literal(&value[1]);
-    sc->head = (u_char *) ngx_strchr(value[1].data, '$') - value[1].data;
-
-    for (i = 2; i < cf->args->nelts; i++) {
-
-        s = value[i];
-
-        if (ngx_strncmp(s.data, "redis=", 6) == 0) {
-            sc->target.data = s.data + 6;
-            sc->target.len = s.len - 6;
-            continue;
-        }
-
-        if (ngx_strncmp(s.data, "format=", 7) == 0) {
-
-            for (n = 0; ngx_http_lunary_formats[n].name.len; n++) {
-                if (ngx_strcmp(s.data + 7,
-                               ngx_http_lunary_formats[n].name.data)
-                    == 0)
-                {
-                    break;
-                }
-            }
-
-            if (ngx_http_lunary_formats[n].name.len == 0) {
-                ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                                   "invalid \"%V\" in \"lunary_session\": "
-                                   "write format=auto, hash, json or string",
-                                   &s);
-                return NGX_CONF_ERROR;
-            }
-
-            sc->format = ngx_http_lunary_formats[n].value;
-            continue;
-        }
-
-        if (ngx_strncmp(s.data, "user=", 5) == 0 && s.len > 5) {
-            sc->user.data = s.data + 5;
-            sc->user.len = s.len - 5;
-            continue;
-        }
-
-        if (ngx_strncmp(s.data, "props=", 6) == 0 && s.len > 6) {
-            sc->props.data = s.data + 6;
-            sc->props.len = s.len - 6;
-            continue;
-        }
-
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid parameter \"%V\" in \"lunary_session\": "
-                           "known are redis=, format=, user=, props=", &s);
-        return NGX_CONF_ERROR;
-    }
-
-    if (sc->format == NGX_HTTP_LUNARY_FORMAT_STRING
-        && (sc->user.len || sc->props.len))
-    {
-        return "takes no user= or props= with format=string: "
-               "the value itself is the user";
-    }
-
-    return NGX_CONF_OK;
-}
-
-
-char *
-ngx_http_lunary_conf_session_id(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf)
-{
-    ngx_http_lunary_loc_conf_t *lcf = conf;
-
-    ngx_str_t                          *value, file;
-    ngx_uint_t                          i;
-    ngx_http_lunary_session_id_conf_t  *ic;
-
-    ic = &lcf->session_id;
-
-    if (ngx_http_lunary_conf_duplicate(cf, &lcf->session_id_set)) {
-        return "is duplicate";
-    }
-
-    value = cf->args->elts;
-
-    for (i = 1; i < cf->args->nelts; i++) {
-
-        if (ngx_strncmp(value[i].data, "secret_file=", 12) == 0
-            && value[i].len > 12 && ic->secrets == NULL)
-        {
-            file.data = value[i].data + 12;
-            file.len = value[i].len - 12;
-
-            ic->secrets = ngx_http_lunary_read_lines(cf, &file,
-                                                     "secret_file");
-            if (ic->secrets == NULL) {
-                return NGX_CONF_ERROR;
-            }
-
-            continue;
-        }
-
-        if (ic->name.len) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid parameter \"%V\" in "
-                               "\"lunary_session_id\": known is "
-                               "secret_file=PATH", &value[i]);
-            return NGX_CONF_ERROR;
-        }
-
-        if (ngx_strncmp(value[i].data, "cookie=", 7) == 0
-            && value[i].len > 7)
-        {
-            ic->from = NGX_HTTP_LUNARY_ID_COOKIE;
-            ic->name.data = value[i].data + 7;
-            ic->name.len = value[i].len - 7;
-
-        } else if (ngx_strncmp(value[i].data, "header=", 7) == 0
-                   && value[i].len > 7)
-        {
-            ic->from = NGX_HTTP_LUNARY_ID_HEADER;
-            ic->name.data = value[i].data + 7;
-            ic->name.len = value[i].len - 7;
-
-        } else if (ngx_strcmp(value[i].data, "bearer") == 0) {
-            ic->from = NGX_HTTP_LUNARY_ID_BEARER;
-            ngx_str_set(&ic->name, "Authorization");
-
-        } else {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid \"%V\" in \"lunary_session_id\": "
-                               "write cookie=NAME, header=NAME or bearer",
-                               &value[i]);
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    if (ic->name.len == 0) {
-        return "needs cookie=NAME, header=NAME or bearer";
-    }
-
-    return NGX_CONF_OK;
-}
-
-
-char *
 ngx_http_lunary_conf_public(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_lunary_loc_conf_t *lcf = conf;
@@ -792,220 +590,6 @@ ngx_http_lunary_conf_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                            "unknown API \"%V\" in \"lunary_api\": write auto "
                            "or a name of docs/apis.md, such as openai.chat",
                            &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    return NGX_CONF_OK;
-}
-
-
-/*
- * The place of another module's merged setting in this location, by the
- * offset in its public table of directives; NULL where it is not built in.
- */
-
-static void *
-ngx_http_lunary_conf_field(ngx_conf_t *cf, const char *module,
-    const char *directive)
-{
-    char                *lcf;
-    ngx_uint_t           i;
-    ngx_module_t       **modules;
-    ngx_command_t       *cmd;
-    ngx_http_conf_ctx_t *ctx;
-
-    modules = cf->cycle->modules;
-    ctx = cf->ctx;
-
-    for (i = 0; modules[i]; i++) {
-
-        if (modules[i]->type != NGX_HTTP_MODULE
-            || modules[i]->commands == NULL
-            || ngx_strcmp(modules[i]->name, module) != 0)
-        {
-            continue;
-        }
-
-        lcf = ctx->loc_conf[modules[i]->ctx_index];
-        if (lcf == NULL) {
-            return NULL;
-        }
-
-        for (cmd = modules[i]->commands; cmd->name.len; cmd++) {
-            if (ngx_strcmp(cmd->name.data, directive) == 0) {
-                return lcf + cmd->offset;
-            }
-        }
-    }
-
-    return NULL;
-}
-
-
-/* workers connect to the target for look-ups */
-
-static ngx_int_t
-ngx_http_lunary_conf_lookups(ngx_http_lunary_main_conf_t *mcf,
-    ngx_lunary_redis_conf_t *redis)
-{
-    ngx_uint_t                 i;
-    ngx_lunary_redis_conf_t  **p;
-
-    p = mcf->lookups.elts;
-
-    for (i = 0; i < mcf->lookups.nelts; i++) {
-        if (p[i] == redis) {
-            return NGX_OK;
-        }
-    }
-
-    p = ngx_array_push(&mcf->lookups);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    *p = redis;
-
-    return NGX_OK;
-}
-
-
-char *
-ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
-    ngx_http_lunary_loc_conf_t *lcf)
-{
-    ngx_str_t                  *body;
-    ngx_flag_t                 *pass;
-    ngx_uint_t                  i, n;
-    const char                 *name;
-    ngx_http_lunary_source_t   *src;
-
-    if (ngx_http_lunary_accept_names(cf, lcf) != NGX_OK
-        || ngx_http_lunary_rewrite_names(cf, lcf) != NGX_OK)
-    {
-        return NGX_CONF_ERROR;
-    }
-
-    if (lcf->session.key && lcf->session.redis == NULL) {
-
-        lcf->session.redis = ngx_http_lunary_conf_target(mcf,
-                                                      &lcf->session.target);
-        if (lcf->session.redis == NULL) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "\"lunary_session\" names redis=%V, which no "
-                               "\"lunary_redis %V URL\" defines",
-                               &lcf->session.target, &lcf->session.target);
-            return NGX_CONF_ERROR;
-        }
-
-        if (ngx_http_lunary_conf_lookups(mcf, lcf->session.redis) != NGX_OK) {
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    if (lcf->enable.cv == NULL && lcf->enable.value == 0) {
-        return NGX_CONF_OK;
-    }
-
-    mcf->used = 1;
-
-    if (lcf->capture_max < 1024) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"lunary_capture_max\" must be at least 1k; "
-                           "to keep contents out write "
-                           "\"lunary_capture none\"");
-        return NGX_CONF_ERROR;
-    }
-
-    if (!mcf->notice && (lcf->capture.cv || lcf->capture.value)) {
-        mcf->notice = 1;
-
-        ngx_conf_log_error(NGX_LOG_NOTICE, cf, 0,
-                           "lunary: contents of LLM calls are captured "
-                           "(lunary_capture), who reads the stream reads "
-                           "them");
-    }
-
-    if (lcf->policy
-        && (lcf->require.cv
-            || lcf->require.value != NGX_HTTP_LUNARY_REQUIRE_OFF)
-        && ngx_http_lunary_conf_lookups(mcf, mcf->outbox.redis) != NGX_OK)
-    {
-        return NGX_CONF_ERROR;
-    }
-
-    if (lcf->sources
-        && ngx_http_lunary_has_source(lcf, NGX_HTTP_LUNARY_SRC_PARENT))
-    {
-        mcf->cascade = 1;
-
-        if (ngx_http_lunary_conf_lookups(mcf, mcf->outbox.redis) != NGX_OK) {
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    src = lcf->sources ? lcf->sources->elts : NULL;
-
-    for (i = 0; src && i < lcf->sources->nelts; i++) {
-
-        if (src[i].kind == NGX_HTTP_LUNARY_SRC_SESSION
-            && lcf->session.key == NULL)
-        {
-            /* beside other sources it says what the default says */
-
-            n = lcf->sources->nelts;
-
-            ngx_conf_log_error(n > 1 ? NGX_LOG_WARN : NGX_LOG_EMERG, cf, 0,
-                               "\"lunary_user session\" needs "
-                               "\"lunary_session KEY\"");
-            if (n == 1) {
-                return NGX_CONF_ERROR;
-            }
-        }
-
-        if (src[i].kind == NGX_HTTP_LUNARY_SRC_VALUE && src[i].verified
-            && lcf->phase != NGX_HTTP_LUNARY_PRECONTENT
-            && ngx_strcasestrn(src[i].name.data, "remote_user",
-                               sizeof("remote_user") - 2))
-        {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "\"verified:%V\" is proven only after "
-                               "auth_basic: it needs "
-                               "\"lunary_phase precontent\"", &src[i].name);
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    if (!lcf->strip && !lcf->stream_usage && !lcf->inject.members) {
-        return NGX_CONF_OK;
-    }
-
-    body = ngx_http_lunary_conf_field(cf, "ngx_http_proxy_module",
-                                      "proxy_set_body");
-    pass = ngx_http_lunary_conf_field(cf, "ngx_http_proxy_module",
-                                      "proxy_pass_request_body");
-
-    if ((body && body->data) || (pass && !*pass)) {
-        name = body && body->data ? "proxy_set_body"
-                                  : "proxy_pass_request_body off";
-
-        if (lcf->blanket && !lcf->inject.members) {
-
-            /*
-             * `lunary on` for all of http{} takes in such locations too as
-             * auth_request asks: no client's body leaves by them
-             */
-
-            ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
-                               "\"%s\" sends a body that lunary does not "
-                               "rewrite", name);
-            return NGX_CONF_OK;
-        }
-
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"%s\" sends a body that lunary cannot rewrite: "
-                           "remove it, or write \"lunary_strip off\" here",
-                           name);
         return NGX_CONF_ERROR;
     }
 

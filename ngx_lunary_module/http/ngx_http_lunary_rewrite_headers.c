@@ -1,0 +1,443 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * The headers that the upstream gets: without those of identity and the
+ * session's, with lunary_inject_user's, and an Accept-Encoding that the module
+ * can read the answer of.
+ *
+ * Invariants
+ *   - with nothing to take out or to put in the list is not touched;
+ *   - old elements stay as they are: typed pointers into them, such as
+ *     headers_in.accept_encoding that nginx's gzip asks, remain true.
+ */
+
+#include "ngx_http_lunary_module.h"
+
+
+#define NGX_HTTP_LUNARY_IS(h, name)                                           \
+    ngx_http_lunary_header_is(h, name, sizeof(name) - 1)
+
+
+static ngx_int_t ngx_http_lunary_change(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
+    ngx_table_elt_t *h, ngx_str_t *value);
+static ngx_int_t ngx_http_lunary_drop_cookie(ngx_http_request_t *r,
+    ngx_str_t *name, ngx_str_t *value);
+static ngx_int_t ngx_http_lunary_narrow(ngx_http_request_t *r,
+    ngx_str_t *value);
+
+
+ngx_int_t
+ngx_http_lunary_rewrite_names(ngx_conf_t *cf, ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_str_t                          *name, text;
+    ngx_uint_t                          i, kind;
+    ngx_http_lunary_names_t            *names;
+    ngx_http_lunary_session_id_conf_t  *ic;
+
+    names = ngx_pcalloc(cf->pool, 2 * sizeof(ngx_http_lunary_names_t));
+    if (names == NULL) {
+        return NGX_ERROR;
+    }
+
+    lcf->identity = &names[0];
+    lcf->changed = &names[1];
+
+    for (kind = 0; kind < NGX_HTTP_LUNARY_H_MAX; kind++) {
+        name = lcf->names[kind]->elts;
+
+        for (i = 0; i < lcf->names[kind]->nelts; i++) {
+            ngx_http_lunary_names_add(lcf->identity, &name[i]);
+        }
+    }
+
+    if (lcf->accept & NGX_HTTP_LUNARY_ACCEPT_PORTKEY) {
+        ngx_str_set(&text, "x-portkey-metadata");
+        ngx_http_lunary_names_add(lcf->identity, &text);
+    }
+
+    if (lcf->strip) {
+        *lcf->changed = *lcf->identity;
+    }
+
+    if (lcf->inject.headers) {
+        name = lcf->inject.headers->elts;
+
+        for (i = 0; i < lcf->inject.headers->nelts; i++) {
+            ngx_http_lunary_names_add(lcf->changed, &name[i]);
+        }
+    }
+
+    ic = &lcf->session_id;
+
+    if (ic->from == NGX_HTTP_LUNARY_ID_COOKIE) {
+        ngx_str_set(&text, "Cookie");
+        ngx_http_lunary_names_add(lcf->changed, &text);
+
+    } else if (ic->from) {
+        ngx_http_lunary_names_add(lcf->changed, &ic->name);
+    }
+
+    ngx_str_set(&text, "Accept-Encoding");
+    ngx_http_lunary_names_add(lcf->changed, &text);
+
+    return NGX_OK;
+}
+
+
+/*
+ * Builds the list of headers anew where some must go or change: proxy copies
+ * the list and asks for nothing else.
+ */
+
+ngx_int_t
+ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_int_t                rc;
+    ngx_str_t                value, user, *name;
+    ngx_list_t               list;
+    ngx_uint_t               i, pass, changes;
+    ngx_table_elt_t         *h, *copy;
+    ngx_http_lunary_walk_t   w;
+
+    changes = 0;
+
+    ngx_str_null(&user);
+
+    if (lcf->inject.headers
+        && ngx_http_lunary_inject_value(r, ctx, lcf, &user) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (user.len) {
+        changes = 1;
+    }
+
+    ngx_memzero(&list, sizeof(ngx_list_t));
+
+    /* first pass: is there anything to do; second: do it */
+
+    for (pass = 0; pass < 2; pass++) {
+
+        if (pass == 1
+            && ngx_list_init(&list, r->pool, 20, sizeof(ngx_table_elt_t))
+               != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+        ngx_http_lunary_walk(&w, &r->headers_in.headers);
+
+        while ((h = ngx_http_lunary_walk_next(&w)) != NULL) {
+
+            value = h->value;
+            rc = NGX_DECLINED;
+
+            if (ngx_http_lunary_names_may(lcf->changed, &h->key)) {
+                rc = ngx_http_lunary_change(r, ctx, lcf, h, &value);
+            }
+
+            if (rc == NGX_ERROR) {
+                return NGX_ERROR;
+            }
+
+            if (rc != NGX_DECLINED) {
+                changes = 1;
+            }
+
+            if (pass == 0) {
+                if (changes) {
+                    break;
+                }
+
+                continue;
+            }
+
+            if (rc == NGX_OK) {
+                continue;
+            }
+
+            copy = ngx_list_push(&list);
+            if (copy == NULL) {
+                return NGX_ERROR;
+            }
+
+            *copy = *h;
+
+            if (rc == NGX_DONE) {
+                copy->value = value;
+            }
+        }
+
+        if (!changes) {
+            return NGX_OK;
+        }
+    }
+
+    if (user.len) {
+
+        name = lcf->inject.headers->elts;
+
+        for (i = 0; i < lcf->inject.headers->nelts; i++) {
+
+            copy = ngx_list_push(&list);
+            if (copy == NULL) {
+                return NGX_ERROR;
+            }
+
+            ngx_memzero(copy, sizeof(ngx_table_elt_t));
+
+            copy->hash = 1;
+            copy->key = name[i];
+            copy->value = user;
+
+            copy->lowcase_key = ngx_pnalloc(r->pool, name[i].len);
+            if (copy->lowcase_key == NULL) {
+                return NGX_ERROR;
+            }
+
+            ngx_strlow(copy->lowcase_key, name[i].data, name[i].len);
+        }
+    }
+
+    ctx->received = r->headers_in.headers;
+    ctx->headers_swapped = 1;
+
+    r->headers_in.headers = list;
+
+    /* the list's `last` points into its own first part where it is short */
+
+    if (r->headers_in.headers.part.next == NULL) {
+        r->headers_in.headers.last = &r->headers_in.headers.part;
+    }
+
+    return NGX_OK;
+}
+
+
+/* what becomes of a header: NGX_DECLINED: it stays; NGX_OK: it goes;
+ * NGX_DONE: it stays with *value */
+
+static ngx_int_t
+ngx_http_lunary_change(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_table_elt_t *h, ngx_str_t *value)
+{
+    ngx_int_t                           rc;
+    ngx_http_lunary_session_id_conf_t  *ic;
+
+    ic = &lcf->session_id;
+    rc = NGX_DECLINED;
+
+    if ((lcf->strip
+         && ngx_http_lunary_names_may(lcf->identity, &h->key)
+         && ngx_http_lunary_identity_header(lcf, &h->key))
+        || ngx_http_lunary_inject_header(lcf, &h->key))
+    {
+        return NGX_OK;
+    }
+
+    if (ic->from == NGX_HTTP_LUNARY_ID_COOKIE) {
+
+        if (NGX_HTTP_LUNARY_IS(h, "Cookie")) {
+            rc = ngx_http_lunary_drop_cookie(r, &ic->name, value);
+        }
+
+    } else if (ic->from
+               && ngx_http_lunary_header_is(h, (char *) ic->name.data,
+                                            ic->name.len))
+    {
+        return NGX_OK;
+    }
+
+    if (rc == NGX_DECLINED
+        && !ctx->aside
+        && NGX_HTTP_LUNARY_IS(h, "Accept-Encoding"))
+    {
+        if (ctx->usage) {
+
+            /* a stream that is to be changed must be plain */
+
+            ngx_str_set(value, "identity");
+            return NGX_DONE;
+        }
+
+        return ngx_http_lunary_narrow(r, value);
+    }
+
+    return rc;
+}
+
+
+/*
+ * NGX_DECLINED: that cookie is not there; NGX_OK: nothing else is; NGX_DONE:
+ * *value is without it.
+ */
+
+static ngx_int_t
+ngx_http_lunary_drop_cookie(ngx_http_request_t *r, ngx_str_t *name,
+    ngx_str_t *value)
+{
+    u_char      *dst, *out;
+    ngx_str_t    rest, whole, one, text;
+    ngx_uint_t   found;
+
+    /* each separator may grow by a space */
+
+    out = ngx_pnalloc(r->pool, 2 * value->len + 1);
+    if (out == NULL) {
+        return NGX_ERROR;
+    }
+
+    dst = out;
+    found = 0;
+    rest = *value;
+
+    while (ngx_http_lunary_next_cookie(&rest, &whole, &one, &text)) {
+
+        if (one.len == name->len
+            && ngx_memcmp(one.data, name->data, name->len) == 0)
+        {
+            found = 1;
+            continue;
+        }
+
+        if (dst != out) {
+            *dst++ = ';';
+            *dst++ = ' ';
+        }
+
+        dst = ngx_cpymem(dst, whole.data, whole.len);
+    }
+
+    if (!found) {
+        return NGX_DECLINED;
+    }
+
+    if (dst == out) {
+        return NGX_OK;
+    }
+
+    value->data = out;
+    value->len = dst - out;
+
+    return NGX_DONE;
+}
+
+
+/*
+ * Leaves the codings that can be read: NGX_DECLINED: all can; NGX_DONE:
+ * *value has only those, "identity" where there were none.
+ */
+
+static ngx_int_t
+ngx_http_lunary_narrow(ngx_http_request_t *r, ngx_str_t *value)
+{
+    u_char           *p, *last, *start, *end, *token, *dst, *out;
+    size_t            len;
+    ngx_str_t        *name;
+    ngx_uint_t        found, dropped;
+    static ngx_str_t  readable[] = {
+        ngx_string("gzip"),
+        ngx_string("x-gzip"),
+        ngx_string("deflate"),
+        ngx_string("identity"),
+#ifdef LUNARY_HAVE_BROTLI
+        ngx_string("br"),
+#endif
+#ifdef LUNARY_HAVE_ZSTD
+        ngx_string("zstd"),
+#endif
+        ngx_null_string
+    };
+    static u_char     last_good[64];
+    static size_t     nlast;
+
+    /* most clients send what the last one did */
+
+    if (value->len == nlast && ngx_memcmp(value->data, last_good, nlast) == 0)
+    {
+        return NGX_DECLINED;
+    }
+
+    out = ngx_pnalloc(r->pool, 2 * value->len + sizeof("identity") - 1);
+    if (out == NULL) {
+        return NGX_ERROR;
+    }
+
+    dst = out;
+    dropped = 0;
+    p = value->data;
+    last = p + value->len;
+
+    while (p < last) {
+
+        while (p < last && (*p == ' ' || *p == '\t' || *p == ',')) {
+            p++;
+        }
+
+        start = p;
+
+        while (p < last && *p != ',') {
+            p++;
+        }
+
+        end = p;
+
+        for (token = start;
+             token < end && *token != ';' && *token != ' ' && *token != '\t';
+             token++)
+        {
+            /* void */
+        }
+
+        len = token - start;
+
+        if (len == 0) {
+            continue;
+        }
+
+        found = 0;
+
+        for (name = readable; name->len; name++) {
+            if (len == name->len
+                && ngx_strncasecmp(start, name->data, len) == 0)
+            {
+                found = 1;
+                break;
+            }
+        }
+
+        if (!found) {
+            dropped = 1;
+            continue;
+        }
+
+        if (dst != out) {
+            *dst++ = ',';
+            *dst++ = ' ';
+        }
+
+        dst = ngx_cpymem(dst, start, end - start);
+    }
+
+    if (!dropped) {
+
+        if (value->len <= sizeof(last_good)) {
+            ngx_memcpy(last_good, value->data, value->len);
+            nlast = value->len;
+        }
+
+        return NGX_DECLINED;
+    }
+
+    if (dst == out) {
+        dst = ngx_cpymem(dst, "identity", sizeof("identity") - 1);
+    }
+
+    value->data = out;
+    value->len = dst - out;
+
+    return NGX_DONE;
+}
