@@ -246,7 +246,7 @@ valgrind: test-deps  ## the tests with nginx's workers under valgrind (slow)
 	@NGINX_VALGRIND=1 $(MAKE) --no-print-directory check T='$(T) -m "not slow and not soak"'
 
 .PHONY: soak
-soak: test-deps ## the long fault tests
+soak: test-deps ## the long tests: of faults, and of memory after a million calls
 	@$(MAKE) --no-print-directory check T='$(T) -m soak' N=1
 
 .PHONY: nginx-tests
