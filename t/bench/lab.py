@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -59,6 +60,7 @@ class Lab:
         for p in reversed(self.processes):
             if p.poll() is None:
                 p.terminate()
+                p.send_signal(signal.SIGCONT)
         for p in self.processes:
             try:
                 p.wait(10)
@@ -97,9 +99,9 @@ class Lab:
 
     def redis(self):
         port = free_port()
-        self.start(["redis-server", "--port", port, "--bind", "127.0.0.1",
-                    "--save", "", "--appendonly", "no", "--dir", self.dir])
-        redis = Redis(port)
+        p = self.start(["redis-server", "--port", port, "--bind", "127.0.0.1",
+                        "--save", "", "--appendonly", "no", "--dir", self.dir])
+        redis = Redis(port, p)
         wait_for("redis-server", lambda: listens(port))
         return redis
 
@@ -115,8 +117,16 @@ class Lab:
 
 
 class Redis:
-    def __init__(self, port):
+    def __init__(self, port, process):
         self.port = port
+        self.process = process
+
+    def stop(self):
+        """It answers no more, but keeps its connections."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
 
     def command(self, *args):
         with socket.create_connection(("127.0.0.1", self.port)) as s:

@@ -142,6 +142,7 @@ CASES = {
     "stream of 200 chunks": (chat(620, True), "/sse", 16, "full"),
     "200 streams at once": (chat(620, True), "/slow/sse", 200, "full"),
     "Redis dead 0.6 KB": (chat(620), "/json", 32, "dead"),
+    "Redis stopped 0.6 KB": (chat(620), "/json", 32, "stopped"),
     "one connection 0.6 KB": (chat(620), "/json", 1, "full"),
 }
 
@@ -180,6 +181,10 @@ def nginx_config(lab, ups, servers, load="", http=""):
         "servers": "".join(SERVER % {"port": port, "lines": lines,
                                      "status": status}
                            for port, lines, status in servers)}
+
+
+# with a Redis that does not answer, a call costs at most so many times as much
+NO_WORSE = 1.1
 
 
 class Bench:
@@ -232,6 +237,14 @@ class Bench:
             "lunary_redis redis://127.0.0.1:%d/0;\nlunary_spool spool;"
             % free_port()), port
 
+        # one that is stopped for each round; its spool holds a round
+        self.halted = self.lab.redis()
+        port = free_port()
+        self.targets["stopped"] = self.one(
+            "stopped", [(port, VARIANTS["full"], "lunary_status;")], load,
+            "lunary_redis redis://127.0.0.1:%d/0;\nlunary_spool spool size=%d;"
+            % (self.halted.port, SPOOL)), port
+
         if self.args.no_lua or not all(map(os.path.exists, LUA)):
             return
 
@@ -270,17 +283,17 @@ class Bench:
 
     # -- one round
 
-    def counts(self, port):
+    def counts(self, port, redis=None):
         s = Nginx.status(port)
         return {"runs": sum(s["runs_total"].values()),
                 "sent": s["runs_sent_total"], "spooled": s["runs_spooled"],
                 "dropped": sum(s["runs_dropped_total"].values()),
-                "added": self.redis.added(STREAM)}
+                "added": redis is None and self.redis.added(STREAM)}
 
-    def settled(self, port):
+    def settled(self, port, redis=None):
         """The counters once nothing waits for Redis."""
         def check():
-            self.now = self.counts(port)
+            self.now = self.counts(port, redis)
             return (self.now["spooled"] == 0
                     and self.now["runs"] == self.now["sent"]
                     + self.now["dropped"])
@@ -314,6 +327,9 @@ class Bench:
         file = nginx.folder / "run.log"
         if file.exists():
             os.truncate(file, 0)
+        if target == "stopped":
+            before = self.settled(port, self.halted)
+            self.halted.stop()
 
         cpu = nginx.cpu()
         got = self.load(port, case, seconds)
@@ -323,6 +339,13 @@ class Bench:
             time.sleep(0.2)
         got["cpu"] = (nginx.cpu() - cpu) / 1e3 / got["requests"]    # us
         got["rss"] = nginx.rss()
+
+        if target == "stopped":
+            after = self.counts(port, self.halted)
+            if (after["sent"] - before["sent"] > 0 or after["dropped"]
+                    or after["spooled"] < got["requests"]):
+                raise Trouble("Redis was not stopped: %s" % after)
+            self.halted.go_on()
 
         if got["failed"]:
             raise Trouble("%s, %s: %d requests failed\n%s"
@@ -344,6 +367,10 @@ class Bench:
         # what Redis takes more slowly than nginx makes it must fit the spool
         seconds = (1 if body and len(body) > 100000 else self.args.seconds)
 
+        # beside the same with a Redis that is well, which may not be cheaper
+        if variant in ("dead", "stopped"):
+            targets.append("full")
+
         if variant == "full" and CASES[case][1] == "/json":
             self.round("full", case, 1)
             targets.append(self.floor(self.redis.last_size(STREAM)))
@@ -360,14 +387,20 @@ class Bench:
 
         result = {}
         for target, rounds in got.items():
-            name = {variant: "module"}.get(
-                target, "floor" if target.startswith("floor") else target)
+            name = ("module" if target == variant else
+                    "live" if target == "full" else
+                    "floor" if target.startswith("floor") else target)
             result[name] = {
                 key: statistics.median(r[key] for r in rounds)
                 for key in ("cpu", "p50", "p99", "rss")}
             result[name]["rps"] = statistics.median(
                 r["requests"] / r["seconds"] for r in rounds)
             result[name]["requests"] = sum(r["requests"] for r in rounds)
+        if "live" in result:
+            result["worse"] = [
+                key for key in ("cpu", "p50")
+                if result["module"][key] > NO_WORSE * result["live"][key]]
+
         # the ratio of each pair of neighbours, then the median of these
         result["ratio"] = statistics.median(
             p["cpu"] / m["cpu"] for p, m in zip(got["plain"], got[variant]))
@@ -382,7 +415,7 @@ def table(results):
     rows = []
     for case, result in results.items():
         label = case
-        for name in ("plain", "module", "floor", "lua"):
+        for name in ("plain", "module", "live", "floor", "lua"):
             if name not in result:
                 continue
             r = result[name]
@@ -437,6 +470,13 @@ def main():
             failed = 0
 
     print("\n" + table(results))
+
+    for case, result in results.items():
+        if result.get("worse"):
+            print("%s: more than %.1f times the %s of a live one"
+                  % (case, NO_WORSE, " and ".join(result["worse"])))
+            failed = 1
+
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
     return failed
