@@ -10,6 +10,8 @@ import pytest
 
 from harness import ROOT
 from harness.wait import wait_for
+from harness.worker import once, run, uuid7
+from ingest_standin.server import Ingest
 
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.conf"))
@@ -328,6 +330,34 @@ def test_the_documented_acl_suffices_for_all_that_nginx_does(
     runs = [f for _, f in server.client.xrange("lunary:runs")]
     assert [r["user_source"] for r in runs] == ["session", "parent"]
     assert "NOPERM" not in nginx.log()
+    assert server.client.acl_log() == []
+
+
+def test_the_documented_acl_suffices_for_the_workers(redis_server, folder):
+    server = redis_server()
+    command = re.search(r"^(ACL SETUSER worker .+)$", read("docs/redis.md"),
+                        re.M).group(1)
+    server.client.execute_command(*command.split())
+    for one in (run(user_id="ann", user_props={"name": "Ann"}, thread_id="t",
+                    user_verified=1),
+                run(user_id="bob", parent_run_id=uuid7(1)), run(),
+                {"kind": "run"}):
+        server.client.xadd("lunary:runs", one)
+    lunary = Ingest(keys=("key",)).start()
+    (folder / "key").write_text("key\n")
+    url = server.url.replace("redis://", "redis://worker:secret@")
+
+    try:
+        for args in (["ledger"], ["relay", "--api", lunary.url, "--linger",
+                                  "20ms", "--project", f"*={folder}/key"]):
+            once(url, *args, "--once")
+            once(url, *args, "--once", "--claim-after", "1ms")
+        shown = once(url, "users")
+    finally:
+        lunary.stop()
+
+    assert "ann" in shown.stdout
+    assert ("key", "ann") in lunary.users
     assert server.client.acl_log() == []
 
 
