@@ -127,14 +127,3 @@ lunary_buf_append_int(lunary_mem_t *mem, lunary_buf_t *b, int64_t n)
 
     return lunary_buf_append(mem, b, text, (size_t) len);
 }
-
-
-void
-lunary_buf_free(lunary_mem_t *mem, lunary_buf_t *b)
-{
-    lunary_free(mem, b->data, b->cap);
-
-    b->data = NULL;
-    b->len = 0;
-    b->cap = 0;
-}

@@ -107,10 +107,23 @@ int lunary_buf_reserve(lunary_mem_t *mem, lunary_buf_t *b, size_t n);
 int lunary_buf_append(lunary_mem_t *mem, lunary_buf_t *b, const void *p,
     size_t n);
 int lunary_buf_append_int(lunary_mem_t *mem, lunary_buf_t *b, int64_t n);
-void lunary_buf_free(lunary_mem_t *mem, lunary_buf_t *b);
 
 #define lunary_buf_lit(mem, b, lit)                                          \
     lunary_buf_append(mem, b, lit, sizeof(lit) - 1)
+
+static inline void
+lunary_buf_free(lunary_mem_t *mem, lunary_buf_t *b)
+{
+    if (b->data != NULL) {
+        lunary_free(mem, b->data, b->cap);
+
+        b->data = NULL;
+        b->cap = 0;
+    }
+
+    b->len = 0;
+}
+
 
 static inline lunary_str_t
 lunary_buf_str(const lunary_buf_t *b)

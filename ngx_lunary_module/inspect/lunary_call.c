@@ -15,6 +15,10 @@
 #include "lunary_call_internal.h"
 
 
+/* what the call itself takes of its chunk */
+
+#define LUNARY_CALL_HEAD  ((sizeof(lunary_priv_t) + 15) & ~(size_t) 15)
+
 #define lunary_lower(c)                                                      \
     ((unsigned char) ((c) >= 'A' && (c) <= 'Z' ? (c) | 0x20 : (c)))
 
@@ -25,16 +29,20 @@ lunary_call_create(lunary_mem_t *mem, const lunary_call_conf_t *conf)
     lunary_call_t  *call;
     lunary_priv_t  *priv;
 
-    priv = lunary_alloc(mem, sizeof(lunary_priv_t));
+    priv = lunary_alloc(mem, LUNARY_CALL_CHUNK);
     if (priv == NULL) {
         return NULL;
     }
 
     memset(priv, 0, sizeof(lunary_priv_t));
 
+    lunary_arena_init(&priv->arena, mem,
+                      (unsigned char *) priv + LUNARY_CALL_HEAD,
+                      LUNARY_CALL_CHUNK - LUNARY_CALL_HEAD);
+
     call = &priv->pub;
 
-    call->mem = mem;
+    call->mem = &priv->arena.mem;
     call->conf = *conf;
     call->dialect = &lunary_dialect_unknown;
     call->stream = -1;
@@ -58,7 +66,7 @@ lunary_call_create(lunary_mem_t *mem, const lunary_call_conf_t *conf)
         priv->doc_max = LUNARY_CALL_DOC;
     }
 
-    lunary_output_init(&priv->out, mem, conf->capture_max,
+    lunary_output_init(&priv->out, call->mem, conf->capture_max,
                        (conf->capture & LUNARY_CAPTURE_OUTPUT) != 0);
 
     return call;
@@ -73,6 +81,14 @@ lunary_call_destroy(lunary_call_t *call)
 
     priv = lunary_priv(call);
     mem = call->mem;
+
+    if (priv->arena.outside == 0) {
+
+        /* all there is lies in the chunk */
+
+        lunary_free(priv->arena.parent, priv, LUNARY_CALL_CHUNK);
+        return;
+    }
 
     lunary_call_close(call);
 
@@ -110,7 +126,7 @@ lunary_call_destroy(lunary_call_t *call)
     lunary_buf_free(mem, &priv->notes);
 
     lunary_free(mem, (void *) priv->path.data, priv->path.len);
-    lunary_free(mem, priv, sizeof(lunary_priv_t));
+    lunary_free(priv->arena.parent, priv, LUNARY_CALL_CHUNK);
 }
 
 

@@ -150,12 +150,13 @@ void
 lunary_call_params(lunary_call_t *call, lunary_str_t obj,
     const lunary_str_t *but, lunary_str_t *vals, size_t n)
 {
-    size_t          i, len;
-    lunary_str_t    key, value;
-    lunary_buf_t   *b;
-    lunary_mem_t   *mem;
-    lunary_walk_t   w;
-    lunary_priv_t  *priv;
+    size_t             i, k, len;
+    lunary_str_t       key, value;
+    lunary_buf_t      *b;
+    lunary_mem_t      *mem;
+    lunary_walk_t      w;
+    lunary_priv_t     *priv;
+    lunary_request_t  *rq;
 
     priv = lunary_priv(call);
     b = &priv->params;
@@ -174,12 +175,35 @@ lunary_call_params(lunary_call_t *call, lunary_str_t obj,
         return;
     }
 
-    while (lunary_walk_key(&w, &key)) {
+    /* of the body itself its members are mostly known */
 
-        value = lunary_walk_value(&w);
+    rq = priv->rq;
 
-        if (value.len == 0) {
-            break;
+    if (rq == NULL || obj.data != lunary_request_text(rq).data
+        || lunary_request_member(rq, 0, &key, &value) == LUNARY_ERROR)
+    {
+        rq = NULL;
+    }
+
+    for (k = 0; /* void */ ; k++) {
+
+        if (rq != NULL) {
+
+            if (lunary_request_member(rq, k, &key, &value) != LUNARY_OK) {
+                break;
+            }
+
+        } else {
+
+            if (!lunary_walk_key(&w, &key)) {
+                break;
+            }
+
+            value = lunary_walk_value(&w);
+
+            if (value.len == 0) {
+                break;
+            }
         }
 
         for (i = 0; i < n; i++) {

@@ -13,6 +13,7 @@
 #ifndef LUNARY_CALL_INTERNAL_H
 #define LUNARY_CALL_INTERNAL_H
 
+#include "lunary_arena.h"
 #include "lunary_base.h"
 #include "lunary_call.h"
 #include "lunary_doc.h"
@@ -28,6 +29,7 @@
 #define LUNARY_CALL_USAGE   16384       /* of a usage object                 */
 #define LUNARY_CALL_ERROR   4096        /* of an error's message             */
 #define LUNARY_CALL_DOC     32768       /* least room of a body              */
+#define LUNARY_CALL_CHUNK   8192        /* a call and its small blocks       */
 
 
 /* how input_tokens and output_tokens follow from what was reported */
@@ -44,6 +46,7 @@ typedef enum {
 
 typedef struct {
     lunary_call_t            pub;         /* first: a call is cast to this   */
+    lunary_arena_t           arena;       /* call->mem is in it              */
 
     lunary_str_t             path;        /* owned                           */
     size_t                   doc_max;     /* of bodies                       */

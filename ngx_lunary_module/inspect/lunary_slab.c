@@ -12,14 +12,6 @@
 
 #define LUNARY_SLAB_UNIT  64
 
-#if defined(__SANITIZE_ADDRESS__)
-#define LUNARY_SLAB_OFF  1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define LUNARY_SLAB_OFF  1
-#endif
-#endif
-
 
 struct lunary_slab_block_s {
     lunary_slab_block_t  *next;

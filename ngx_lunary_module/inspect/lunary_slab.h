@@ -29,6 +29,14 @@
 #define LUNARY_SLAB_KEEP        (512 * 1024)
 #define LUNARY_SLAB_KEEP_LARGE  (4 * 1024 * 1024)
 
+#if defined(__SANITIZE_ADDRESS__)
+#define LUNARY_SLAB_OFF  1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define LUNARY_SLAB_OFF  1
+#endif
+#endif
+
 
 typedef struct lunary_slab_block_s  lunary_slab_block_t;
 

@@ -33,6 +33,7 @@
 #include <strings.h>
 #include <time.h>
 
+#include "inspect/lunary_arena.h"
 #include "inspect/lunary_call.h"
 #include "inspect/lunary_json.h"
 #include "inspect/lunary_usage_filter.h"
@@ -147,10 +148,12 @@ main(int argc, char **argv)
     double           ns;
     record_t         r;
     limited_t        few;
+    int              off;
     lunary_mem_t     mem;
     struct timespec  a, b;
 
     n = 0;
+    off = lunary_arena_off;
 
     if (argc == 3 && strcmp(argv[1], "-b") == 0) {
         n = atol(argv[2]);
@@ -159,12 +162,12 @@ main(int argc, char **argv)
     while (read_record(&r)) {
 
         lunary_mem_init(&mem);
+        lunary_arena_off = off || r.fail.len != 0;
 
         if (r.fail.len != 0) {
             few.n = 0;
             few.at = labs(number(r.fail, 0));
             few.on = (r.fail.data[0] == '-');
-
             mem.fn = limited;
             mem.ctx = &few;
         }
