@@ -105,7 +105,7 @@ def test_every_field_of_a_run_is_documented_and_no_other():
 
 
 def test_every_refusal_is_documented_with_its_status():
-    source = (SOURCE / "http/ngx_http_lunary_enforce.c").read_text()
+    source = (SOURCE / "http/ngx_http_lunary_refusal.c").read_text()
     codes = set(re.findall(r'ngx_string\("(\w+_\w+)"\)', source))
     table = read("docs/directives.md").split("## Refusals")[1]
     shown = set(re.findall(r"^\| `(\w+)` \|", table.split("## ")[0], re.M))
