@@ -4,6 +4,7 @@ understand differently, what trusted peers hand on, bodies that name two users,
 client text on its way into other headers.  docs/security.md has the table."""
 
 import base64
+import json
 import pytest
 
 CONFIG = """
@@ -175,13 +176,33 @@ def test_a_session_id_with_control_characters_is_none(guarded, upstream, sid):
     {"user_id": "carol", "user": "mallory"},
     {"userId": "carol", "user": "mallory"},
     {"user": "carol", "metadata": {"user_id": "mallory"}},
-    {"user_id": "carol", "metadata": {"userId": "mallory"}}])
+    {"user_id": "carol", "metadata": {"userId": "mallory"}},
+    {"User": "mallory"}, {"USER": "mallory", "user_id": "carol"},
+    {"Metadata": {"user_id": "mallory"}}, {"metadata": {"USER_ID": "m"}}])
 def test_a_second_member_hides_no_conflict(guarded, upstream, body):
     one = guarded(extra="lunary_identity_conflict reject;")
 
     answer = one.post(json=chat(**body), headers=COOKIE)
 
     assert code(answer) == (403, "user_mismatch")
+    assert upstream.requests == []
+
+
+LONG_S = ['"u\u017fer"', '"u\\u017fer"', '"U\u017fER"', '"USER"']
+
+
+@pytest.mark.parametrize("name", LONG_S)
+def test_a_letter_that_folds_to_another_is_that_one(guarded, upstream, name):
+    """Go takes the long s, U+017F, for an s, as it takes US for us."""
+    body = json.dumps(chat(user="carol"))[:-1] + f', {name}: "mallory"}}'
+
+    one = guarded(extra="lunary_inject_user user;")
+    one.post(body=body, headers=COOKIE)
+    assert b"mallory" not in b"".join(r.body for r in upstream.requests)
+    upstream.clear()
+
+    one = guarded(extra="lunary_identity_conflict reject;")
+    assert one.post(body=body, headers=COOKIE).status in (400, 403)
     assert upstream.requests == []
 
 

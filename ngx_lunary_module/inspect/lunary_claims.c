@@ -16,6 +16,13 @@ static const uint8_t  lunary_user_order[] = {
     LUNARY_M_MD_USER_ID, LUNARY_M_MD_USERID, 0
 };
 
+#define LUNARY_USER_BITS                                                     \
+    (lunary_member_bit(LUNARY_M_USER_ID)                                     \
+     |lunary_member_bit(LUNARY_M_USERID)                                     \
+     |lunary_member_bit(LUNARY_M_USER)                                       \
+     |lunary_member_bit(LUNARY_M_MD_USER_ID)                                 \
+     |lunary_member_bit(LUNARY_M_MD_USERID))
+
 static const uint8_t  lunary_props_order[] = {
     LUNARY_M_USER_PROPS, LUNARY_M_USERPROPS,
     LUNARY_M_MD_USER_PROPS, LUNARY_M_MD_USERPROPS, 0
@@ -299,11 +306,26 @@ int
 lunary_request_other_user(lunary_request_t *rq, lunary_str_t user,
     lunary_buf_t *out)
 {
-    lunary_str_t    inside;
-    const uint8_t  *order;
+    size_t                i, n;
+    lunary_str_t          inside;
+    const uint8_t        *order;
+    const lunary_mark_t  *mark;
 
     if (!rq->complete) {
         return 0;
+    }
+
+    /* in another case it is no claim, but a member to some: it is not read */
+
+    mark = lunary_request_marks(rq, &n);
+
+    for (i = 0; i < n; i++) {
+        if (mark[i].folded
+            && (lunary_member_bit(mark[i].id) & LUNARY_USER_BITS))
+        {
+            out->len = 0;
+            return 1;
+        }
     }
 
     for (order = lunary_user_order; *order != 0; order++) {

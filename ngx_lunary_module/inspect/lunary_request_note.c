@@ -251,14 +251,18 @@ lunary_note_key(lunary_request_t *rq, unsigned inside, lunary_str_t key,
 }
 
 
-/* the entry of a key by ASCII case folding, *exact where it is written so */
+/*
+ * The entry of a key by case folding, *exact where it is written so.  Beside
+ * ASCII there is one more letter that folds to one of these names': U+017F,
+ * the long s, which Go's encoding/json takes for an s.
+ */
 
 static const lunary_name_t *
 lunary_note_name(lunary_str_t key, int *exact)
 {
     int                   n, lone;
     size_t                i, len;
-    unsigned char         c, *q, bytes[LUNARY_NAME_MAX + 4];
+    unsigned char         c, *q, bytes[2 * LUNARY_NAME_MAX + 4];
     const unsigned char  *p, *end;
     const lunary_name_t  *name, *last;
 
@@ -270,7 +274,7 @@ lunary_note_name(lunary_str_t key, int *exact)
 
         while (p < end) {
 
-            if (q - bytes > LUNARY_NAME_MAX) {
+            if (q - bytes > 2 * LUNARY_NAME_MAX) {
                 return NULL;
             }
 
@@ -292,6 +296,29 @@ lunary_note_name(lunary_str_t key, int *exact)
     }
 
     len = key.len;
+
+    if (len > 2 && len <= 2 * LUNARY_NAME_MAX
+        && memchr(key.data, 0xc5, len) != NULL)
+    {
+        q = bytes;
+
+        for (i = 0; i < len; i++) {
+
+            if (key.data[i] == 0xc5 && i + 1 < len && key.data[i + 1] == 0xbf)
+            {
+                /* in capitals, so that it is not the name itself */
+
+                *q++ = 'S';
+                i++;
+                continue;
+            }
+
+            *q++ = key.data[i];
+        }
+
+        len = (size_t) (q - bytes);
+        key = lunary_str(bytes, len);
+    }
 
     if (len > LUNARY_NAME_MAX || len == 0
         || !(lunary_name_first[len].letters & lunary_letter(key.data[0])))
