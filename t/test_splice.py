@@ -19,7 +19,7 @@ SOURCES = """lunary_base.c lunary_utf8.c lunary_simd.c lunary_json.c
     lunary_media.c lunary_cut.c lunary_reduce.c lunary_doc.c
     lunary_doc_event.c lunary_doc_media.c lunary_doc_fit.c lunary_doc_adopt.c
     lunary_string.c lunary_request.c lunary_request_note.c
-    lunary_request_read.c lunary_claims.c lunary_splice.c
+    lunary_request_read.c lunary_claims.c lunary_splice.c lunary_walk.c
     lunary_user.c""".split()
 
 # lunary_member_e

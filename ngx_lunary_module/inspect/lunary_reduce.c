@@ -7,12 +7,13 @@
 #include "lunary_cut.h"
 #include "lunary_json.h"
 #include "lunary_reduce.h"
-#include "lunary_simd.h"
+#include "lunary_string.h"
 
 
 #define LUNARY_REDUCE_LEVELS  64      /* containers nested deeper are not seen*/
 #define LUNARY_REDUCE_ROUNDS  8       /* tries a step                         */
 #define LUNARY_REDUCE_WORTH   128     /* less is not worth a marker           */
+#define LUNARY_REDUCE_STEP    2048    /* bytes moved at once                  */
 
 
 /* an object or array as the walk leaves it: offsets in the text */
@@ -41,8 +42,11 @@ typedef struct {
 
 static size_t lunary_reduce_string(lunary_reduce_t *r, unsigned char *s,
     size_t len, lunary_str_t key);
-static void lunary_reduce_walk(const lunary_reduce_t *r,
+static unsigned lunary_reduce_walk(const lunary_reduce_t *r,
     lunary_reduce_visit_pt visit, void *ctx);
+static int lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c);
+static void lunary_reduce_move(unsigned char *to, const unsigned char *from,
+    size_t n);
 static size_t lunary_reduce_worth(const lunary_reduce_t *r, size_t target);
 static void lunary_reduce_array(void *ctx, const lunary_reduce_t *r,
     const lunary_node_t *node);
@@ -64,6 +68,7 @@ lunary_reduce_init(lunary_reduce_t *r, size_t cut)
     r->removed = 0;
     r->nmarks = 0;
     r->nnotes = 0;
+    r->hot.valid = 0;
     r->last.len = 0;
 }
 
@@ -139,6 +144,8 @@ lunary_reduce_strings(lunary_reduce_t *r)
     last = 0;
     key.len = 0;
 
+    r->hot.valid = 0;
+
     while (p < end) {
 
         switch (*p) {
@@ -160,7 +167,7 @@ lunary_reduce_strings(lunary_reduce_t *r)
             continue;
 
         case '"':
-            q = (unsigned char *) lunary_simd_close(p + 1, end);
+            q = (unsigned char *) lunary_string_close(p + 1, end);
             n = (size_t) (q - p - 1);
 
             if (depth == 1 && r->data[0] == '{'
@@ -238,12 +245,14 @@ lunary_reduce_string(lunary_reduce_t *r, unsigned char *s, size_t len,
 }
 
 
-static void
+/* returns how many brackets are open at `fixed` */
+
+static unsigned
 lunary_reduce_walk(const lunary_reduce_t *r, lunary_reduce_visit_pt visit,
     void *ctx)
 {
     size_t                key, key_len;
-    unsigned              depth;
+    unsigned              depth, open;
     unsigned char         last;
     lunary_node_t        *node, nodes[LUNARY_REDUCE_LEVELS];
     const unsigned char  *p, *q, *end;
@@ -260,7 +269,7 @@ lunary_reduce_walk(const lunary_reduce_t *r, lunary_reduce_visit_pt visit,
         switch (*p) {
 
         case '"':
-            q = lunary_simd_close(p + 1, end);
+            q = lunary_string_close(p + 1, end);
 
             if (depth == 1 && r->data[0] == '{'
                 && (last == '{' || last == ','))
@@ -318,6 +327,8 @@ lunary_reduce_walk(const lunary_reduce_t *r, lunary_reduce_visit_pt visit,
         last = *p;
     }
 
+    open = depth;
+
     if (depth > LUNARY_REDUCE_LEVELS) {
         depth = LUNARY_REDUCE_LEVELS;
     }
@@ -328,6 +339,8 @@ lunary_reduce_walk(const lunary_reduce_t *r, lunary_reduce_visit_pt visit,
         node->open = 1;
         visit(ctx, r, node);
     }
+
+    return open;
 }
 
 
@@ -366,6 +379,7 @@ void
 lunary_reduce_elements(lunary_reduce_t *r, size_t target)
 {
     int              i;
+    unsigned         open;
     lunary_choice_t  c;
 
     for (i = 0; i < LUNARY_REDUCE_ROUNDS && r->len > target; i++) {
@@ -373,7 +387,20 @@ lunary_reduce_elements(lunary_reduce_t *r, size_t target)
         c.best = 0;
         c.need = lunary_reduce_worth(r, target);
 
-        lunary_reduce_walk(r, lunary_reduce_array, &c);
+        if (!lunary_reduce_hot(r, &c)) {
+
+            open = lunary_reduce_walk(r, lunary_reduce_array, &c);
+
+            if (c.best != 0 && c.node.open) {
+                r->hot.valid = 1;
+                r->hot.start = c.node.start;
+                r->hot.last = c.node.last;
+                r->hot.key = c.node.key;
+                r->hot.key_len = c.node.key_len;
+                r->hot.at = r->fixed;
+                r->hot.level = open - c.node.depth - 1;
+            }
+        }
 
         if (c.best == 0
             || lunary_reduce_drop(r, &c.node, r->len - target) == 0)
@@ -381,6 +408,82 @@ lunary_reduce_elements(lunary_reduce_t *r, size_t target)
             return;
         }
     }
+}
+
+
+/*
+ * 1 where the array that lost elements before is the one to lose more: it is
+ * still open, and its old elements are half of the text, so that no other
+ * array has as many bytes.
+ */
+
+static int
+lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c)
+{
+    size_t                 n;
+    lunary_reduce_hot_t   *hot;
+    const unsigned char   *p, *end;
+
+    hot = &r->hot;
+
+    if (!hot->valid || hot->at > r->fixed) {
+        return 0;
+    }
+
+    end = r->data + r->fixed;
+
+    for (p = r->data + hot->at; p < end; p++) {
+
+        switch (*p) {
+
+        case '"':
+            p = lunary_string_close(p + 1, end);
+            break;
+
+        case '{':
+        case '[':
+            hot->level++;
+            break;
+
+        case '}':
+        case ']':
+
+            if (hot->level == 0) {
+                hot->valid = 0;
+                return 0;
+            }
+
+            hot->level--;
+            break;
+
+        case ',':
+
+            if (hot->level == 0) {
+                hot->last = (size_t) (p + 1 - r->data);
+            }
+
+            break;
+
+        default:
+            break;
+        }
+    }
+
+    hot->at = r->fixed;
+
+    n = hot->last - hot->start - 1;
+
+    if (n < r->len / 2 + 1 || n < c->need) {
+        return 0;
+    }
+
+    c->best = n;
+    c->node.start = hot->start;
+    c->node.last = hot->last;
+    c->node.key = hot->key;
+    c->node.key_len = hot->key_len;
+
+    return 1;
 }
 
 
@@ -557,7 +660,7 @@ lunary_reduce_members(lunary_reduce_t *r, size_t target)
         switch (*p) {
 
         case '"':
-            p = lunary_simd_close(p + 1, end);
+            p = lunary_string_close(p + 1, end);
 
             if (p == end) {
                 p--;
@@ -591,6 +694,7 @@ lunary_reduce_members(lunary_reduce_t *r, size_t target)
     r->removed += r->len - keep;
     r->len = keep;
     r->fixed = keep;
+    r->hot.valid = 0;
 
     return 1;
 }
@@ -611,8 +715,16 @@ lunary_reduce_edit(lunary_reduce_t *r, size_t from, size_t to,
     lunary_reduce_note(r, lunary_str(r->data + node->key, node->key_len),
                        less);
 
-    memmove(r->data + from + n, r->data + to, r->len - to);
+    lunary_reduce_move(r->data + from + n, r->data + to, r->len - to);
     memcpy(r->data + from, text, n);
+
+    if (from == r->hot.start + 1 && to <= r->hot.last) {
+        r->hot.last -= less;
+        r->hot.at -= less;
+
+    } else {
+        r->hot.valid = 0;
+    }
 
     r->len -= less;
     r->fixed = (r->fixed >= to) ? r->fixed - less : from + n;
@@ -629,4 +741,19 @@ lunary_reduce_edit(lunary_reduce_t *r, size_t from, size_t to,
     }
 
     r->nmarks = k;
+}
+
+
+/* memmove() to a lower place, in steps that stay in the first cache */
+
+static void
+lunary_reduce_move(unsigned char *to, const unsigned char *from, size_t n)
+{
+    for ( /* void */ ; n > LUNARY_REDUCE_STEP; n -= LUNARY_REDUCE_STEP) {
+        memmove(to, from, LUNARY_REDUCE_STEP);
+        to += LUNARY_REDUCE_STEP;
+        from += LUNARY_REDUCE_STEP;
+    }
+
+    memmove(to, from, n);
 }

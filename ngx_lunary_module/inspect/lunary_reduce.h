@@ -42,6 +42,22 @@ typedef struct {
 } lunary_reduce_note_t;
 
 
+/*
+ * The array that lost elements last, while it is open: mostly it is the one
+ * to lose the next, and only what came since has to be looked at.
+ */
+
+typedef struct {
+    size_t          start;           /* its bracket                           */
+    size_t          last;            /* its newest entry                      */
+    size_t          key;             /* the top-level key it is under ...     */
+    size_t          key_len;
+    size_t          at;              /* so far the text has been looked at    */
+    unsigned        level;           /* brackets open in it, there            */
+    unsigned        valid;
+} lunary_reduce_hot_t;
+
+
 typedef struct {
     unsigned char  *data;
     size_t          len;
@@ -54,6 +70,8 @@ typedef struct {
 
     lunary_reduce_mark_t  marks[LUNARY_REDUCE_MARKS];
     lunary_reduce_note_t  notes[LUNARY_REDUCE_NOTES];
+
+    lunary_reduce_hot_t   hot;
 
     /* the newest top-level member's key; the caller's to set and use */
     lunary_reduce_note_t  last;

@@ -7,6 +7,7 @@
 #include "lunary_escape.h"
 #include "lunary_scan_internal.h"
 #include "lunary_simd.h"
+#include "lunary_string.h"
 #include "lunary_utf8.h"
 
 
@@ -133,7 +134,7 @@ lunary_scan_string(lunary_scan_t *s, const unsigned char **pp,
             continue;
         }
 
-        p = lunary_simd_text(p, end);
+        p = lunary_string_plain(p, end);
 
         if (p == end) {
             break;

@@ -278,3 +278,154 @@ lunary_string_end(const unsigned char *p, const unsigned char *end, int *high)
 }
 
 #endif
+
+
+#if (LUNARY_STRING_AVX2)
+
+/* 64 bytes at a time: a bit for each byte that is looked for */
+
+LUNARY_AVX2 static inline uint64_t
+lunary_avx2_quotes(const unsigned char *p)
+{
+    __m256i  a, b, q, e;
+
+    q = _mm256_set1_epi8('"');
+    e = _mm256_set1_epi8('\\');
+    a = _mm256_loadu_si256((const __m256i *) p);
+    b = _mm256_loadu_si256((const __m256i *) (p + 32));
+    a = _mm256_or_si256(_mm256_cmpeq_epi8(a, q), _mm256_cmpeq_epi8(a, e));
+    b = _mm256_or_si256(_mm256_cmpeq_epi8(b, q), _mm256_cmpeq_epi8(b, e));
+
+    return (uint64_t) (uint32_t) _mm256_movemask_epi8(a)
+           | (uint64_t) (uint32_t) _mm256_movemask_epi8(b) << 32;
+}
+
+
+/* as signed numbers, bytes above 0x7f are below 0x20 too */
+
+LUNARY_AVX2 static inline uint64_t
+lunary_avx2_specials(const unsigned char *p)
+{
+    __m256i  a, b, c;
+
+    c = _mm256_set1_epi8(0x20);
+    a = _mm256_loadu_si256((const __m256i *) p);
+    b = _mm256_loadu_si256((const __m256i *) (p + 32));
+
+    return lunary_avx2_quotes(p)
+           | (uint64_t) (uint32_t) _mm256_movemask_epi8(
+                                       _mm256_cmpgt_epi8(c, a))
+           | (uint64_t) (uint32_t) _mm256_movemask_epi8(
+                                       _mm256_cmpgt_epi8(c, b)) << 32;
+}
+
+
+/* goes on where a backslash is no reason to stop */
+
+#define lunary_string_blocks(name, mask, passes, rest)                       \
+                                                                             \
+LUNARY_AVX2 static const unsigned char *                                     \
+lunary_avx2_string_ ## name(const unsigned char *p,                          \
+    const unsigned char *end)                                                \
+{                                                                            \
+    uint64_t              m;                                                 \
+    unsigned              i;                                                 \
+    const unsigned char  *q;                                                 \
+                                                                             \
+    while (end - p > 64) {                                                   \
+                                                                             \
+        for (m = mask(p); m != 0; m &= ~((uint64_t) 3 << i)) {               \
+            i = (unsigned) __builtin_ctzll(m);                               \
+            q = p + i;                                                       \
+                                                                             \
+            if (*q != '\\' || !(passes)) {                                   \
+                return q;                                                    \
+            }                                                                \
+                                                                             \
+            if (i == 63) {                                                   \
+                p++;                                                         \
+                break;                                                       \
+            }                                                                \
+        }                                                                    \
+                                                                             \
+        p += 64;                                                             \
+    }                                                                        \
+                                                                             \
+    return rest(p, end);                                                     \
+}
+
+lunary_string_blocks(close, lunary_avx2_quotes, 1, lunary_simd_close)
+lunary_string_blocks(plain, lunary_avx2_specials, lunary_string_simple[q[1]],
+                     lunary_simd_text)
+
+#endif
+
+
+typedef const unsigned char *(*lunary_string_find_pt)(const unsigned char *p,
+    const unsigned char *end);
+
+static const unsigned char *lunary_string_choose_close(
+    const unsigned char *p, const unsigned char *end);
+static const unsigned char *lunary_string_choose_plain(
+    const unsigned char *p, const unsigned char *end);
+
+static lunary_string_find_pt  lunary_string_find_close =
+    lunary_string_choose_close;
+static lunary_string_find_pt  lunary_string_find_plain =
+    lunary_string_choose_plain;
+
+
+static const unsigned char *
+lunary_string_text(const unsigned char *p, const unsigned char *end)
+{
+    return lunary_simd_text(p, end);
+}
+
+
+static void
+lunary_string_choose_find(void)
+{
+    lunary_string_find_close = lunary_simd_close;
+    lunary_string_find_plain = lunary_string_text;
+
+#if (LUNARY_STRING_AVX2)
+
+    if (__builtin_cpu_supports("avx2")) {
+        lunary_string_find_close = lunary_avx2_string_close;
+        lunary_string_find_plain = lunary_avx2_string_plain;
+    }
+
+#endif
+}
+
+
+static const unsigned char *
+lunary_string_choose_close(const unsigned char *p, const unsigned char *end)
+{
+    lunary_string_choose_find();
+
+    return lunary_string_find_close(p, end);
+}
+
+
+static const unsigned char *
+lunary_string_choose_plain(const unsigned char *p, const unsigned char *end)
+{
+    lunary_string_choose_find();
+
+    return lunary_string_find_plain(p, end);
+}
+
+
+const unsigned char *
+lunary_string_close(const unsigned char *p, const unsigned char *end)
+{
+    return lunary_string_find_close(p, end);
+}
+
+
+const unsigned char *
+lunary_string_plain(const unsigned char *p, const unsigned char *end)
+{
+    return lunary_string_find_plain(p, end);
+}

@@ -1,10 +1,10 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * The end of a JSON string in a buffer that is followed by zeroes: one pass
- * that finds the closing quote, judges the escapes and notices bytes above
- * 0x7f.  The zeroes are controls, so that nothing is compared with the end.
- * Private to inspect/.
+ * The end of a JSON string, escapes and all.  In a buffer that is followed by
+ * zeroes: one pass that finds the closing quote, judges the escapes and
+ * notices bytes above 0x7f; the zeroes are controls, so that nothing is
+ * compared with the end.  Private to inspect/.
  */
 
 #ifndef LUNARY_STRING_H
@@ -25,6 +25,19 @@
  */
 const unsigned char *lunary_string_end(const unsigned char *p,
     const unsigned char *end, int *high);
+
+
+/*
+ * Where nothing is known of what follows `end`, and escapes are many: both
+ * look at [p, end) only.
+ *
+ * close: as lunary_simd_close();
+ * plain: as lunary_simd_text(), but may pass over escapes of one letter.
+ */
+const unsigned char *lunary_string_close(const unsigned char *p,
+    const unsigned char *end);
+const unsigned char *lunary_string_plain(const unsigned char *p,
+    const unsigned char *end);
 
 
 #endif /* LUNARY_STRING_H */
