@@ -9,6 +9,7 @@
  * what is sent again is the same span.
  */
 
+#include <ctype.h>
 #include <stdlib.h>
 
 #include "commands.h"
@@ -39,6 +40,7 @@ static void lw_export_span(lw_t *w, lw_text_t *out, const lw_entry_t *e);
 static void lw_export_attr(lw_text_t *out, const char *name, lw_attr_e type,
     lunary_str_t v);
 static void lw_export_params(lw_text_t *out, const lw_entry_t *e);
+static int lw_export_hex(lunary_str_t id, size_t len);
 static void lw_export_id(lw_text_t *out, lunary_str_t run, size_t skip);
 
 
@@ -364,6 +366,7 @@ lw_export_body(lw_t *w, const lw_entry_t *list, size_t n)
 static void
 lw_export_span(lw_t *w, lw_text_t *out, const lw_entry_t *e)
 {
+    int           traced;
     char          cost[32];
     size_t        i;
     int64_t       start, end, nano;
@@ -375,21 +378,17 @@ lw_export_span(lw_t *w, lw_text_t *out, const lw_entry_t *e)
     end = lw_entry_int(e, LUNARY_F_ENDED_AT);
     end = end < start ? start : end;
 
-    lw_text_lit(out, "{\"traceId\":\"");
+    traced = lw_export_hex(lw_field(e, TRACE_ID), 32);
 
-    if (lw_field(e, TRACE_ID).len == 32) {
-        lw_export_id(out, lw_field(e, TRACE_ID), 0);
-    } else {
-        lw_export_id(out, lw_field(e, RUN_ID), 0);
-    }
+    lw_text_lit(out, "{\"traceId\":\"");
+    lw_export_id(out, traced ? lw_field(e, TRACE_ID) : lw_field(e, RUN_ID),
+                 0);
 
     lw_text_lit(out, "\",\"spanId\":\"");
     lw_export_id(out, lw_field(e, RUN_ID), 16);
     lw_text_lit(out, "\"");
 
-    if (lw_field(e, TRACE_ID).len == 32
-        && lw_field(e, PARENT_SPAN_ID).len == 16)
-    {
+    if (traced && lw_export_hex(lw_field(e, PARENT_SPAN_ID), 16)) {
         lw_text_lit(out, ",\"parentSpanId\":\"");
         lw_text_str(out, lw_field(e, PARENT_SPAN_ID));
         lw_text_lit(out, "\"");
@@ -544,6 +543,21 @@ lw_export_params(lw_text_t *out, const lw_entry_t *e)
                         (long long) n);
         }
     }
+}
+
+
+static int
+lw_export_hex(lunary_str_t id, size_t len)
+{
+    size_t  i;
+
+    for (i = 0; i < id.len; i++) {
+        if (!isxdigit(id.data[i])) {
+            return 0;
+        }
+    }
+
+    return id.len == len;
 }
 
 

@@ -5,8 +5,8 @@ consumers in Python (redis-py) and Node (ioredis), in one run.
 
 Each reads the same stream from its beginning through a group of its own; the
 relay sends to a stand-in of Lunary on loopback (ingest_sink.c).  Best of
-ROUNDS.  The worker does more than the others: it prices, merges props, keeps
-days, models and threads, remembers what it relayed.
+ROUNDS.  All three write the same: totals and days of each user, cost, merged
+props, models, what was counted and what was relayed.
 
     worker_bench.py [ENTRIES]
 """
@@ -83,6 +83,23 @@ def reset(server):
             server.client.unlink(key)
 
 
+def check(server, name):
+    """Whoever is measured did the work."""
+    c, keys = server.client, []
+    if name[0] == "relay":
+        done = sum(1 for _ in c.scan_iter("lunary:relay:run:*", count=5000))
+        assert done == N, (name, done)
+        keys = ["props"]
+    else:
+        keys = ["runs", "input_tokens", "cost_nano", "last_seen", "props"]
+    users = [c.hmget(f"lunary:user:default:user-{n}", keys)
+             for n in range(USERS)]
+    assert all(all(u) for u in users), (name, users[0])
+    if name[0] == "ledger":
+        sums = [sum(int(u[i]) for u in users) for i in range(3)]
+        assert sums == [N, 10 * N, 75000 * N], (name, sums)
+
+
 def flat(server, folder, api):
     """Resident memory of a relay after a tenth and after all."""
     reset(server)
@@ -140,6 +157,7 @@ def main():
                 reset(server)
                 best[name] = max(best.get(name, (0, 0, 0)),
                                  timed(server, command, env))
+                check(server, name)
 
         print(f"\n{N} entries of {USERS} users, best of {ROUNDS}")
         print(f"{'':8}{'':15}{'entries/s':>10}{'CPU us/entry':>14}"
