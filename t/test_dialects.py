@@ -946,6 +946,24 @@ def test_a_gemini_stream_may_be_a_json_array(inspector, split):
     assert got["fields"]["stream"] == "1"
 
 
+@pytest.mark.parametrize("model, instance, content, type", [
+    ("text-embedding-005", {"content": "a", "task_type": "X"}, "a", "embed"),
+    ("imagen-4.0", {"prompt": "a cat"}, "a cat", None),
+    ("some-model", {"b64": 1}, {"b64": 1}, None),
+])
+def test_instances_of_vertex_are_messages(inspector, model, instance, content,
+                                          type):
+    path = f"/v1/projects/p/locations/l/publishers/google/models/{model}"
+    got = inspector.run(path=path + ":predict", request=json.dumps(
+        {"instances": [instance] * 2, "parameters": {"n": 1}}).encode())
+    fields = got["fields"]
+    assert (fields["api"], fields["model"]) == ("vertex.predict", model)
+    assert fields.get("type") == type
+    assert json.loads(fields["input"]) == [
+        {"role": "user", "content": content}] * 2
+    assert json.loads(fields["params"]) == {"parameters": {"n": 1}}
+
+
 def test_thoughts_sent_back_to_gemini_are_reasoning(inspector):
     parts = [{"text": "Hm, ", "thought": True}, {"text": "so.", "thought": True},
              {"text": "Seven."},

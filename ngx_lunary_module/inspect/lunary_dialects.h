@@ -179,5 +179,9 @@ void lunary_input_done(lunary_call_t *call, lunary_str_t key);
 /* a value as the inside of a string: its JSON escaped once more */
 int lunary_input_escaped(lunary_call_t *call, lunary_str_t value);
 
+/* 1 where a model's name says that it makes embeddings: Bedrock and Vertex
+ * have one path for all */
+int lunary_model_embeds(lunary_str_t model);
+
 
 #endif /* LUNARY_DIALECTS_H */

@@ -237,3 +237,18 @@ lunary_input_escaped(lunary_call_t *call, lunary_str_t value)
     return lunary_json_escape(call->mem, &lunary_priv(call)->input_buf,
                               value);
 }
+
+
+int
+lunary_model_embeds(lunary_str_t model)
+{
+    size_t  i;
+
+    for (i = 0; i + 5 <= model.len; i++) {
+        if (memcmp(model.data + i, "embed", 5) == 0) {
+            return 1;
+        }
+    }
+
+    return 0;
+}

@@ -15,7 +15,6 @@
 
 
 static int lunary_invoke_request(lunary_call_t *call, lunary_str_t text);
-static int lunary_invoke_embeds(lunary_str_t model);
 static int lunary_invoke_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_invoke_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data);
@@ -76,7 +75,7 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
     lunary_bedrock_path(call);
     lunary_call_params(call, text, but, NULL, 7);
 
-    if (lunary_invoke_embeds(call->model)) {
+    if (lunary_model_embeds(call->model)) {
         call->dialect = &lunary_bedrock_embed;
     }
 
@@ -129,21 +128,6 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
     lunary_prompt_input(call, lunary_json_get(text, "message"), but[4]);
 
     return LUNARY_OK;
-}
-
-
-static int
-lunary_invoke_embeds(lunary_str_t model)
-{
-    size_t  i;
-
-    for (i = 0; i + 5 <= model.len; i++) {
-        if (memcmp(model.data + i, "embed", 5) == 0) {
-            return 1;
-        }
-    }
-
-    return 0;
 }
 
 

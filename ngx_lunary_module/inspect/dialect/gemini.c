@@ -95,6 +95,19 @@ const lunary_dialect_t  lunary_vertex_predict = {
     NULL
 };
 
+/* the same where the model's name says that it embeds */
+
+static const lunary_dialect_t  lunary_vertex_embed = {
+    lunary_string("vertex.predict"),
+    lunary_string("embed"),
+    lunary_string("gcp.vertex_ai"),
+    LUNARY_STYLE_GEMINI,
+    LUNARY_STRIP_ALL,
+    lunary_gemini_predict_request,
+    NULL,
+    NULL
+};
+
 
 /* /v1beta/models/MODEL:VERB, and whether the verb asks for a stream */
 
@@ -739,9 +752,15 @@ lunary_gemini_embed_body(lunary_call_t *call, lunary_str_t text)
 }
 
 
+/* instances: {"content":TEXT} to embed, {"prompt":TEXT} for an image, others */
+
 static int
 lunary_gemini_predict_request(lunary_call_t *call, lunary_str_t text)
 {
+    int                 rc;
+    lunary_str_t        v, instance, instances;
+    lunary_json_iter_t  it;
+
     static const lunary_str_t  but[] = {
         lunary_string("instances"),
         lunary_string("model")
@@ -749,7 +768,48 @@ lunary_gemini_predict_request(lunary_call_t *call, lunary_str_t text)
 
     lunary_gemini_path(call, text);
     lunary_call_params(call, text, but, NULL, 2);
-    lunary_prompt_input(call, lunary_json_get(text, "instances"), but[0]);
 
-    return LUNARY_OK;
+    if (lunary_model_embeds(call->model)) {
+        call->dialect = &lunary_vertex_embed;
+    }
+
+    instances = lunary_json_get(text, "instances");
+
+    if (!lunary_json_is_array(instances)) {
+        return LUNARY_OK;
+    }
+
+    rc = LUNARY_OK;
+
+    lunary_json_iter(&it, instances);
+
+    while (rc == LUNARY_OK && lunary_json_element(&it, &instance)) {
+
+        v = lunary_json_get(instance, "content");
+
+        if (!lunary_json_is_string(v)) {
+            v = lunary_json_get(instance, "prompt");
+        }
+
+        rc = lunary_input_message(call, "user");
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, ",\"content\":");
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_raw(call, lunary_json_is_string(v) ? v
+                                                                 : instance);
+        }
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_lit(call, "}");
+        }
+    }
+
+    if (rc == LUNARY_OK) {
+        lunary_input_done(call, but[0]);
+    }
+
+    return rc;
 }
