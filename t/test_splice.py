@@ -19,13 +19,8 @@ SOURCES = """lunary_base.c lunary_utf8.c lunary_simd.c lunary_json.c
     lunary_media.c lunary_cut.c lunary_reduce.c lunary_doc.c
     lunary_doc_event.c lunary_doc_media.c lunary_doc_fit.c lunary_doc_adopt.c
     lunary_string.c lunary_request.c lunary_request_note.c
-<<<<<<< /work/main/t/test_splice.py
-    lunary_request_read.c lunary_claims.c lunary_splice.c
-    lunary_user.c lunary_walk.c""".split()
-=======
     lunary_request_read.c lunary_claims.c lunary_splice.c lunary_walk.c
     lunary_user.c""".split()
->>>>>>> /tmp/P2/src/t/test_splice.py
 
 # lunary_member_e
 TOP = """user_id userId user safety_identifier user_props userProps thread_id
