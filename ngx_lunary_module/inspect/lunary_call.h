@@ -15,8 +15,8 @@
  *     sets request_state / response_state, and the rest is passed over;
  *   - linear time and bounded memory, whatever the bytes: about capture_max a
  *     captured field and a few KiB; where something is inflated 44 KiB more
- *     (br and zstd: their window, lunary_inflate.h); a JSON answer is held
- *     as text and as fields while it is read;
+ *     (br and zstd: their window, lunary_inflate.h); a JSON answer that comes
+ *     in pieces is held until it is read, its long text once;
  *   - nothing points into the caller's bytes once a function has returned.
  */
 
