@@ -175,6 +175,7 @@ def local(text, folder):
         (folder / name).write_text("secret\n")
     text = re.sub(r"^load_module .*$", "", text, flags=re.M)
     text = text.replace("/etc/nginx/", f"{folder}/")
+    text = text.replace("/var/cache/nginx/", f"{folder}/")
     text = text.replace("/etc/ssl/certs/ca-certificates.crt",
                         certifi.where())
     text = text.replace("https://api.openai.com", "https://127.0.0.1:1")
