@@ -25,6 +25,8 @@ SAN       ?=
 T         ?= t
 # tests at a time
 N         ?= 3
+# seconds for one of them
+TIMEOUT   ?= $(if $(NGINX_VALGRIND),1200,$(if $(SAN),480,120))
 # compilations at a time
 J         ?= $(shell nproc)
 
@@ -221,7 +223,8 @@ test-deps:
 .PHONY: check
 check: module worker venv node   ## the tests, with what is installed
 	@NGINX_BIN=$(NGINX_BIN) NGINX_MODULE=$(MODULE) BUILD=$(BUILD) \
-	    $(BUILD)/venv/bin/python -m pytest -c t/pytest.ini -n $(N) $(T)
+	    $(BUILD)/venv/bin/python -m pytest -c t/pytest.ini -n $(N) \
+	    --timeout=$(TIMEOUT) $(T)
 
 .PHONY: check-asan
 check-asan: test-deps $(BUILD)/src/bookworm  ## the tests on a build with address and undefined behaviour sanitizers

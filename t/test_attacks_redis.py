@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from harness.nginx import AT_ONCE
 from harness.wait import wait_for
 
 CONFIG = """
@@ -293,7 +294,7 @@ def test_an_endless_answer_costs_bounded_memory(nginx, store):
     def endless(words):
         return b"$500000000\r\n" + b"x" * (40 << 20)
 
-    one = nginx(CONFIG, auth=store(endless).url, patience="2s")
+    one = nginx(CONFIG, auth=store(endless).url, patience="2s", asan=AT_ONCE)
     pid = one.workers()[0]
 
     def resident():

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from harness.nginx import AT_ONCE
 from harness.outbox import (Proxy, append, balance,  # noqa: F401
                             balanced, entries, once, outbox, outbox_module,
                             spools, stats, total, watermarks)
@@ -80,10 +81,6 @@ def test_requests_do_not_wait_for_a_dead_redis(outbox, redis_server, how):
     redis.pause() if how == "stopped" else redis.stop()
     dead = slowest()
     assert dead < live + 0.05
-
-
-# what was freed is not kept for a while, as a sanitizer does
-AT_ONCE = ":quarantine_size_mb=0:thread_local_quarantine_size_kb=0"
 
 
 def test_memory_does_not_grow_with_the_number_of_records(outbox, redis):
