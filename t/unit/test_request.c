@@ -298,8 +298,8 @@ an_identity_given_twice_is_noticed(void **state)
         { "{\"model\":1,\"model\":2,\"stream\":1,\"stream\":0}", 0 },
         { "{\"messages\":[{\"user\":1,\"user\":2}]}", 0 },
         { "[{\"user\":1,\"user\":2}]", 0 },
-        /* ASCII folding only: U+017F is not an s, U+212A is not a k */
-        { "{\"user\":1,\"u\xC5\xBF" "er\":2}", 0 },
+        /* Go's encoding/json folds U+017F to an s */
+        { "{\"user\":1,\"u\xC5\xBF" "er\":2}", 1 },
         { "{\"user@id\":1,\"user`id\":2}", 0 }
     };
 
