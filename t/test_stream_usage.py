@@ -116,6 +116,19 @@ def test_a_client_that_asked_keeps_its_chunk(nginx, upstream, runs):
     check(runs.one())
 
 
+@pytest.mark.parametrize("buffering", ["on", "off"])
+def test_an_extra_chunk_that_ends_without_a_blank_line(nginx, upstream, runs,
+                                                       buffering):
+    upstream.once([wire(*EVENTS, EXTRA, done=False).rstrip(b"\n")],
+                  content_type="text/event-stream")
+
+    answer = nginx(CONFIG, extra=f"proxy_buffering {buffering};").post(
+        json=STREAM)
+
+    assert answer.body == wire(*EVENTS, done=False)
+    check(runs.one())
+
+
 @pytest.mark.parametrize("path, body", [
     (PATH, {**STREAM, "stream": False}),
     (PATH, {k: v for k, v in STREAM.items() if k != "stream"}),

@@ -307,10 +307,20 @@ lunary_usage_rest(lunary_usage_filter_t *f, const unsigned char *p, size_t n)
 void
 lunary_usage_filter_end(lunary_usage_filter_t *f)
 {
-    if (f->held.len != 0) {
-        f->pass(f->ctx, f->held.data, f->held.len);
-        f->held.len = 0;
+    if (f->held.len == 0) {
+        return;
     }
+
+    /* the last event may come without its blank line */
+
+    if (lunary_usage_is_extra(f, lunary_buf_str(&f->held))) {
+        f->dropped++;
+
+    } else {
+        f->pass(f->ctx, f->held.data, f->held.len);
+    }
+
+    f->held.len = 0;
 }
 
 
