@@ -171,6 +171,7 @@ lunary_sse2_stops(const unsigned char *p, __m128i *x)
     return (unsigned) _mm_movemask_epi8(m);
 }
 
+
 lunary_string_masks(sse2, , unsigned, __builtin_ctz, 16)
 
 
@@ -214,6 +215,7 @@ lunary_avx2_stops(const unsigned char *p, __m256i *x)
     return (uint64_t) (uint32_t) _mm256_movemask_epi8(a)
            | (uint64_t) (uint32_t) _mm256_movemask_epi8(b) << 32;
 }
+
 
 lunary_string_masks(avx2, LUNARY_AVX2, uint64_t, __builtin_ctzll, 64)
 
@@ -353,6 +355,7 @@ lunary_avx2_string_ ## name(const unsigned char *p,                          \
                                                                              \
     return rest(p, end);                                                     \
 }
+
 
 lunary_string_blocks(close, lunary_avx2_quotes, 1, lunary_simd_close)
 lunary_string_blocks(plain, lunary_avx2_specials, lunary_string_simple[q[1]],

@@ -88,25 +88,26 @@ same(lunary_call_t *a, lunary_call_t *b)
 }
 
 
-#define HEAD   "{\"id\":\"c1\",\"model\":\"m\",\"choices\":[{\"index\":0,"        \
+#define HEAD   "{\"id\":\"c1\",\"model\":\"m\",\"choices\":[{\"index\":0,"   \
                "\"delta\":{\"content\":\""
 #define TAIL   "\"},\"finish_reason\":null}]}"
 #define ONE(text)  HEAD text TAIL
 
 #define TOOL(args)                                                           \
-    "{\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,"         \
-    "\"id\":\"t\",\"function\":{\"name\":\"f\",\"arguments\":\"" args "\"}}]}}]}"
+    "{\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,"    \
+    "\"id\":\"t\",\"function\":{\"name\":\"f\","                               \
+    "\"arguments\":\"" args "\"}}]}}]}"
 
 #define NOISE(text, noise)                                                   \
-    "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"" text "\"}}],"         \
+    "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"" text "\"}}],"     \
     "\"obfuscation\":\"" noise "\"}"
 
 #define REASON(text)                                                         \
-    "{\"choices\":[{\"index\":0,\"delta\":{\"reasoning_content\":\"" text         \
+    "{\"choices\":[{\"index\":0,\"delta\":{\"reasoning_content\":\"" text    \
     "\",\"reasoning\":\"other\"}}]}"
 
 #define USED(text, n)                                                        \
-    "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"" text "\"}}],"         \
+    "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"" text "\"}}],"     \
     "\"usage\":{\"completion_tokens\":" n "}}"
 
 #define CHOICE(i, text)                                                      \
