@@ -28,6 +28,7 @@ static const struct {
 
 static void lw_signal(int signo);
 static char **lw_arguments(int argc, char **argv);
+static void lw_arguments_free(char **args);
 static int lw_signals(void);
 
 
@@ -62,6 +63,7 @@ main(int argc, char **argv)
     if (rc != LW_OK) {
         lw_options_free(w.options);
         free(w.options);
+        lw_arguments_free(args);
         return rc == LW_STOPPED ? LW_EXIT_OK : LW_EXIT_USAGE;
     }
 
@@ -94,6 +96,7 @@ main(int argc, char **argv)
     lw_prices_free(w.prices);
     lw_options_free(w.options);
     free(w.options);
+    lw_arguments_free(args);
 
     return rc;
 }
@@ -101,8 +104,7 @@ main(int argc, char **argv)
 
 /*
  * A copy, for the command line is parsed again on SIGHUP; from the original,
- * which ps shows, passwords in URLs are taken out.  What is not freed lives as
- * long as the process.
+ * which ps shows, passwords in URLs are taken out.
  */
 
 static char **
@@ -118,6 +120,7 @@ lw_arguments(int argc, char **argv)
         args[i] = strdup(argv[i]);
 
         if (args[i] == NULL) {
+            lw_arguments_free(args);
             return NULL;
         }
 
@@ -130,6 +133,19 @@ lw_arguments(int argc, char **argv)
     }
 
     return args;
+}
+
+
+static void
+lw_arguments_free(char **args)
+{
+    int  i;
+
+    for (i = 0; args[i]; i++) {
+        free(args[i]);
+    }
+
+    free(args);
 }
 
 
