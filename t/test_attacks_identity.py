@@ -425,3 +425,56 @@ def test_a_capture_of_a_certificates_name_may_be_verified(conf_test):
         more="location ~ ^/u/(?<other>.+)$ { lunary_user verified:$who; }")
 
     assert accepted, words
+
+
+# -- bodies that do not look like what they are
+
+def encoded(body, kind):
+    import gzip
+    text = body.encode()
+    return {"two encodings": gzip.compress(text),
+            "a list": gzip.compress(text),
+            "BOM": b"\xef\xbb\xbf" + text,
+            "UTF-16": body.encode("utf-16"),
+            "UTF-16BE": body.encode("utf-16-be"),
+            "UTF-16LE": body.encode("utf-16-le"),
+            "blank and BOM": b" \n\xef\xbb\xbf" + text}[kind]
+
+
+@pytest.mark.parametrize("pieces", [0, 1])
+@pytest.mark.parametrize("kind", ["two encodings", "a list", "BOM", "UTF-16",
+                                  "UTF-16BE", "UTF-16LE", "blank and BOM"])
+def test_a_body_in_disguise_hides_no_conflict(guarded, upstream, kind,
+                                              pieces):
+    """Whatever reads any type, or joins the headers, would see mallory."""
+    one = guarded(extra="lunary_identity_conflict reject;")
+    body = encoded(json.dumps(chat(user="mallory")), kind)
+    headers = [("Cookie", "sid=s1"), ("Content-Type", "text/plain")]
+    if kind == "two encodings":
+        headers += [("Content-Encoding", "identity"),
+                    ("Content-Encoding", "gzip")]
+    if kind == "a list":
+        headers += [("Content-Encoding", "identity, gzip")]
+
+    with one.client() as c:
+        if pieces:
+            answer = c.request("POST", PATH, headers=headers,
+                               pieces=[body[i:i + 1] for i in range(60)]
+                               + [body[60:]])
+        else:
+            answer = c.request("POST", PATH, headers=headers, body=body)
+
+    assert answer.status in (400, 403, 415), answer
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("body", [
+    b"\xff\xfb\x90\x64" + b"\0" * 500, b"\0\0\0\x20ftypisom" + b"\0" * 500,
+    b"\x89PNG\r\n\x1a\n", b"RIFF1234WAVE"])
+def test_a_body_of_another_kind_passes(guarded, upstream, body):
+    one = guarded(extra="lunary_identity_conflict reject;")
+
+    one.post("/v1/uploads/x/parts", body=body, headers={
+        "Content-Type": "application/octet-stream", **COOKIE})
+
+    assert upstream.last.body == body

@@ -182,10 +182,11 @@ ngx_http_lunary_make_ctx(ngx_http_request_t *r,
 ngx_int_t
 ngx_http_lunary_open_call(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
-    lunary_str_t         type, encoding;
-    lunary_call_t       *call;
-    ngx_table_elt_t     *h;
-    lunary_call_conf_t   conf;
+    lunary_str_t             type, encoding;
+    lunary_call_t           *call;
+    ngx_table_elt_t         *h;
+    lunary_call_conf_t       conf;
+    ngx_http_lunary_walk_t   w;
 
     ngx_memzero(&conf, sizeof(lunary_call_conf_t));
 
@@ -208,8 +209,21 @@ ngx_http_lunary_open_call(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     h = r->headers_in.content_type;
     type = h ? lunary_ngx_str(h->value) : lunary_str(NULL, 0);
 
-    h = ngx_http_lunary_header_in(r, "Content-Encoding");
-    encoding = h ? lunary_ngx_str(h->value) : lunary_str(NULL, 0);
+    /* of several the first is not what the upstream may make of all: that is
+     * an encoding that cannot be read */
+
+    encoding = lunary_str(NULL, 0);
+
+    ngx_http_lunary_walk(&w, &r->headers_in.headers);
+
+    while ((h = ngx_http_lunary_walk_next(&w)) != NULL) {
+        if (ngx_http_lunary_header_is(h, "Content-Encoding",
+                                      sizeof("Content-Encoding") - 1))
+        {
+            encoding = encoding.len ? lunary_str("several", 7)
+                                    : lunary_ngx_str(h->value);
+        }
+    }
 
     lunary_call_start(ctx->call, lunary_ngx_str(ctx->method),
                       lunary_ngx_str(r->uri), type, encoding);

@@ -218,7 +218,7 @@ ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         ngx_memzero(&other, sizeof(lunary_buf_t));
 
         if (lunary_call_other_user(ctx->call, lunary_ngx_str(id->user),
-                                   &other))
+                                   &ctx->mem, &other))
         {
             id->conflict = 1;
 

@@ -137,7 +137,7 @@ int lunary_call_duplicate(const lunary_call_t *call);
 /* 1 where a JSON body's member names another user, who is in *out then; see
  * lunary_request_other_user() */
 int lunary_call_other_user(lunary_call_t *call, lunary_str_t user,
-    lunary_buf_t *out);
+    lunary_mem_t *mem, lunary_buf_t *out);
 
 /* what fields of a form may name the user: LUNARY_FORM_* of lunary_form.h */
 unsigned lunary_call_form_names(const lunary_call_t *call);

@@ -11,6 +11,7 @@
 
 static void lunary_call_request_bytes(void *ctx, const unsigned char *p,
     size_t n);
+static int lunary_call_request_wide(const unsigned char *p, size_t n);
 static void lunary_call_request_sniff(lunary_call_t *call,
     const unsigned char *p, size_t n);
 static void lunary_call_request_json(lunary_call_t *call);
@@ -177,6 +178,36 @@ lunary_call_request_bytes(void *ctx, const unsigned char *p, size_t n)
 }
 
 
+/*
+ * 1 where text begins that some read as JSON and we do not: behind a byte
+ * order mark, or in UTF-16.  So it is JSON that is not valid, not a body of
+ * another kind.  A lone first byte is taken for the worse.
+ */
+
+static int
+lunary_call_request_wide(const unsigned char *p, size_t n)
+{
+    switch (p[0]) {
+
+    case 0xef:
+        return n == 1 || p[1] == 0xbb;
+
+    case 0xfe:
+        return n == 1 || p[1] == 0xff;
+
+    case 0xff:
+        return n == 1 || p[1] == 0xfe;
+
+    case 0:
+        return n == 1 || p[1] == '{' || p[1] == '['
+               || (p[1] == 0 && n > 3 && (p[2] == 0xfe || p[3] == '{'));
+
+    default:
+        return 0;
+    }
+}
+
+
 static void
 lunary_call_request_sniff(lunary_call_t *call, const unsigned char *p,
     size_t n)
@@ -194,7 +225,7 @@ lunary_call_request_sniff(lunary_call_t *call, const unsigned char *p,
         return;
     }
 
-    if (*p == '{' || *p == '[') {
+    if (*p == '{' || *p == '[' || lunary_call_request_wide(p, n)) {
         priv->rq_kind = LUNARY_KIND_JSON;
 
     } else if (priv->form != NULL) {
@@ -433,10 +464,11 @@ lunary_call_duplicate(const lunary_call_t *call)
 
 int
 lunary_call_other_user(lunary_call_t *call, lunary_str_t user,
-    lunary_buf_t *out)
+    lunary_mem_t *mem, lunary_buf_t *out)
 {
     return call->request_state == LUNARY_BODY_JSON
-           && lunary_request_other_user(lunary_priv(call)->rq, user, out);
+           && lunary_request_other_user(lunary_priv(call)->rq, user, mem,
+                                        out);
 }
 
 

@@ -304,7 +304,7 @@ lunary_claims_tags(lunary_request_t *rq, lunary_claim_t *claim)
 
 int
 lunary_request_other_user(lunary_request_t *rq, lunary_str_t user,
-    lunary_buf_t *out)
+    lunary_mem_t *mem, lunary_buf_t *out)
 {
     size_t                i, n;
     lunary_str_t          inside;
@@ -347,7 +347,7 @@ lunary_request_other_user(lunary_request_t *rq, lunary_str_t user,
 
         if (inside.len == 0
             || !lunary_utf8_valid(inside) || lunary_escape_lone(inside)
-            || lunary_json_unescape(rq->mem, out, inside) != LUNARY_OK
+            || lunary_json_unescape(mem, out, inside) != LUNARY_OK
             || !lunary_user_id_valid(lunary_buf_str(out)))
         {
             continue;
