@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.client import H2Client
+from harness.client import Cut, H2Client
 from harness.wait import wait_for
 from upstream.server import split
 
@@ -258,6 +258,19 @@ def test_a_batch_too_large(ingest, runs, how):
     assert answer.json()["message"]
     post(one, START)
     runs.one()
+
+
+def test_a_refused_batch_is_no_request_of_its_own(ingest, runs):
+    """What follows the head is its body, also where nobody reads it."""
+    one = ingest(level="info")
+    smuggled = b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n"
+    with one.client() as c:
+        c.send(c.head("POST", PATH, [*ONE.items(), (
+            "Content-Length", str(21 << 20))]) + smuggled)
+        assert c.read().status == 413
+        c.half_close()
+        with pytest.raises((Cut, OSError)):
+            c.read()
 
 
 def test_a_client_that_leaves_in_its_body(ingest, runs):

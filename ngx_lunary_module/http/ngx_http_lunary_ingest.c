@@ -101,6 +101,13 @@ ngx_http_lunary_ingest_handler(ngx_http_request_t *r)
     }
 
     if (r->headers_in.content_length_n > NGX_HTTP_LUNARY_INGEST_MAX) {
+
+        rc = ngx_http_discard_request_body(r);
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+
         return ngx_http_lunary_ingest_error(r,
                                             NGX_HTTP_REQUEST_ENTITY_TOO_LARGE,
                                             "The batch is too large");
