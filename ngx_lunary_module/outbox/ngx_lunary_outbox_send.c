@@ -637,6 +637,11 @@ ngx_lunary_outbox_prepare(ngx_lunary_outbox_t *ob,
         f->nlinks = 0;
         f->count = 0;
         f->bytes = 0;
+
+        /* what was collected for a flight that could not start, perhaps from
+         * another spool, does not fly with this one */
+
+        f->end.seq = 0;
     }
 
     f->op = op;
