@@ -60,6 +60,15 @@ def test_the_dialect_tells_where_the_host_does_not(nginx, runs):
      "gcp.vertex_ai"),
     ("/v1/projects/p/locations/l/publishers/anthropic/models/m:rawPredict",
      "gcp.vertex_ai"),
+    ("/x//o/p/openai/deployments/d/chat/completions", "azure.ai.openai"),
+    ("/publishers/google/projects/p", "gcp.vertex_ai"),
+    ("/projects/publishers/p", "gcp.vertex_ai"),
+    # not whole segments, or one of two
+    ("/v1/projects/p/publishers", "openai"),
+    ("/v1/xprojects/p/publishers/google", "openai"),
+    ("/openai/deployments", "openai"),
+    ("/v1/p", "openai"),
+    ("/v1/", "openai"),
     ("/v1beta/models/m:generateContent", "gcp.gemini"),
 ])
 def test_a_path_that_one_provider_has_tells_it(nginx, runs, path, provider):

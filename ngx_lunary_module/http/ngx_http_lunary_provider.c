@@ -12,6 +12,10 @@
 /* longer names are looked up each time */
 #define NGX_HTTP_LUNARY_HOST  128
 
+#define ngx_http_lunary_path_is(p, last, name)                                \
+    ((size_t) ((last) - (p)) >= sizeof(name) - 1                              \
+     && ngx_memcmp(p, name, sizeof(name) - 1) == 0)
+
 
 typedef struct {
     ngx_str_t   host;           /* its end, behind a dot or whole            */
@@ -123,21 +127,46 @@ ngx_http_lunary_provider(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 }
 
 
-/* APIs of others under a path of one's own; "" elsewhere */
+/*
+ * APIs of others under a path of one's own; "" elsewhere.  Every call comes by
+ * here: the letter behind a slash tells most segments.
+ */
 
 static ngx_str_t
 ngx_http_lunary_provider_at(ngx_str_t *uri)
 {
-    ngx_str_t  found;
+    u_char      *p, *last;
+    ngx_str_t    found;
+    ngx_uint_t   seen;
 
     ngx_str_null(&found);
 
-    if (ngx_strnstr(uri->data, "/openai/deployments/", uri->len)) {
-        ngx_str_set(&found, "azure.ai.openai");
+    p = uri->data;
+    last = p + uri->len;
+    seen = 0;
 
-    } else if (ngx_strnstr(uri->data, "/projects/", uri->len)
-               && ngx_strnstr(uri->data, "/publishers/", uri->len))
-    {
+    while (p < last && (p = memchr(p, '/', last - p)) != NULL) {
+
+        p++;
+
+        if (p == last || (*p != 'o' && *p != 'p')) {
+            continue;
+        }
+
+        if (ngx_http_lunary_path_is(p, last, "openai/deployments/")) {
+            ngx_str_set(&found, "azure.ai.openai");
+            return found;
+        }
+
+        if (ngx_http_lunary_path_is(p, last, "projects/")) {
+            seen |= 1;
+
+        } else if (ngx_http_lunary_path_is(p, last, "publishers/")) {
+            seen |= 2;
+        }
+    }
+
+    if (seen == 3) {
         ngx_str_set(&found, "gcp.vertex_ai");
     }
 
