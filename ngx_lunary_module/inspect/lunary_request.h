@@ -133,9 +133,9 @@ const lunary_claims_t *lunary_request_claims(lunary_request_t *rq);
 
 /*
  * After finish(): 1 where a member names a user who is not `user`, which then
- * stands in *out, from mem.  The claim is what the first member says; an upstream may
- * read the others.  safety_identifier does not count beside another one: it
- * is meant to be no name (a hash).
+ * stands in *out, from mem.  The claim is what the first member says; an
+ * upstream may read the others.  safety_identifier does not count beside
+ * another one: it is meant to be no name (a hash).
  */
 int lunary_request_other_user(lunary_request_t *rq, lunary_str_t user,
     lunary_mem_t *mem, lunary_buf_t *out);
