@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from harness.client import H2Client
+
 CONFIG = """
 {{ globals }}
 http {
@@ -380,3 +382,90 @@ def test_props_may_be_kept_out(nginx, runs):
         json=chat(user="u", user_props={"name": "A"}))
 
     assert "user_props" not in runs.one()
+
+
+# -- names of headers: each location has a set of those it reads
+
+NAMES = {
+    "short": ("u", "U"), "one byte, a sign": ("-", "-"),
+    "case": ("X-Who", "x-wHO"),
+    "underscore in front": ("_Who", "_who"),
+    "a dash in front": ("-Who", "-WHO"),
+    "63": ("x" * 63, "X" * 63), "64": ("x" * 64, "X" * 64),
+    "200": ("x" * 200, "X" * 200),
+    "a digit": ("9who", "9WHO")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("h2", [0, 1])
+def test_a_header_of_any_name_is_read_and_taken_out(nginx, runs, upstream,
+                                                    name, h2):
+    written, sent = NAMES[name]
+    one = nginx(CONFIG.replace(
+        "listen {{ listen }};", "listen {{ listen }};"
+        "listen 127.0.0.1:{{ port2 }} http2; ignore_invalid_headers off;"
+        "underscores_in_headers on;"), extra=f"lunary_header user {written};")
+
+    if h2:
+        with H2Client("127.0.0.1", one.port2) as c:
+            answer = c.request("POST", "/v1/chat/completions",
+                               headers=[(sent.lower(), "u1")], json=chat())
+    else:
+        answer = one.post(json=chat(), headers={sent: "u1"})
+
+    assert answer.status == 200
+    assert runs.one()["user_id"] == "u1"
+    assert upstream.last.header(sent) is None
+
+
+@pytest.mark.parametrize("prefix, sent", [
+    ("X-P-*", "x-p-a"), ("_*", "_a"), ("X-*", "x-" + "a" * 100),
+    ("x" * 70 + "*", "X" * 70 + "a"), ("p*", "Pa")])
+def test_props_of_any_prefix_are_read_and_taken_out(nginx, runs, upstream,
+                                                    prefix, sent):
+    one = nginx(CONFIG.replace("listen {{ listen }};", "listen {{ listen }};"
+                               "underscores_in_headers on;"),
+                extra=f"lunary_header props {prefix};")
+
+    one.post(json=chat(), headers=[("X-Lunary-User-Id", "u"), (sent, "1")])
+
+    assert runs.one().json("user_props")[
+        sent[len(prefix) - 1:].lower()] == "1"
+    assert upstream.last.header(sent) is None
+
+
+def test_each_header_of_a_name_is_taken_out(nginx, runs, upstream):
+    """Past the list's first part, too; the others stay, in their order."""
+    others = [(f"X-Other-{i}", str(i)) for i in range(60)]
+    headers = others[:30] + [("X-Lunary-User-Id", "a")] + others[30:] + [
+        ("x-lunary-user-id", "b"), ("X_Lunary_User_Id", "c")]
+    one = nginx(CONFIG.replace("listen {{ listen }};", "listen {{ listen }};"
+                               "underscores_in_headers on;"))
+
+    one.post(json=chat(), headers=headers)
+
+    assert runs.one()["user_id"] == "b"
+    assert [h for h in upstream.last.headers
+            if "ther" in h[0].lower() or "user" in h[0].lower()] == others
+
+
+def test_a_set_is_its_locations_own(nginx, runs, upstream):
+    """What one location reads and takes out passes through another, also on
+    the same connection."""
+    one = nginx(CONFIG.replace("location / {", """location /a/ {
+            lunary on;
+            lunary_header user X-A;
+            proxy_pass {{ upstream }}/;
+        }
+        location / {"""), extra="lunary_header user X-B;")
+
+    with one.client() as c:
+        for path, name in ("/a/v1/chat/completions", "x-a"), (
+                "/v1/chat/completions", "x-b"):
+            c.request("POST", path, headers=[("X-A", "x-a"), ("X-B", "x-b")],
+                      json=chat())
+            assert upstream.last.header(name) is None
+            other = {"x-a": "x-b", "x-b": "x-a"}[name]
+            assert upstream.last.header(other) == other
+
+    assert [r["user_id"] for r in runs(2)] == ["x-a", "x-b"]

@@ -485,6 +485,63 @@ def test_wait_keeps_what_no_replica_has(outbox, redis_server):
     balanced(nginx)
 
 
+# when a batch leaves
+
+def batches(redis):
+    """How many there were; the script loads itself with the first EVAL."""
+    c = redis.info("commandstats")
+    return sum(c.get(f"cmdstat_{name}", {}).get("calls", 0)
+               for name in ("eval", "evalsha"))
+
+
+def warm(outbox, redis, **kw):
+    nginx = outbox(redis, **kw)
+    once(redis, append(nginx, "w", 128))
+    wait_for(lambda: stats(nginx)["runs_spooled"] == 0)
+    return nginx
+
+
+def test_a_lone_run_leaves_after_flush(outbox, redis):
+    nginx = warm(outbox, redis, stream="lunary:runs flush=300ms")
+    sent = batches(redis)
+    began = time.monotonic()
+    [id] = append(nginx, "a")
+    assert stats(nginx)["runs_spooled"] == 1
+    wait_for(lambda: id in entries(redis))
+    assert 0.25 < time.monotonic() - began < 5
+    assert batches(redis) == sent + 1
+
+
+@pytest.mark.parametrize("n, size", [(128, 100), (2, 70000)])
+def test_a_batchs_worth_does_not_wait(outbox, redis, n, size):
+    nginx = warm(outbox, redis, stream="lunary:runs flush=1s")
+    sent = batches(redis)
+    began = time.monotonic()
+    ids = append(nginx, "a", n, size)
+    wait_for(lambda: entries(redis)[-n:] == ids)
+    assert time.monotonic() - began < 0.9
+    assert batches(redis) == sent + 1
+
+
+def test_little_of_both_waits_together(outbox, redis):
+    nginx = warm(outbox, redis, stream="lunary:runs flush=1s")
+    sent = batches(redis)
+    ids = [i for k in "abcde" for i in append(nginx, k, 20)]
+    wait_for(lambda: entries(redis)[-100:] == ids)
+    assert batches(redis) == sent + 1
+
+
+def test_one_batch_is_in_flight(outbox, redis_server):
+    redis = redis_server()
+    nginx = warm(outbox, redis, params="send_timeout=60s")
+    sent = batches(redis)
+    redis.pause()
+    ids = [i for k in range(100) for i in append(nginx, f"a{k}")]
+    redis.resume()
+    wait_for(lambda: entries(redis)[-100:] == ids)
+    assert batches(redis) <= sent + 2
+
+
 # the end of a worker
 
 def test_a_graceful_end_leaves_nothing_behind(outbox, redis):
