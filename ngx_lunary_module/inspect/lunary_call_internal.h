@@ -29,6 +29,7 @@
 #define LUNARY_CALL_USAGE   16384       /* of a usage object                 */
 #define LUNARY_CALL_ERROR   4096        /* of an error's message             */
 #define LUNARY_CALL_DOC     32768       /* least room of a body              */
+#define LUNARY_CALL_FIRST   5           /* bytes that tell what a request is */
 #define LUNARY_CALL_CHUNK   8192        /* a call and its small blocks       */
 
 
@@ -53,6 +54,8 @@ typedef struct {
 
     /* the request */
     int                      rq_kind;
+    unsigned char            rq_first[LUNARY_CALL_FIRST];
+    unsigned                 rq_first_len;    /* while that is not enough    */
     lunary_inflate_t        *rq_inflate;
     lunary_form_t           *form;
     lunary_request_t        *rq;

@@ -9,6 +9,12 @@
 #include "lunary_call_internal.h"
 
 
+#define LUNARY_CALL_MORE  -1              /* it takes more bytes to tell      */
+
+#define lunary_call_request_space(c)                                         \
+    ((c) == ' ' || (c) == '\t' || (c) == '\r' || (c) == '\n')
+
+
 static void lunary_call_request_bytes(void *ctx, const unsigned char *p,
     size_t n);
 static int lunary_call_request_wide(const unsigned char *p, size_t n);
@@ -137,6 +143,23 @@ lunary_call_request_bytes(void *ctx, const unsigned char *p, size_t n)
     switch (priv->rq_kind) {
 
     case LUNARY_KIND_NONE:
+
+        /* what may be the start of a form is one's */
+
+        if (priv->form != NULL
+            && lunary_form_feed(priv->form, p, n) == LUNARY_NOMEM)
+        {
+            call->request_state = LUNARY_BODY_NOMEM;
+            priv->rq_kind = LUNARY_KIND_SKIP;
+            return;
+        }
+
+        if (priv->rq_first_len != 0) {
+            return;
+        }
+
+        /* fall through */
+
     case LUNARY_KIND_JSON:
 
         /* white space may be the start of JSON: offsets count from there */
@@ -180,53 +203,103 @@ lunary_call_request_bytes(void *ctx, const unsigned char *p, size_t n)
 
 /*
  * 1 where text begins that some read as JSON and we do not: behind a byte
- * order mark, or in UTF-16.  So it is JSON that is not valid, not a body of
- * another kind.  A lone first byte is taken for the worse.
+ * order mark, or in UTF-16 or UTF-32.  So it is JSON that is not valid, not a
+ * body of another kind.  LUNARY_CALL_MORE: that is not to be told yet.
  */
 
 static int
 lunary_call_request_wide(const unsigned char *p, size_t n)
 {
+    size_t         unit;
+    unsigned char  c;
+
+    if (p[0] != 0 && p[0] < 0xef) {
+        return 0;
+    }
+
+    if (n < 2) {
+        return LUNARY_CALL_MORE;
+    }
+
     switch (p[0]) {
 
     case 0xef:
-        return n == 1 || p[1] == 0xbb;
+        return p[1] == 0xbb;
 
     case 0xfe:
-        return n == 1 || p[1] == 0xff;
+        return p[1] == 0xff;
 
     case 0xff:
-        return n == 1 || p[1] == 0xfe;
+        return p[1] == 0xfe;
 
     case 0:
-        return n == 1 || p[1] == '{' || p[1] == '['
-               || (p[1] == 0 && n > 3 && (p[2] == 0xfe || p[3] == '{'));
+        break;
 
     default:
         return 0;
     }
+
+    unit = p[1] ? 2 : 4;
+
+    if (n < unit) {
+        return LUNARY_CALL_MORE;
+    }
+
+    if (unit == 4 && p[2] != 0) {
+        return p[2] == 0xfe && p[3] == 0xff;
+    }
+
+    c = p[unit - 1];
+
+    if (!lunary_call_request_space(c)) {
+        return c == '{' || c == '[';
+    }
+
+    return n == unit ? LUNARY_CALL_MORE : p[unit] == 0;
 }
 
+
+/* decided by as many of the first bytes as it takes, however they come */
 
 static void
 lunary_call_request_sniff(lunary_call_t *call, const unsigned char *p,
     size_t n)
 {
+    int             wide;
     lunary_priv_t  *priv;
 
     priv = lunary_priv(call);
 
-    while (n != 0 && (*p == ' ' || *p == '\t' || *p == '\r' || *p == '\n')) {
-        p++;
-        n--;
+    if (priv->rq_first_len == 0) {
+
+        while (n != 0 && lunary_call_request_space(*p)) {
+            p++;
+            n--;
+        }
+
+        if (n == 0) {
+            return;
+        }
+
+        if (*p == '{' || *p == '[') {
+            priv->rq_kind = LUNARY_KIND_JSON;
+            return;
+        }
     }
 
-    if (n == 0) {
+    do {
+        priv->rq_first[priv->rq_first_len++] = *p++;
+        wide = lunary_call_request_wide(priv->rq_first, priv->rq_first_len);
+
+    } while (wide == LUNARY_CALL_MORE && --n != 0);
+
+    if (wide == LUNARY_CALL_MORE) {
         return;
     }
 
-    if (*p == '{' || *p == '[' || lunary_call_request_wide(p, n)) {
-        priv->rq_kind = LUNARY_KIND_JSON;
+    if (wide) {
+        call->request_state = LUNARY_BODY_INVALID;
+        priv->rq_kind = LUNARY_KIND_SKIP;
 
     } else if (priv->form != NULL) {
         priv->rq_kind = LUNARY_KIND_FORM;
@@ -279,12 +352,14 @@ lunary_call_request_end(lunary_call_t *call)
 
             priv->rq_kind = LUNARY_KIND_SKIP;
 
-        } else if (priv->rq_kind == LUNARY_KIND_FORM) {
+        } else if (priv->rq_kind == LUNARY_KIND_FORM
+                   || (priv->rq_first_len != 0 && priv->form != NULL))
+        {
             lunary_call_request_form(call);
 
         } else if (priv->rq_kind == LUNARY_KIND_NONE) {
 
-            /* nothing but white space */
+            /* white space, and no more than the start of something */
 
             call->request_state = LUNARY_BODY_OTHER;
         }

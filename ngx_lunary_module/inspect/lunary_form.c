@@ -686,7 +686,8 @@ lunary_form_field(lunary_form_t *form)
 
     if (!form->multi) {
 
-        if (memchr(form->name.data, ';', form->name.len) != NULL
+        if ((form->name.len != 0
+             && memchr(form->name.data, ';', form->name.len) != NULL)
             || (form->value.len != 0
                 && memchr(form->value.data, ';', form->value.len) != NULL)
             || form->name.len == 256)
