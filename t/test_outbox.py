@@ -552,8 +552,9 @@ def test_a_graceful_end_leaves_nothing_behind(outbox, redis):
     assert spools(nginx) == [] and watermarks(redis) == []
 
 
-def test_a_graceful_end_sends_first(outbox, redis):
-    nginx = outbox(redis, stream="lunary:runs flush=1s")
+@pytest.mark.parametrize("flush", ["1s", "60s"])
+def test_a_graceful_end_sends_first(outbox, redis, flush):
+    nginx = outbox(redis, stream=f"lunary:runs flush={flush}")
     ids = append(nginx, "a", 5)
     nginx.quit()
     assert entries(redis) == ids

@@ -562,6 +562,12 @@ ngx_lunary_outbox_tick_handler(ngx_event_t *ev)
     ngx_lunary_outbox_log_drops(ob);
     ngx_lunary_outbox_thread_sync(ob);
 
+    /* a worker that leaves waits for no company */
+
+    if (ngx_exiting && ob->flush.timer_set) {
+        ngx_post_event(&ob->flush, &ngx_posted_events);
+    }
+
     ngx_add_timer(ev, 1000);
 }
 
