@@ -66,7 +66,7 @@ lunary_doc_create(lunary_mem_t *mem, size_t max, size_t cut, unsigned flags)
 
     d->mem = mem;
     d->max = max;
-    d->limit = max + max / 2;
+    d->limit = max + max / 8;
     d->cap = 0;
     d->flags = (uint8_t) flags;
     d->watch = NULL;

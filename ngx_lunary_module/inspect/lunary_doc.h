@@ -11,7 +11,7 @@
  *     copy; a reduction looks at the text a few times and frees at least
  *     max/16 of it;
  *   - the result depends on the bytes only, not on how they were split;
- *   - memory: at most max + max/2 + a few KiB;
+ *   - memory: at most max + max/8 + a few KiB;
  *   - depth is bounded (LUNARY_DOC_DEPTH), and a number has at most 1024 bytes:
  *     what is more is LUNARY_LIMIT;
  *   - the text is valid JSON and UTF-8: only whole elements, members and the
@@ -36,7 +36,7 @@
  *      of an array (or of arrays in it) under `embedding` `embeddings` `data`
  *      `values` `input` `float` `int8` `uint8` `binary` `ubinary` leave one
  *      string, `["[12345 bytes]"]`;
- *   2. once the text would exceed max + max/2, and then to the end: white space
+ *   2. once the text would exceed max + max/8, and then to the end: white space
  *      between tokens goes, and strings longer than cut (by more than 64 bytes,
  *      for which the marker would not pay) keep their first and last cut/2
  *      bytes around `...[N bytes]...` (U+2026, N bytes taken out).  A key

@@ -180,7 +180,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     whole = run(d, text, n, -1);
 
-    must(mem.peak <= max + max / 2 + 8192);
+    must(mem.peak <= max + max / 8 + 8192);
 
     pieces = lunary_doc_create(&mem, max, (data[1] & 8) ? 64 : 0, flags);
     must(pieces != NULL);
