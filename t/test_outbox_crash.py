@@ -4,6 +4,7 @@ upgraded.  After each, every record that was answered is in the stream once.
 A record that was not answered may be there or not, but not twice.  The long
 variants of these tests are marked `soak`."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -137,10 +138,13 @@ def test_binary_upgrade(outbox, redis):
         with Load(nginx) as load:
             wait_for(lambda: len(load.answered) > 100, 20)
             os.kill(old, signal.SIGUSR2)
-            wait_for(lambda: pid_file.exists()
-                     and pid_file.read_text().strip() not in ("", str(old)),
-                     10, "the new master")
-            new = int(pid_file.read_text())
+            # it is renamed and written anew meanwhile
+            def master():
+                with contextlib.suppress(FileNotFoundError):
+                    pid = pid_file.read_text().strip()
+                    return pid not in ("", str(old)) and int(pid)
+
+            new = wait_for(master, 10, "the new master")
             done = len(load.answered)
             wait_for(lambda: len(load.answered) > done + 200, 20)
             os.kill(old, signal.SIGQUIT)

@@ -371,7 +371,7 @@ def test_what_was_paid_before_the_period_does_not_count(nginx, redis):
 def test_verified_refuses_what_it_cannot_judge(nginx, redis_server):
     store = redis_server()
     policy(store, blocked=1)
-    one = nginx(CONFIG, redis=store.url + " timeout=50ms", require="verified",
+    one = nginx(CONFIG, redis=store.url + " timeout=500ms", require="verified",
                 extra="lunary_trusted_from 127.0.0.1;")
     headers = {"X-Lunary-User-Id": "alice"}
     assert one.post(json=chat(), headers=headers).status == 403
