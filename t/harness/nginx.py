@@ -190,6 +190,8 @@ class Nginx:
 
     def workers(self):
         """Pids of the worker processes that serve."""
+        if VALGRIND:            # keeps the command line it was started with
+            return self.children()
         return [p for p in self.children()
                 if b"worker process" in self._cmdline(p)
                 and b"shutting down" not in self._cmdline(p)]
