@@ -25,14 +25,17 @@ def wait_for(condition, timeout=5, what=None):
 
 
 # below the range from which the kernel takes ports for outgoing connections,
-# so that nobody gets one between the look and the use but another listener
+# so that nobody gets one between the look and the use but another listener;
+# pytest's workers share the ports out, and do not meet
 _random = random.Random(os.getpid() ^ time.time_ns())
+_sharers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _given = set()
 
 
 def free_port(host="127.0.0.1"):
     while True:
-        port = _random.randrange(12000, 32000)
+        port = _random.randrange(12000 + _share, 32000, _sharers)
         if port in _given:
             continue
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
