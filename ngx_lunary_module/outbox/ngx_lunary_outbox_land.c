@@ -207,8 +207,15 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
         ob->errors = 0;
         ob->alike = 0;
         ob->use_eval = 0;
-        ob->max_count = ngx_min(ob->max_count * 2,
-                                NGX_LUNARY_OUTBOX_MAX_COUNT);
+
+        /* to be asked where it stands is no proof that a batch gets through:
+         * every lost one is followed by that */
+
+        if (!open) {
+            ob->max_count = ngx_min(ob->max_count * 2,
+                                    NGX_LUNARY_OUTBOX_MAX_COUNT);
+        }
+
         return 0;
 
     case NGX_LUNARY_OUTBOX_LOST:
