@@ -373,6 +373,33 @@ def test_an_entry_that_breaks_the_server_is_dead(redis, relay, lunary,
     assert set(lunary.runs) == {e["run_id"] for e in entries}
 
 
+def test_an_entry_that_breaks_the_server_keeps_no_other_waiting(
+        redis, relay, lunary):
+    """Also where it stood alone when it was read first."""
+    lunary.poison = "POISON"
+    bad = run(output={"role": "assistant", "content": "POISON"})
+    relay.start()
+    add(redis, bad)
+    wait_for(lambda: len(lunary.requests) >= 5, 30,
+             "its tries, and one more as a suspect")
+    good = run()
+    add(redis, good)
+    wait_for(lambda: list(lunary.runs) == [good["run_id"]], 30)
+    wait_for(lambda: len(dead(redis)) == 1, 30)
+    assert dead(redis)[0]["run_id"] == bad["run_id"]
+    wait_for(lambda: pending(redis) == 0)
+
+
+def test_an_outage_with_500_kills_no_entry(redis, relay, lunary):
+    lunary.fail(8, 500)
+    relay.start()
+    one = run()
+    add(redis, one)
+    wait_for(lambda: list(lunary.runs) == [one["run_id"]], 60)
+    wait_for(lambda: pending(redis) == 0)
+    assert dead(redis) == []
+
+
 def test_an_event_that_lunary_refuses_is_dead_with_its_words(redis, relay,
                                                              lunary):
     bad, good = run(), run()

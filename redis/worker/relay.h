@@ -25,7 +25,8 @@
 typedef enum {
     LW_ITEM_SEND = 0,
     LW_ITEM_SKIP,                  /* acknowledged, nothing is sent          */
-    LW_ITEM_HOLD,                  /* kept for a while: its start may come   */
+    LW_ITEM_HOLD,                  /* kept: its start may come, or others
+                                      may show whether it is at fault        */
     LW_ITEM_DONE,                  /* confirmed                              */
     LW_ITEM_DEAD,
     LW_ITEM_LEFT                   /* stays pending, is claimed again later  */
@@ -74,6 +75,8 @@ typedef struct {
     char                  url[1024];
     int64_t               blocked[LW_PROJECTS_MAX];   /* lw_clock() until    */
     int64_t               last_success;
+    int64_t               pause;         /* after a suspect, in ms           */
+    size_t                suspects;      /* entries with failed_at           */
 } lw_relay_t;
 
 

@@ -1,11 +1,19 @@
 """Waiting for a condition, and finding free ports."""
 
+import inspect
 import os
 import random
 import socket
 import time
 
 from . import SLOW
+
+
+def _source(condition):
+    try:
+        return inspect.getsource(condition).strip()
+    except OSError:
+        return condition.__name__
 
 
 def wait_for(condition, timeout=5, what=None):
@@ -19,7 +27,7 @@ def wait_for(condition, timeout=5, what=None):
             return value
         if time.monotonic() > end:
             raise AssertionError(f"waited in vain for "
-                                 f"{what or condition.__name__}")
+                                 f"{what or _source(condition)}")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
 
