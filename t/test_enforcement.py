@@ -12,6 +12,7 @@ CONFIG = """
 http {
     {{ http }}
     {{ lunary }}
+    {{ main | default("") }}
     server {
         listen {{ listen }};
         listen 127.0.0.1:{{ port2 }} http2;
@@ -45,6 +46,20 @@ def test_a_call_without_a_user_is_refused(nginx, upstream, runs):
     assert "upstream_status" not in run
     assert run.json("error")["code"] == "user_required"
     assert run["model"] == "gpt-4o"
+
+
+@pytest.mark.parametrize("word, status", [
+    ("off", 200), ("on", 400), ("verified", 401), ("none", 401), ("", 401)])
+def test_a_variable_that_holds_no_known_word_requires_most(
+        nginx, runs, word, status):
+    one = nginx(CONFIG, require="$word",
+                main='map $uri $word { default "%s"; }' % word)
+
+    assert one.post(json=CHAT).status == status
+    assert one.post(json=CHAT).status == status
+    runs(2)
+    warnings = one.log().count("holds no word that its directive knows")
+    assert (warnings > 0) == (word in ("none", ""))
 
 
 def test_verified_wants_more_than_a_claim(nginx, upstream, runs):

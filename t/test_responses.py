@@ -16,6 +16,7 @@ CONFIG = """
 http {
     {{ http }}
     {{ lunary }}
+    {{ main | default("") }}
     server {
         listen {{ listen }};
         listen 127.0.0.1:{{ port2 }} http2;
@@ -494,3 +495,30 @@ def test_what_is_captured(nginx, upstream, runs, capture, there):
     assert (run["user_id"], run["completion_tokens"]) == ("u1", "7")
     if "output" not in there:
         assert "wörld" not in json.dumps(dict(run), ensure_ascii=False)
+
+
+@pytest.mark.parametrize("word, there", [
+    ("full", {"input", "output"}), ("input", {"input"}), ("everything", set()),
+    ("", set())])
+def test_a_variable_that_holds_no_known_word_captures_nothing(
+        nginx, runs, word, there):
+    one = nginx(CONFIG, extra="lunary_capture $word;",
+                main='map $uri $word { default "%s"; }' % word)
+    one.post(json=CHAT)
+
+    assert {"input", "output"} & set(runs.one()) == there
+    warnings = one.log().count("holds no word that its directive knows")
+    assert warnings == (word not in ("full", "input"))
+
+
+def test_who_writes_no_word_is_mentioned_once_a_second(nginx, runs):
+    one = nginx(CONFIG, extra="lunary_capture $word;",
+                main='map $uri $word { default secret; }')
+    for _ in range(20):
+        one.post(json=CHAT)
+    runs(20)
+
+    lines = [line for line in one.log().splitlines()
+             if "no word" in line]
+    assert 0 < len(lines) == len({line[:19] for line in lines})
+    assert not any("secret" in line for line in lines)

@@ -312,6 +312,7 @@ ngx_module_t  ngx_http_lunary_module = {
 static ngx_http_lunary_lookup_t  *ngx_http_lunary_lookups;
 static ngx_uint_t                 ngx_http_lunary_nlookups;
 ngx_uint_t                        ngx_http_lunary_serving;
+static time_t                        ngx_http_lunary_choice_said;
 
 
 static ngx_int_t
@@ -529,7 +530,7 @@ ngx_http_lunary_prefix(ngx_http_request_t *r)
 
 ngx_uint_t
 ngx_http_lunary_choice(ngx_http_request_t *r, ngx_http_lunary_choice_t *choice,
-    ngx_conf_enum_t *words, ngx_uint_t bad)
+    ngx_conf_enum_t *words, ngx_uint_t strict)
 {
     ngx_str_t   value;
     ngx_uint_t  i;
@@ -539,13 +540,7 @@ ngx_http_lunary_choice(ngx_http_request_t *r, ngx_http_lunary_choice_t *choice,
     }
 
     if (ngx_http_complex_value(r, choice->cv, &value) != NGX_OK) {
-        return bad;
-    }
-
-    /* an empty variable is the first word: off, full */
-
-    if (value.len == 0) {
-        return words[0].value;
+        return strict;
     }
 
     for (i = 0; words[i].name.len != 0; i++) {
@@ -556,21 +551,38 @@ ngx_http_lunary_choice(ngx_http_request_t *r, ngx_http_lunary_choice_t *choice,
         }
     }
 
-    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
-                   "lunary: no known word in variable: \"%V\"", &value);
+    /* the text may be a client's: it is not in the log */
 
-    return bad;
+    if (ngx_http_lunary_seldom(&ngx_http_lunary_choice_said)) {
+        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                      "lunary: \"%V\" holds no word that its directive "
+                      "knows, the strictest one is taken",
+                      &choice->cv->value);
+    }
+
+    return strict;
 }
 
 
 ngx_uint_t
 ngx_http_lunary_enabled(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
 {
+    ngx_str_t  value;
+
+    if (lcf->enable.cv == NULL) {
+        return lcf->enable.value;
+    }
+
     /* as nginx's own conditions: what is neither empty nor "0" counts, so
      * that a wrong word does not switch off what keeps people out */
 
-    return ngx_http_lunary_choice(r, &lcf->enable,
-                                  ngx_http_lunary_enable_words, 1);
+    if (ngx_http_complex_value(r, lcf->enable.cv, &value) != NGX_OK) {
+        return 1;
+    }
+
+    return value.len != 0
+           && !(value.len == 1 && value.data[0] == '0')
+           && !(value.len == 3 && ngx_strncmp(value.data, "off", 3) == 0);
 }
 
 

@@ -63,9 +63,14 @@ extern ngx_module_t  ngx_http_lunary_filter_module;
 ngx_uint_t ngx_http_lunary_enabled(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf);
 
-/* the word a choice stands for; `bad` where a variable gives no known one */
+/*
+ * What a choice stands for.  `strict` where its variable gives none of the
+ * words, also where it is empty: a map without a default opens nothing.  That
+ * is said in the log, once a second and worker at most
+ */
 ngx_uint_t ngx_http_lunary_choice(ngx_http_request_t *r,
-    ngx_http_lunary_choice_t *choice, ngx_conf_enum_t *words, ngx_uint_t bad);
+    ngx_http_lunary_choice_t *choice, ngx_conf_enum_t *words,
+    ngx_uint_t strict);
 
 extern ngx_conf_enum_t  ngx_http_lunary_enable_words[];
 extern ngx_conf_enum_t  ngx_http_lunary_require_words[];
