@@ -9,9 +9,11 @@
  * (little endian, 2 bytes), the request, the response.
  */
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "inspect/lunary_call.h"
+#include "inspect/lunary_dialects.h"
 #include "inspect/lunary_json.h"
 
 
@@ -61,8 +63,24 @@ static const target_t  targets[] = {
     { "/", "huggingface.inference" },
     { "/v1/predictions", NULL },
     { "/complete", "alephalpha.complete" },
-    { "/anything", NULL }
+    { "/anything", NULL },
+    { "/v1/audio/translations", NULL },
+    { "/api/v2/cortex/inference:complete", NULL },
+    { "/v1beta/models/m:embedContent", NULL },
+    { "/v1/ocr", NULL },
+    { "/endpoints/e/invocations", NULL },
+    { "/endpoints/e/invocations-response-stream", NULL },
+    { "/v1/images/edits", NULL },
+    { "/v1/responses/compact", NULL },
+    { "/v1/projects/p/locations/l/publishers/anthropic/models/m:rawPredict",
+      NULL },
+    { "/api/embeddings", NULL },
+    { "/v2/embed", NULL },
+    { "/generation/text_stream", NULL },
+    { "/generate_stream", NULL }
 };
+
+#define TARGETS_N  (sizeof(targets) / sizeof(targets[0]))
 
 static const char  *const types[] = {
     "application/json", "text/event-stream", "application/x-ndjson",
@@ -74,6 +92,15 @@ static const char  *const encodings[] = { "", "", "", "gzip", "deflate",
                                            "br", "zstd", "" };
 
 
+static const lunary_dialect_t  *const dialects[] = {
+#define DIALECT(d)  &d,
+    LUNARY_DIALECTS(DIALECT)
+#undef DIALECT
+    &lunary_dialect_unknown
+};
+
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static uint64_t replay(const uint8_t *data, size_t size, unsigned split);
 static void feed(lunary_call_t *call, const uint8_t *p, size_t n,
@@ -81,6 +108,43 @@ static void feed(lunary_call_t *call, const uint8_t *p, size_t n,
     size_t n));
 static lunary_str_t str(const char *s);
 static uint64_t add(uint64_t hash, const void *p, size_t n);
+
+
+/* every dialect is some target's */
+
+int
+LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    size_t                   i, k;
+    const target_t          *t;
+    const lunary_dialect_t  *d;
+
+    (void) argc;
+    (void) argv;
+
+    for (i = 0; i < sizeof(dialects) / sizeof(dialects[0]); i++) {
+
+        for (k = 0; k < TARGETS_N; k++) {
+            t = &targets[k];
+            d = t->name ? lunary_dialect_by_name(str(t->name))
+                        : lunary_dialect_by_path(str("POST"), str(t->path));
+
+            if (d == dialects[i]
+                || (d == NULL && dialects[i] == &lunary_dialect_unknown))
+            {
+                break;
+            }
+        }
+
+        if (k == TARGETS_N) {
+            fprintf(stderr, "no target for %s\n",
+                    (const char *) dialects[i]->name.data);
+            abort();
+        }
+    }
+
+    return 0;
+}
 
 
 int
@@ -126,7 +190,7 @@ replay(const uint8_t *data, size_t size, unsigned split)
         LUNARY_F_USAGE, LUNARY_F_ERROR
     };
 
-    t = &targets[data[0] % (sizeof(targets) / sizeof(targets[0]))];
+    t = &targets[data[0] % TARGETS_N];
 
     memset(&conf, 0, sizeof(conf));
 
