@@ -299,6 +299,20 @@ bench: test-deps module venv ## plain nginx beside the module, a table at the en
 	@NGINX_BIN=$(NGINX_BIN) NGINX_MODULE=$(MODULE) BUILD=$(BUILD) \
 	    $(BUILD)/venv/bin/python t/bench/run.py
 
+# measured is what nginx calls; what only the module itself calls costs nothing
+TIMED_CFLAGS = -include $(CURDIR)/t/bench/timed.h -finstrument-functions \
+    -finstrument-functions-exclude-file-list=.h,ngx_lunary_module/inspect/,ngx_lunary_module/run/,ngx_lunary_module/stats/,outbox/lunary_
+
+.PHONY: bench-handlers
+bench-handlers: ## the longest time in one of the module's handlers (SCENARIOS='upload adopt')
+	@.ci/deps install bench
+	@[ $(BUILD)/timed/$(SO) -nt t/bench/timed.h ] \
+	    || rm -rf $(BUILD)/timed/nginx-*/objs/addon
+	@$(MAKE) --no-print-directory module BUILD=$(BUILD)/timed CC=gcc \
+	    LUNARY_CFLAGS='$(TIMED_CFLAGS)'
+	@NGINX_BIN=$(NGINX_BIN) NGINX_MODULE=$(BUILD)/timed/$(SO) \
+	    python3 t/bench/handlers.py $(SCENARIOS)
+
 .PHONY: bench-instructions
 bench-instructions: ## instructions a call, compared with the committed figures
 	@.ci/deps install valgrind
@@ -314,23 +328,28 @@ docdir     ?= $(prefix)/share/doc/ngx-lunary-module
 mandir     ?= $(prefix)/share/man
 unitdir    ?= /usr/lib/systemd/system
 
+# the folders of the documentation stay as they are here: its links lead on
+DOCS = README.md CHANGELOG.md SECURITY.md LICENSE $(wildcard docs/*.md \
+       docs/*.svg docs/*.yml docs/examples/*.conf redis/schema/*.json \
+       redis/examples/reader.* redis/systemd/worker.conf)
+
 .PHONY: install
 install: module worker ## module, worker, documentation, example configurations (DESTDIR=)
-	install -d $(DESTDIR)$(modulesdir) $(DESTDIR)$(docdir)/examples \
+	install -d $(DESTDIR)$(modulesdir) $(DESTDIR)$(docdir) \
 	    $(DESTDIR)/usr/share/nginx/modules-available \
 	    $(DESTDIR)$(prefix)/bin $(DESTDIR)$(mandir)/man1 \
 	    $(DESTDIR)$(unitdir)
-	install -m 755 $(BUILD)/lunary-worker $(DESTDIR)$(prefix)/bin/
-	for f in $(wildcard redis/man/*.1); do \
-	    install -m 644 $$f $(DESTDIR)$(mandir)/man1/; done
-	for f in $(wildcard redis/systemd/*.service); do \
-	    install -m 644 $$f $(DESTDIR)$(unitdir)/; done
 	install -m 644 $(MODULE) $(DESTDIR)$(modulesdir)/
 	echo 'load_module modules/$(SO);' \
 	    > $(DESTDIR)/usr/share/nginx/modules-available/mod-http-lunary.conf
-	install -m 644 README.md CHANGELOG.md SECURITY.md LICENSE \
-	    $(wildcard docs/*.md) $(DESTDIR)$(docdir)/
-	install -m 644 $(wildcard docs/examples/*.conf) docs/alerts.yml \
-	    redis/systemd/worker.conf $(DESTDIR)$(docdir)/examples/
-	install -d $(DESTDIR)$(docdir)/schema
-	install -m 644 $(wildcard redis/schema/*.json) $(DESTDIR)$(docdir)/schema/
+	install -m 755 $(BUILD)/lunary-worker $(DESTDIR)$(prefix)/bin/
+	install -m 644 redis/man/lunary-worker.1 $(DESTDIR)$(mandir)/man1/
+	for f in $(notdir $(wildcard redis/systemd/*.service)); do \
+	    sed 's|/usr/bin/lunary-worker|$(prefix)/bin/lunary-worker|' \
+	        redis/systemd/$$f > $(DESTDIR)$(unitdir)/$$f; \
+	    chmod 644 $(DESTDIR)$(unitdir)/$$f; \
+	done
+	for f in $(DOCS); do \
+	    install -D -m 644 $$f $(DESTDIR)$(docdir)/$$f; \
+	done
+	ln -sfn docs/examples $(DESTDIR)$(docdir)/examples

@@ -4,6 +4,7 @@ piece of configuration in it."""
 
 import pathlib
 import re
+import subprocess
 
 import certifi
 import pytest
@@ -118,10 +119,35 @@ def test_the_commands_of_the_readme_exist():
     assert commands and commands <= targets
 
 
+def test_the_manual_has_every_option_of_the_worker_and_no_other():
+    source = set(re.findall(r'^    { "([a-z-]+)", LW_OPT_',
+                            read("redis/worker/options_table.c"), re.M))
+    manual = read("redis/man/lunary-worker.1").split(".SH OPTIONS")[1]
+    manual = re.findall(r"^\.BI? \\-\\-([a-z\\-]+)",
+                        manual.split(".SH ")[0], re.M)
+    manual = [name.replace("\\", "") for name in manual]
+
+    assert len(source) > 40
+    assert sorted(source) == sorted(manual)
+
+
+def test_the_manual_has_every_command_of_the_worker():
+    source = set(re.findall(r'^    { "([a-z]+)", LW_[A-Z]+, "',
+                            read("redis/worker/options_table.c"), re.M))
+    manual = read("redis/man/lunary-worker.1").split(".SH OPTIONS")[0]
+
+    assert len(source) == 8
+    for name in source:
+        assert re.search(rf'^\.BI? "?{name}\b', manual, re.M), name
+
+
 def test_the_tests_that_the_documentation_names_exist():
     tests = "".join(p.read_text() for p in (ROOT / "t").glob("test_*.py"))
-    named = set(re.findall(r"`(test_\w+)`", read("docs/security.md")))
+    docs = "".join(p.read_text() for p in DOCS)
+    named = set(re.findall(r"`(test_\w+)`", docs))
     assert named and {n for n in named if f"def {n}(" not in tests} == set()
+    files = set(re.findall(r"`(t/[\w/.]+)`", docs))
+    assert files and {f for f in files if not (ROOT / f).exists()} == set()
 
 
 # -- links
@@ -134,17 +160,39 @@ def anchors(path):
     return made
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
-def test_links_lead_somewhere(path):
+def check_links(path):
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"https?:", target):
             continue
         file, _, anchor = target.partition("#")
         there = (path.parent / file).resolve() if file else path
-        assert there.exists(), target
+        assert there.exists(), (path.name, target)
         if anchor:
-            assert anchor in anchors(there), target
+            assert anchor in anchors(there), (path.name, target)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    check_links(path)
+
+
+def test_links_lead_somewhere_where_it_is_installed(folder):
+    for name in ("ngx_http_lunary_module.so", "lunary-worker"):
+        (folder / name).write_text("")
+    made = subprocess.run(
+        ["make", "-C", str(ROOT), "-o", "module", "-o", "worker", "install",
+         f"BUILD={folder}", f"DESTDIR={folder}/to", "prefix=/opt/lunary"],
+        capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+
+    there = folder / "to/opt/lunary/share/doc/ngx-lunary-module"
+    installed = sorted(there.glob("**/*.md"))
+    assert len(installed) > len(DOCS)
+    for path in installed:
+        check_links(path)
+    unit = folder / "to/usr/lib/systemd/system/lunary-relay.service"
+    assert "\nExecStart=/opt/lunary/bin/lunary-worker " in unit.read_text()
 
 
 # -- configuration
