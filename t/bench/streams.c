@@ -7,7 +7,9 @@
  *
  *     streams PORT PATH BODY_FILE CONNS COUNT
  *
- * Prints JSON: how many, how long, percentiles of the first event's delay.
+ * Prints JSON: how many, how long; percentiles of the first event's delay from
+ * the request on, and of how long the first event, and any event, was on its
+ * way from the upstream (who writes the time into each), in seconds.
  */
 
 #include <arpa/inet.h>
@@ -23,12 +25,14 @@
 #include <unistd.h>
 
 
-#define MAX_FD  8192
+#define MAX_FD     8192
+#define MAX_TIMES  (1 << 20)
 
 
 typedef struct {
     double   sent;             /* when                                       */
     int      first;            /* the first event is still to come           */
+    int      stamped;          /* its time was taken                         */
     char     tail[5];          /* last bytes read, to find the end           */
 } conn_t;
 
@@ -37,7 +41,9 @@ static conn_t   conns[MAX_FD];
 static char    *request;
 static size_t   request_len;
 static int      left, done, failed, nfirst;
-static double  *firsts;
+static double  *firsts, *ways;                 /* of the first events        */
+static double  *times;                         /* of events, in general      */
+static int      nways, ntimes;
 
 
 static double
@@ -74,6 +80,38 @@ begin(int fd)
 }
 
 
+/*
+ * When an event was written: "fp_" and 18 digits, in nanoseconds.  One that is
+ * cut by the end of what was read is left out.
+ */
+
+static void
+on_its_way(conn_t *c, const char *p, const char *last, double t)
+{
+    double       way;
+    const char  *q;
+
+    while ((q = memmem(p, (size_t) (last - p), "\"fp_", 4)) != NULL) {
+        p = q + 4;
+
+        if (last - p < 19) {
+            return;
+        }
+
+        way = t - (double) strtoull(p, NULL, 10) / 1e9;
+
+        if (!c->stamped) {
+            c->stamped = 1;
+            ways[nways++] = way;
+        }
+
+        if (ntimes < MAX_TIMES) {
+            times[ntimes++] = way;
+        }
+    }
+}
+
+
 /* 1 where the connection has nothing more to do */
 
 static int
@@ -101,6 +139,8 @@ readable(int fd)
     /* "data: " comes with the first event, maybe behind the head */
 
     data = buf + 5;
+
+    on_its_way(c, data, data + n, now());
 
     if (c->first && memmem(data, (size_t) n, "\ndata:", 6) != NULL) {
         c->first = 0;
@@ -136,6 +176,16 @@ compare(const void *a, const void *b)
 }
 
 
+static void
+percentiles(const char *name, double *values, int n)
+{
+    qsort(values, (size_t) n, sizeof(double), compare);
+
+    printf(",\"%sp50\":%.7f,\"%sp99\":%.7f", name, n ? values[n / 2] : 0.0,
+           name, n ? values[n * 99 / 100] : 0.0);
+}
+
+
 int
 main(int argc, char **argv)
 {
@@ -165,8 +215,11 @@ main(int argc, char **argv)
     body = malloc((size_t) size + 1);
     request = malloc((size_t) size + 512);
     firsts = calloc((size_t) count + 1, sizeof(double));
+    ways = calloc((size_t) count + 1, sizeof(double));
+    times = calloc(MAX_TIMES, sizeof(double));
 
-    if (body == NULL || request == NULL || firsts == NULL
+    if (body == NULL || request == NULL || firsts == NULL || ways == NULL
+        || times == NULL
         || fread(body, 1, (size_t) size, f) != (size_t) size)
     {
         return 1;
@@ -228,13 +281,13 @@ main(int argc, char **argv)
         }
     }
 
-    qsort(firsts, (size_t) nfirst, sizeof(double), compare);
+    printf("{\"requests\":%d,\"failed\":%d,\"seconds\":%.4f",
+           done, failed, now() - start);
 
-    printf("{\"requests\":%d,\"failed\":%d,\"seconds\":%.4f,"
-           "\"p50\":%.6f,\"p99\":%.6f}\n",
-           done, failed, now() - start,
-           nfirst ? firsts[nfirst / 2] : 0.0,
-           nfirst ? firsts[nfirst * 99 / 100] : 0.0);
+    percentiles("", firsts, nfirst);
+    percentiles("way_", ways, nways);
+    percentiles("event_", times, ntimes);
+    printf("}\n");
 
     return 0;
 }

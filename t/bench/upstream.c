@@ -11,6 +11,10 @@
  *     /json   a chat completion of 0.9 KB
  *     /big    an embeddings answer of 1 MB
  *     /sse    200 events, one each tick, each with a write() of its own
+ *     /few    the last four of them
+ *
+ * An event says when it was written (CLOCK_MONOTONIC, ns, 18 digits behind
+ * "fp_"), so that a client on this machine knows how long it was on its way.
  */
 
 #include <arpa/inet.h>
@@ -24,16 +28,19 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 
 #define EVENTS   256
 #define CHUNKS   200
+#define FEW      4
+#define STAMP    18
 #define MAX_FD   8192
 
 
 typedef struct {
-    const char  *data;
+    char        *data;
     size_t       len;
 } text_t;
 
@@ -53,6 +60,7 @@ static int     streams[MAX_FD];
 static int     nstreams;
 static int     poller;
 static text_t  json, big, sse_head, chunks[CHUNKS + 1];
+static char   *stamps[CHUNKS + 1];
 
 
 static void
@@ -194,14 +202,15 @@ prepare(void)
                      "fkBeAs8l4bebGdFOJ6PeG\",\"object\":\"chat.completion."
                      "chunk\",\"created\":1741570283,\"model\":\"gpt-4o-mini-"
                      "2024-07-18\",\"service_tier\":\"default\","
-                     "\"system_fingerprint\":\"fp_06737a9306\",\"choices\":[{"
-                     "\"index\":0,\"delta\":{%s\"content\":\"%s\"},"
+                     "\"system_fingerprint\":\"fp_000000000000000000\","
+                     "\"choices\":[{\"index\":0,\"delta\":{%s\"content\":\"%s\"},"
                      "\"logprobs\":null,\"finish_reason\":%s}]}\n\n",
                      i ? "" : "\"role\":\"assistant\",",
                      i ? " word" : "", i == CHUNKS - 3 ? "\"stop\"" : "null");
         }
 
         chunks[i] = chunk(line);
+        stamps[i] = strstr(chunks[i].data, "\"fp_");
     }
 
     chunks[CHUNKS] = text("0\r\n\r\n");
@@ -272,6 +281,11 @@ respond(int fd)
     if (strstr(c->head, " /sse/") != NULL) {
         c->out = sse_head;
         c->chunk = 0;
+        streams[nstreams++] = fd;
+
+    } else if (strstr(c->head, " /few/") != NULL) {
+        c->out = sse_head;
+        c->chunk = CHUNKS - FEW;
         streams[nstreams++] = fd;
 
     } else if (strstr(c->head, " /big/") != NULL) {
@@ -355,6 +369,24 @@ readable(int fd)
 }
 
 
+/* a part of an event that has still to go shows a later time: rare */
+
+static void
+stamp(char *p)
+{
+    char             text[STAMP + 4];
+    uint64_t         ns;
+    struct timespec  ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+
+    ns = (uint64_t) ts.tv_sec * 1000000000 + (uint64_t) ts.tv_nsec;
+
+    snprintf(text, sizeof(text), "%0*llu", STAMP, (unsigned long long) ns);
+    memcpy(p + 4, text, STAMP);
+}
+
+
 static void
 tick(void)
 {
@@ -367,6 +399,10 @@ tick(void)
 
         if (c->out.len) {
             continue;
+        }
+
+        if (stamps[c->chunk]) {
+            stamp(stamps[c->chunk]);
         }
 
         c->out = chunks[c->chunk++];
