@@ -97,8 +97,8 @@ class Lab:
         wait_for("the upstream", lambda: listens(port))
         return port
 
-    def redis(self):
-        port = free_port()
+    def redis(self, port=None):
+        port = port or free_port()
         p = self.start(["redis-server", "--port", port, "--bind", "127.0.0.1",
                         "--save", "", "--appendonly", "no", "--dir", self.dir])
         redis = Redis(port, p)
@@ -196,12 +196,12 @@ class Nginx:
                 total += int((task / "schedstat").read_text().split()[0])
         return total
 
-    def rss(self):
-        """KiB of memory of the largest worker, shared pages apart."""
+    def rss(self, kind="RssAnon"):
+        """KiB of memory of the largest worker; shared pages are not RssAnon."""
         most = 0
         for pid in self.workers():
             text = pathlib.Path(f"/proc/{pid}/status").read_text()
-            most = max(most, int(re.search(r"RssAnon:\s+(\d+)",
+            most = max(most, int(re.search(kind + r":\s+(\d+)",
                                            text).group(1)))
         return most
 
@@ -262,4 +262,20 @@ def streams(lab, port, path, body, conns, count):
         preexec_fn=lambda: os.sched_setaffinity(0, lab.others()))
     if done.returncode:
         raise Trouble("streams: " + done.stderr)
+    return json.loads(done.stdout)
+
+
+def paced(lab, port, path, body, conns, rate, count, headers=()):
+    """so many calls, so many a second (0: as fast as they are answered), by
+    t/bench/paced.c"""
+    binary = lab.dir / "paced"
+    if not binary.exists():
+        lab.compile("paced.c")
+    done = subprocess.run(
+        [binary, str(port), path, body, str(conns), str(rate), str(count),
+         *map(": ".join, headers)],
+        capture_output=True, text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, lab.others()))
+    if done.returncode:
+        raise Trouble("paced: " + done.stderr)
     return json.loads(done.stdout)

@@ -16,13 +16,12 @@ NAMES = {"module": "the module", "floor": "plain nginx and a write()",
 LEFT, WIDTH, BAR, GAP, TOP = 230, 420, 12, 14, 46
 
 
-def main():
-    with open(sys.argv[1]) as f:
-        results = json.load(f)
-
+def draw(results):
     out = []
     y = TOP
     for case, r in results.items():
+        if ": " in case or case == "first event":
+            continue
         bars = [(n, r["ratio"] if n == "module"
                  else r["plain"]["cpu"] / r[n]["cpu"])
                 for n in COLOURS if n in r]
@@ -47,18 +46,23 @@ def main():
         x += 30 + 7 * len(NAMES[name])
 
     line = LEFT + WIDTH
-    print(f'<svg xmlns="http://www.w3.org/2000/svg" width="{line + 60}" '
-          f'height="{y}" viewBox="0 0 {line + 60} {y}" '
-          'font-family="sans-serif" font-size="12">')
-    print('<style>.n { font-size: 10px; fill: #555 }</style>')
-    print('<rect width="100%" height="100%" fill="#fff"/>')
-    print("\n".join(legend))
-    print(f'<line x1="{line}" y1="{TOP - 8}" x2="{line}" y2="{y - GAP}" '
-          'stroke="#333" stroke-dasharray="3 3"/>')
-    print(f'<text x="{line}" y="{TOP - 12}" text-anchor="middle" class="n">'
-          'plain nginx</text>')
-    print("\n".join(out))
-    print("</svg>")
+    return "\n".join([
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{line + 60}" '
+        f'height="{y}" viewBox="0 0 {line + 60} {y}" '
+        'font-family="sans-serif" font-size="12">',
+        '<style>.n { font-size: 10px; fill: #555 }</style>',
+        '<rect width="100%" height="100%" fill="#fff"/>',
+        *legend,
+        f'<line x1="{line}" y1="{TOP - 8}" x2="{line}" y2="{y - GAP}" '
+        'stroke="#333" stroke-dasharray="3 3"/>',
+        f'<text x="{line}" y="{TOP - 12}" text-anchor="middle" class="n">'
+        'plain nginx</text>',
+        *out, "</svg>"]) + "\n"
+
+
+def main():
+    with open(sys.argv[1]) as f:
+        print(draw(json.load(f)), end="")
 
 
 if __name__ == "__main__":

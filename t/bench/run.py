@@ -10,7 +10,16 @@ what disturbs the machine disturbs all alike.  Shown are medians of the rounds.
 A round with the module counts only if every call became a run and every run
 arrived in Redis, and its CPU time is taken after that.
 
-    run.py [--rounds N] [--seconds S] [--json FILE] [CASE ...]
+Measurements, each of which can be named by a part of its name:
+
+    CASE             as fast as answers come (see cases.py)
+    same rate: CASE  plain nginx and the module at the same requests a second
+    idle: CASE       the same, so few that the machine has nothing to do
+    first event      of a stream: how long from the upstream to the client
+
+    run.py [--rounds N] [--seconds S] [--json FILE] [--docs] [NAME ...]
+
+--docs puts the figures into docs/performance.md and draws its plot anew.
 
 NGINX_BIN and NGINX_MODULE name another nginx and module than the default ones.
 """
@@ -28,7 +37,10 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from lab import Lab, Nginx, Trouble, free_port, streams, wait_for, wrk
+import report
+from cases import (CASES, FIRST, IDLE, IDLE_RATE, RATES, VARIANTS,
+                   nginx_config)
+from lab import Lab, Nginx, Trouble, free_port, paced, streams, wait_for, wrk
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -40,151 +52,21 @@ MODULES = pathlib.Path("/usr/lib/nginx/modules")
 LUA = (MODULES / "ngx_http_lua_module.so", "/usr/share/lua/5.1/cjson/util.lua",
        "/usr/share/lua/5.1/nginx/redis.lua")
 
-CONFIG = """
-daemon off;
-%(user)s
-worker_processes 1;
-pid nginx.pid;
-error_log error.log warn;
-%(load)s
-
-events {
-    worker_connections 4096;
-}
-
-http {
-    access_log              off;
-    keepalive_timeout       600s;
-    keepalive_requests      1000000000;
-    client_max_body_size    64m;
-    client_body_buffer_size 256k;
-    client_body_temp_path   body;
-    proxy_temp_path         proxy;
-    fastcgi_temp_path       fastcgi;
-    uwsgi_temp_path         uwsgi;
-    scgi_temp_path          scgi;
-    proxy_http_version      1.1;
-    proxy_set_header        Connection "";
-    proxy_buffers           8 64k;
-
-%(http)s
-
-    upstream fast {
-        server 127.0.0.1:%(upstream)d;
-        keepalive 512;
-        keepalive_requests 1000000000;
-    }
-
-    upstream slow {
-        server 127.0.0.1:%(slow)d;
-        keepalive 512;
-        keepalive_requests 1000000000;
-    }
-%(servers)s
-}
-"""
-
-SERVER = """
-    server {
-        listen 127.0.0.1:%(port)d;
-        %(lines)s
-
-        location / {
-            proxy_pass http://fast;
-        }
-
-        location /sse/ {
-            proxy_buffering off;
-            proxy_pass http://fast;
-        }
-
-        location /slow/sse/ {
-            proxy_buffering off;
-            proxy_pass http://slow/sse/;
-        }
-
-        location = /lunary {
-            %(status)s
-        }
-    }
-"""
-
-
-def chat(size, stream=False):
-    """A chat request of about that many bytes, in turns of 400 or 4000."""
-    words = ("The customer asks about an order that was placed last week and "
-             "has not arrived. \"Please look it up\", she writes. ")
-    turn = 400 if size < 100000 else 4000
-    body = {"model": "gpt-4o-mini", "temperature": 0.7, "max_tokens": 512,
-            "user": "user-4711", "messages": []}
-    if stream:
-        body["stream"] = True
-    role = "system"
-    while len(json.dumps(body)) < size:
-        room = size - len(json.dumps(body)) - 34
-        text = (words * (turn // len(words) + 1))[:min(turn, max(room, 1))]
-        body["messages"].append({"role": role, "content": text})
-        role = "assistant" if role == "user" else "user"
-    return json.dumps(body)
-
-
-# name: request, path, load, module's variant
-CASES = {
-    "chat 0.6 KB": (chat(620), "/json", 32, "full"),
-    "chat 9 KB": (chat(9 * 1024), "/json", 32, "full"),
-    "chat 213 KB": (chat(213 * 1024), "/json", 4, "full"),
-    "chat 213 KB, capture_max 32k": (chat(213 * 1024), "/json", 4, "cap32k"),
-    "identity only 0.6 KB": (chat(620), "/json", 32, "none"),
-    "session look-up 0.6 KB": (chat(620), "/json", 32, "session"),
-    "session from cache 0.6 KB": (chat(620), "/json", 32, "cached"),
-    "no such session 0.6 KB": (chat(620), "/json", 32, "nosession"),
-    "embeddings, 1 MB answer": (None, "/big", 8, "full"),
-    "stream of 200 chunks": (chat(620, True), "/sse", 16, "full"),
-    "200 streams at once": (chat(620, True), "/slow/sse", 200, "full"),
-    "Redis dead 0.6 KB": (chat(620), "/json", 32, "dead"),
-    "Redis stopped 0.6 KB": (chat(620), "/json", 32, "stopped"),
-    "one connection 0.6 KB": (chat(620), "/json", 1, "full"),
-}
-
-EMBEDDINGS = json.dumps({"model": "text-embedding-3-small",
-                         "input": ["some words to embed, a line of text"] * 32,
-                         "user": "user-4711"})
-
-VARIANTS = {
-    "full": "lunary on; lunary_capture_max 1m;",
-    "cap32k": "lunary on; lunary_capture_max 32k;",
-    "none": "lunary on; lunary_capture none;",
-    "session": "lunary on; lunary_capture_max 1m; "
-               "lunary_user session body; "
-               "lunary_session sess:$cookie_sid format=json;",
-}
-VARIANTS["cached"] = (VARIANTS["session"]
-                      + " lunary_session_cache zone=bench:1m;")
-VARIANTS["nosession"] = VARIANTS["session"].replace("sess:", "none:")
+# with a Redis that does not answer, a call costs at most so many times as much
+NO_WORSE = 1.1
 
 
 def arguments():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("cases", nargs="*", metavar="CASE",
-                   help="part of a case's name; default: all")
+    p.add_argument("names", nargs="*", metavar="NAME",
+                   help="part of a measurement's name; default: all")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=int, default=2)
     p.add_argument("--json", metavar="FILE", help="all figures, also there")
+    p.add_argument("--docs", action="store_true",
+                   help="figures and plot into docs/")
     p.add_argument("--no-lua", action="store_true")
     return p.parse_args()
-
-
-def nginx_config(lab, ups, servers, load="", http=""):
-    return CONFIG % {
-        "user": "user root;" if os.getuid() == 0 else "",
-        "load": load, "http": http, "upstream": ups[0], "slow": ups[1],
-        "servers": "".join(SERVER % {"port": port, "lines": lines,
-                                     "status": status}
-                           for port, lines, status in servers)}
-
-
-# with a Redis that does not answer, a call costs at most so many times as much
-NO_WORSE = 1.1
 
 
 class Bench:
@@ -204,46 +86,54 @@ class Bench:
         # once round the spool: a file's pages cost more the first time
         done = 0
         while done < SPOOL:
-            got = self.round("full", "chat 213 KB", 1)
+            got = self.round("full", CASES["chat 213 KB"], 1)
             done += got["runs"] * self.redis.last_size(STREAM)
 
-    def one(self, name, servers, load="", http=""):
-        core = [self.lab.cores[0]]
-        config = nginx_config(self.lab, self.ups, servers, load, http)
+    # -- the servers
+
+    def one(self, name, servers, load="", http="", workers=1):
+        config = nginx_config(self.ups, servers, load, http, workers)
         nginx = self.lab.nginx(name.replace(" ", "-"), config, self.binary,
-                               core)
+                               self.lab.cores[:workers])
         return nginx.up(servers[0][0])
+
+    def with_module(self, name, variants, redis, size=SPOOL, workers=1):
+        """nginx with the module, a server for each of the variants"""
+        load = "load_module %s;" % self.module if self.module else ""
+        ports = {v: free_port() for v in variants}
+        nginx = self.one(
+            name, [(ports[v], VARIANTS[v], "lunary_status;")
+                   for v in variants],
+            load, "lunary_redis redis://127.0.0.1:%d/0;\n"
+            "lunary_spool spool size=%d;\n"
+            "lunary_stream %s maxlen=2000 maxbytes=512m;"
+            % (redis, size, STREAM), workers)
+        return nginx, ports
 
     def start(self):
         port = free_port()
         self.targets["plain"] = self.one("plain", [(port, "", "return 404;")]
                                          ), port
-
-        load = "load_module %s;" % self.module if self.module else ""
-        redis = "redis://127.0.0.1:%d/0" % self.redis.port
-        ports = {v: free_port() for v in VARIANTS}
-        nginx = self.one(
-            "module",
-            [(ports[v], VARIANTS[v], "lunary_status;") for v in VARIANTS],
-            load, "lunary_redis %s;\nlunary_spool spool size=%d;\n"
-            "lunary_stream %s maxlen=2000 maxbytes=512m;"
-            % (redis, SPOOL, STREAM))
+        nginx, ports = self.with_module("module", VARIANTS, self.redis.port)
         for v, port in ports.items():
             self.targets[v] = nginx, port
 
+        # two workers, on the first two cores
         port = free_port()
-        self.targets["dead"] = self.one(
-            "dead", [(port, VARIANTS["full"], "lunary_status;")], load,
-            "lunary_redis redis://127.0.0.1:%d/0;\nlunary_spool spool;"
-            % free_port()), port
+        self.targets["plain 2"] = self.one(
+            "plain2", [(port, "", "return 404;")], workers=2), port
+        nginx, ports = self.with_module("module2", ["full"], self.redis.port,
+                                        128 << 20, 2)
+        self.targets["full 2"] = nginx, ports["full"]
+
+        nginx, ports = self.with_module("dead", ["full"], free_port(),
+                                        64 << 20)
+        self.targets["dead"] = nginx, ports["full"]
 
         # one that is stopped for each round; its spool holds a round
         self.halted = self.lab.redis()
-        port = free_port()
-        self.targets["stopped"] = self.one(
-            "stopped", [(port, VARIANTS["full"], "lunary_status;")], load,
-            "lunary_redis redis://127.0.0.1:%d/0;\nlunary_spool spool size=%d;"
-            % (self.halted.port, SPOOL)), port
+        nginx, ports = self.with_module("stopped", ["full"], self.halted.port)
+        self.targets["stopped"] = nginx, ports["full"]
 
         if self.args.no_lua or not all(map(os.path.exists, LUA)):
             return
@@ -274,8 +164,8 @@ class Bench:
                     "access_log run.log run;" % (
                         "x" * 1024, "${kb}" * (size // 1024),
                         "x" * (size % 1024)))
-            config = nginx_config(self.lab, self.ups,
-                                  [(port, "", "return 404;")], "", http)
+            config = nginx_config(self.ups, [(port, "", "return 404;")], "",
+                                  http)
             config = config.replace("access_log              off;", "")
             self.targets[name] = self.lab.nginx(
                 name, config, self.binary, [self.lab.cores[0]]).up(port), port
@@ -300,28 +190,32 @@ class Bench:
         wait_for("runs in Redis", check, 60)
         return self.now
 
-    def load(self, port, case, seconds):
-        body, path, conns, variant = CASES[case]
-        if body is None:
-            body = EMBEDDINGS
-        api = "/v1/embeddings" if path == "/big" else "/v1/chat/completions"
+    def load(self, port, case, seconds, rate):
+        api = ("/v1/embeddings" if case.path == "/big"
+               else "/v1/chat/completions")
+        path = case.path + api
         file = self.lab.dir / "body.json"
-        file.write_text(body)
-        path += api
+        file.write_text(case.body)
 
-        if path.startswith("/sse"):
-            return streams(self.lab, port, path, file, conns,
-                           max(conns, round(conns * seconds * 4)))
-        if path.startswith("/slow"):
-            return streams(self.lab, port, path, file, conns, conns)
+        if case.path == "/few":
+            return streams(self.lab, port, path, file, case.conns,
+                           round(seconds * 150))
+        if case.path == "/sse":
+            return streams(self.lab, port, path, file, case.conns,
+                           max(case.conns, round(case.conns * seconds * 4)))
+        if case.path == "/slow/sse":
+            return streams(self.lab, port, path, file, case.conns, case.conns)
 
         headers = ([("Cookie", "sid=abc")] if "lunary_session" in
-                   VARIANTS.get(variant, "") else [])
-        return wrk(self.lab, port, path, file, conns, seconds, headers)
+                   VARIANTS.get(case.variant, "") else [])
+        if rate:
+            return paced(self.lab, port, path, file, case.conns, rate,
+                         round(rate * seconds), headers)
+        return wrk(self.lab, port, path, file, case.conns, seconds, headers)
 
-    def round(self, target, case, seconds):
+    def round(self, target, case, seconds, rate=None):
         nginx, port = self.targets[target]
-        live = target in VARIANTS
+        live = target.split()[0] in VARIANTS
         if live:
             before = self.settled(port)
         file = nginx.folder / "run.log"
@@ -332,13 +226,14 @@ class Bench:
             self.halted.stop()
 
         cpu = nginx.cpu()
-        got = self.load(port, case, seconds)
+        got = self.load(port, case, seconds, rate)
         if live:
             after = self.settled(port)
         else:
             time.sleep(0.2)
         got["cpu"] = (nginx.cpu() - cpu) / 1e3 / got["requests"]    # us
         got["rss"] = nginx.rss()
+        got["rps"] = got["requests"] / got["seconds"]
 
         if target == "stopped":
             after = self.counts(port, self.halted)
@@ -348,30 +243,42 @@ class Bench:
             self.halted.go_on()
 
         if got["failed"]:
-            raise Trouble("%s, %s: %d requests failed\n%s"
-                          % (case, target, got["failed"], nginx.log()))
+            raise Trouble("%s: %d requests failed\n%s"
+                          % (target, got["failed"], nginx.log()))
         if live:
             got["runs"] = after["runs"] - before["runs"]
             added = after["added"] - before["added"]
             if (added != got["runs"] or after["dropped"] != before["dropped"]
                     or got["runs"] < got["requests"]):
-                raise Trouble("%s: %d requests, %d runs, %d arrived: %s"
-                              % (case, got["requests"], got["runs"], added,
-                                 after))
+                raise Trouble("%d requests, %d runs, %d arrived: %s"
+                              % (got["requests"], got["runs"], added, after))
         return got
 
-    def case(self, case):
-        body, _, _, variant = CASES[case]
-        targets = ["plain", variant]
+    def rounds(self, targets, case, seconds, rate=None):
+        """{target: [figures of each round]}"""
+        got = {t: [] for t in targets}
+        for _ in range(self.args.rounds):
+            for target in targets:
+                got[target].append(self.round(target, case, seconds, rate))
+        return got
+
+    # -- the measurements
+
+    def case(self, name):
+        """As fast as answers come."""
+        case = CASES[name]
+        more = " 2" if case.workers == 2 else ""
+        plain, module = "plain" + more, case.variant + more
+        targets = [plain, module]
 
         # what Redis takes more slowly than nginx makes it must fit the spool
-        seconds = (1 if body and len(body) > 100000 else self.args.seconds)
+        seconds = 1 if len(case.body) > 100000 else self.args.seconds
 
         # beside the same with a Redis that is well, which may not be cheaper
-        if variant in ("dead", "stopped"):
+        if case.variant in ("dead", "stopped"):
             targets.append("full")
 
-        if variant == "full" and CASES[case][1] == "/json":
+        if name in report.LUA_AIMS:
             self.round("full", case, 1)
             targets.append(self.floor(self.redis.last_size(STREAM)))
             if "lua" in self.targets:
@@ -380,61 +287,75 @@ class Bench:
         for target in targets:                                     # warm
             self.round(target, case, 1)
 
-        got = {t: [] for t in targets}
-        for _ in range(self.args.rounds):
-            for target in targets:
-                got[target].append(self.round(target, case, seconds))
-
+        got = self.rounds(targets, case, seconds)
         result = {}
         for target, rounds in got.items():
-            name = ("module" if target == variant else
+            name = ("plain" if target == plain else
+                    "module" if target == module else
                     "live" if target == "full" else
                     "floor" if target.startswith("floor") else target)
-            result[name] = {
-                key: statistics.median(r[key] for r in rounds)
-                for key in ("cpu", "p50", "p99", "rss")}
-            result[name]["rps"] = statistics.median(
-                r["requests"] / r["seconds"] for r in rounds)
-            result[name]["requests"] = sum(r["requests"] for r in rounds)
+            result[name] = medians(rounds)
         if "live" in result:
             result["worse"] = [
                 key for key in ("cpu", "p50")
                 if result["module"][key] > NO_WORSE * result["live"][key]]
 
-        # the ratio of each pair of neighbours, then the median of these
-        result["ratio"] = statistics.median(
-            p["cpu"] / m["cpu"] for p, m in zip(got["plain"], got[variant]))
+        # of each pair of neighbours, then the median of these
+        result["ratio"] = ratio(got[plain], got[module])
         return result
 
+    def at_rate(self, name, rate=None):
+        """Plain nginx and the module at the same rate: that, or a third of
+        what plain nginx can do (half of what the module can, if that is
+        less)."""
+        case = CASES[name]
+        seconds = 1 if len(case.body) > 100000 else self.args.seconds
+        fast = {t: self.round(t, case, 1)["rps"]
+                for t in ("plain", case.variant)}
+        if rate is None:
+            rate = min(fast["plain"] / 3, fast[case.variant] / 2)
+            rate = max(100, round(rate, -2))
 
-HEAD = ("case", "", "CPU us/req", "req/s", "p50 us", "p99 us", "RSS MiB",
-        "req/CPU s vs plain")
+        got = self.rounds(fast, case, seconds, rate)
+        return self.pair(got["plain"], got[case.variant], rate=rate)
+
+    def first(self):
+        got = self.rounds(("plain", "full"), FIRST, self.args.seconds)
+        return self.pair(got["plain"], got["full"])
+
+    @staticmethod
+    def pair(plain, module, **more):
+        keys = [k for k in plain[0] if k.endswith(("p50", "p99"))]
+        return {
+            "plain": medians(plain), "module": medians(module),
+            "ratio": ratio(plain, module),
+            "more": {k: statistics.median(m[k] - p[k] for p, m in
+                                          zip(plain, module)) for k in keys},
+            **more}
+
+    def measure(self, name):
+        kind, _, case = name.rpartition(": ")
+        if name == "first event":
+            return self.first()
+        if kind == "idle":
+            return self.at_rate(case, IDLE_RATE)
+        if kind:
+            return self.at_rate(case)
+        return self.case(case)
 
 
-def table(results):
-    rows = []
-    for case, result in results.items():
-        label = case
-        for name in ("plain", "module", "live", "floor", "lua"):
-            if name not in result:
-                continue
-            r = result[name]
-            ratio = (result["ratio"] if name == "module"
-                     else result["plain"]["cpu"] / r["cpu"])
-            rows.append((label, name, "%.1f" % r["cpu"], "%.0f" % r["rps"],
-                         "%.0f" % (r["p50"] * 1e6), "%.0f" % (r["p99"] * 1e6),
-                         "%.1f" % (r["rss"] / 1024), "%.2f" % ratio))
-            label = ""
-    width = [max(len(x) for x in column) for column in zip(HEAD, *rows)]
+def medians(rounds):
+    return {key: statistics.median(r[key] for r in rounds)
+            for key in rounds[0] if key not in ("failed", "seconds", "runs")}
 
-    def line(cells):
-        return "| " + " | ".join(
-            c.ljust(w) if i < 2 else c.rjust(w)
-            for i, (c, w) in enumerate(zip(cells, width))) + " |"
 
-    rule = "|" + "|".join("-" * (w + 2) if i < 2 else "-" * (w + 1) + ":"
-                          for i, w in enumerate(width)) + "|"
-    return "\n".join([line(HEAD), rule, *map(line, rows)])
+def ratio(plain, module):
+    return statistics.median(p["cpu"] / m["cpu"]
+                             for p, m in zip(plain, module))
+
+
+NAMES = (*CASES, *(f"same rate: {c}" for c in RATES),
+         *(f"idle: {c}" for c in IDLE), "first event")
 
 
 def main():
@@ -444,10 +365,12 @@ def main():
             sys.exit("make bench needs %s: apt-get install wrk redis-server "
                      "gcc" % tool)
 
-    names = [c for c in CASES
-             if not args.cases or any(a in c for a in args.cases)]
+    names = [n for n in NAMES
+             if not args.names or any(a in n for a in args.names)]
     results = {}
+    begun = time.monotonic()
     with Lab(HERE) as lab:
+        name = "start"
         try:
             bench = Bench(lab, args)
             version = subprocess.run([bench.binary, "-v"], text=True,
@@ -457,19 +380,21 @@ def main():
                 "cores %s" % lab.cores), flush=True)
             for name in names:
                 start = time.monotonic()
-                results[name] = bench.case(name)
-                print("%-30s %5.2f   (%.0f s)" % (
+                results[name] = bench.measure(name)
+                print("%-43s %5.2f   (%.0f s)" % (
                     name, results[name]["ratio"], time.monotonic() - start),
                     flush=True)
         except Trouble as e:
-            print("\n%s" % e, file=sys.stderr)
+            print("\n%s: %s" % (name, e), file=sys.stderr)
             if not results:
                 return 1
             failed = 1
         else:
             failed = 0
 
-    print("\n" + table(results))
+    for title, text in report.tables(results):
+        print("\n%s\n\n%s" % (title, text))
+    print("\n%.0f s" % (time.monotonic() - begun))
 
     for case, result in results.items():
         if result.get("worse"):
@@ -479,6 +404,8 @@ def main():
 
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
+    if args.docs and not failed:
+        report.docs(ROOT / "docs", results, version, args)
     return failed
 
 

@@ -22,6 +22,7 @@ import threading
 from types import SimpleNamespace
 
 import run
+from cases import chat
 from lab import Lab, Trouble, wrk
 
 MEBIBYTE = 1 << 20
@@ -96,7 +97,7 @@ def main():
         try:
             bench = run.Bench(lab, SimpleNamespace(no_lua=True))
             file = lab.dir / "small.json"
-            file.write_text(run.chat(620))
+            file.write_text(chat(620))
 
             got = {"plain": [], "full": []}
             for _ in range(args.rounds):
