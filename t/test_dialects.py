@@ -390,6 +390,13 @@ def test_parameters_are_kept_as_sent_without_identity(inspector):
     assert got["claims"]["user"] == "u2"
 
 
+@pytest.mark.parametrize("path", [
+    "/v1/chat/completions", "/v1/ocr", "/v1/embeddings", "/v1/messages"])
+def test_a_parameter_may_have_an_empty_name(inspector, path):
+    got = inspector.run(path=path, request=b'{"":1,"model":"m","a":{"":2}}')
+    assert json.loads(got["fields"]["params"]) == {"": 1, "a": {"": 2}}
+
+
 # --- encodings -------------------------------------------------------------
 
 def encoded(name, data):

@@ -206,8 +206,10 @@ lunary_call_params(lunary_call_t *call, lunary_str_t obj,
             }
         }
 
+        /* one that is not there has no name; a member's may be empty */
+
         for (i = 0; i < n; i++) {
-            if (key.len == but[i].len
+            if (key.len == but[i].len && key.len != 0
                 && memcmp(key.data, but[i].data, key.len) == 0)
             {
                 break;
