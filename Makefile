@@ -294,10 +294,21 @@ $(BUILD)/node/.done: t/package.json t/package-lock.json
 ##@ Measuring
 
 .PHONY: bench
-bench: test-deps module venv ## plain nginx beside the module, a table at the end
+bench: test-deps module venv ## plain nginx beside the module, a table at the end (BENCH=--docs: into docs/)
 	@.ci/deps install bench
 	@NGINX_BIN=$(NGINX_BIN) NGINX_MODULE=$(MODULE) BUILD=$(BUILD) \
-	    $(BUILD)/venv/bin/python t/bench/run.py
+	    $(BUILD)/venv/bin/python t/bench/run.py $(BENCH)
+
+.PHONY: bench-upload
+bench-upload: module ## what a client waits while another one uploads 64 MB
+	@.ci/deps install bench run
+	@NGINX_BIN=$(NGINX_BIN) NGINX_MODULE=$(MODULE) python3 t/bench/upload.py
+
+.PHONY: bench-memory
+bench-memory: module ## a worker's memory over CALLS=10000000
+	@.ci/deps install bench run
+	@NGINX_BIN=$(NGINX_BIN) NGINX_MODULE=$(MODULE) \
+	    python3 t/bench/memory.py $(CALLS)
 
 # measured is what nginx calls; what only the module itself calls costs nothing
 TIMED_CFLAGS = -include $(CURDIR)/t/bench/timed.h -finstrument-functions \

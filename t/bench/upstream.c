@@ -203,7 +203,8 @@ prepare(void)
                      "chunk\",\"created\":1741570283,\"model\":\"gpt-4o-mini-"
                      "2024-07-18\",\"service_tier\":\"default\","
                      "\"system_fingerprint\":\"fp_000000000000000000\","
-                     "\"choices\":[{\"index\":0,\"delta\":{%s\"content\":\"%s\"},"
+                     "\"choices\":[{\"index\":0,"
+                     "\"delta\":{%s\"content\":\"%s\"},"
                      "\"logprobs\":null,\"finish_reason\":%s}]}\n\n",
                      i ? "" : "\"role\":\"assistant\",",
                      i ? " word" : "", i == CHUNKS - 3 ? "\"stop\"" : "null");
