@@ -390,6 +390,71 @@ def test_an_entry_that_breaks_the_server_keeps_no_other_waiting(
     wait_for(lambda: pending(redis) == 0)
 
 
+def test_one_that_breaks_the_server_hides_no_other_suspect(redis, relay,
+                                                           lunary):
+    """Both fail alone while the server is in trouble; then one passes, though
+    nothing else comes."""
+    lunary.poison = "POISON"
+    bad = run(output={"role": "assistant", "content": "POISON"})
+    good = run()
+    lunary.fail(9)              # together, and each by itself, three times
+    add(redis, bad, good)
+    relay.start()
+    wait_for(lambda: list(lunary.runs) == [good["run_id"]], 30)
+    wait_for(lambda: len(dead(redis)) == 1, 30)
+    assert dead(redis)[0]["run_id"] == bad["run_id"]
+    wait_for(lambda: pending(redis) == 0)
+
+
+def test_a_suspect_stays_with_its_worker(redis, relay, lunary):
+    """However long it is held: it is no delivery, and not claimed from
+    ourselves, which would be a second entry of the same run."""
+    lunary.fail(10 ** 4)
+    one = run()
+    add(redis, one)
+    w = relay.start("--claim-after", "200ms", "--max-deliveries", "2")
+    wait_for(lambda: len(lunary.requests) >= 7, 60,
+             "three tries alone, and four as a suspect")
+    assert pending(redis) == 1 and dead(redis) == []
+    lunary.failures.clear()
+    wait_for(lambda: list(lunary.runs) == [one["run_id"]], 60)
+    wait_for(lambda: pending(redis) == 0)
+    assert dead(redis) == []
+    assert lunary.complaints == []
+    assert w.term() == 0
+
+
+def test_too_many_suspects_stay_pending_and_come_again(redis, relay, lunary):
+    """One is held for all of --batch-bytes, the others are claimed."""
+    lunary.fail(3 * 3 + 4)
+    entries = [run() for _ in range(3)]
+    add(redis, *entries)
+    relay.start("--batch-bytes", "1", "--batch", "1", "--claim-after",
+                "200ms", "--max-deliveries", "2")
+    wait_for(lambda: set(lunary.runs) == {e["run_id"] for e in entries}, 60)
+    wait_for(lambda: pending(redis) == 0)
+    assert dead(redis) == []
+    assert lunary.complaints == []
+
+
+def test_a_worker_with_a_suspect_stops_at_once(redis, relay, lunary):
+    """And the entry is the next one's."""
+    one = run()
+    lunary.fail(10 ** 4)
+    add(redis, one)
+    w = relay.start()
+    wait_for(lambda: len(lunary.requests) >= 7, 30,
+             "four tries as a suspect: the next is 4 seconds away, then 8")
+    asked = len(lunary.requests)
+    begun = time.monotonic()
+    assert w.term() == 0
+    assert time.monotonic() - begun < 4
+    assert len(lunary.requests) <= asked + 1 and pending(redis) == 1
+    lunary.failures.clear()
+    relay()
+    assert list(lunary.runs) == [one["run_id"]] and pending(redis) == 0
+
+
 def test_an_outage_with_500_kills_no_entry(redis, relay, lunary):
     lunary.fail(8, 500)
     relay.start()

@@ -19,6 +19,7 @@ static size_t lw_relay_wants(lw_t *w);
 static int lw_relay_reload(lw_t *w);
 static void lw_relay_reset(lw_t *w);
 static int lw_relay_adopt(lw_relay_t *r, lw_batch_t *b, lunary_mem_t *mem);
+static int lw_relay_holds(lw_relay_t *r, const lw_entry_t *e);
 static void lw_relay_drop(lw_relay_t *r, size_t from);
 static void lw_relay_judge(lw_t *w, lw_relay_t *r, lw_item_t *item);
 static void lw_relay_event(lw_item_t *item);
@@ -134,6 +135,8 @@ lw_relay_take(lw_t *w, lw_batch_t *b, int last)
         return LW_REDIS;
     }
 
+    lw_relay_suspect_count(r);
+
     for (i = 0; i < r->n; i++) {
         lw_relay_judge(w, r, &r->items[i]);
     }
@@ -240,6 +243,10 @@ lw_relay_adopt(lw_relay_t *r, lw_batch_t *b, lunary_mem_t *mem)
 
     for (i = 0; i < b->n; i++) {
 
+        if (b->entries[i].again && lw_relay_holds(r, &b->entries[i])) {
+            continue;
+        }
+
         item = &r->items[r->n++];
 
         memset(item, 0, sizeof(*item));
@@ -248,6 +255,26 @@ lw_relay_adopt(lw_relay_t *r, lw_batch_t *b, lunary_mem_t *mem)
     }
 
     return LW_OK;
+}
+
+
+/* what is held for long may be claimed from ourselves */
+
+static int
+lw_relay_holds(lw_relay_t *r, const lw_entry_t *e)
+{
+    size_t  i;
+
+    for (i = 0; i < r->held; i++) {
+
+        if (r->items[i].entry.stream == e->stream
+            && lw_str_same(r->items[i].entry.id, e->id))
+        {
+            return 1;
+        }
+    }
+
+    return 0;
 }
 
 
@@ -281,6 +308,11 @@ lw_relay_judge(lw_t *w, lw_relay_t *r, lw_item_t *item)
     item->parent_known = 0;
     item->own_known = 0;
     item->own_proxied = 0;
+
+    if (item->failed_at && !lw_relay_suspect_due(w, r, item)) {
+        item->state = LW_ITEM_HOLD;
+        return;
+    }
 
     if (e->gone) {
         item->state = LW_ITEM_SKIP;

@@ -138,9 +138,17 @@ lw_relay_unmark(lw_t *w, lw_relay_t *r)
 static int
 lw_relay_settle(lw_t *w, lw_relay_t *r)
 {
-    int          rc;
+    int          rc, held;
     size_t       i, n, left;
     lw_entry_t  *list;
+
+    /* nobody is to claim what is held, nor to count it as delivered again */
+
+    held = lw_clock() - r->excused_at >= w->options->claim_after / 4;
+
+    if (held) {
+        r->excused_at = lw_clock();
+    }
 
     list = calloc(r->n + 1, sizeof(*list));
     if (list == NULL) {
@@ -164,6 +172,13 @@ lw_relay_settle(lw_t *w, lw_relay_t *r)
 
         case LW_ITEM_LEFT:
             list[--left] = r->items[i].entry;
+            break;
+
+        case LW_ITEM_HOLD:
+            if (held) {
+                list[--left] = r->items[i].entry;
+            }
+
             break;
 
         default:

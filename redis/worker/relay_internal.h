@@ -2,7 +2,8 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * What relay.c (what becomes of each entry), relay_link.c (what is known of
- * it) and relay_finish.c (how it ends) share.
+ * it), relay_send.c (requests), relay_suspect.c (who may break the server) and
+ * relay_finish.c (how it ends) share.
  *
  * In Redis: PREFIXrelay:run:<app>:<run id>, "p" or "s" (proxy, SDK), start
  * and user, for --remember; PREFIXrelay:chat:<app>:<run id>, while its chat
@@ -15,6 +16,11 @@
 #include "relay.h"
 
 
+#define LW_RETRY_MIN      500          /* ms                                */
+#define LW_RETRY_MAX      30000
+#define LW_EVENT_TRIES    3
+
+
 /* ms: how long it is known what was relayed */
 #define LW_RELAY_MEMORY(w)                                                   \
     ((w)->options->remember > 0 ? (w)->options->remember : 1)
@@ -25,6 +31,25 @@ int lw_relay_ask(lw_t *w, lw_relay_t *r);
 
 /* decides who is sent, skipped, held; last: nobody waits any more */
 int lw_relay_link(lw_t *w, lw_relay_t *r, int last);
+
+/*
+ * Sends n items of one project, in as many requests as it takes, and sets
+ * their states.  LW_OK, LW_REDIS, LW_STOPPED or LW_REMOTE.
+ */
+int lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
+    lw_item_t **list, size_t n);
+
+/*
+ * relay_suspect.c: count() comes first in a round, send() after all others of
+ * the project, with lw_relay_lot()'s results.  failed() says whether an item
+ * that was answered with 500, now so many times, is settled for this round.
+ */
+void lw_relay_suspect_count(lw_relay_t *r);
+int lw_relay_suspect_due(lw_t *w, lw_relay_t *r, const lw_item_t *item);
+int lw_relay_suspect_send(lw_t *w, lw_relay_t *r,
+    const lw_project_t *project);
+int lw_relay_suspect_failed(lw_t *w, lw_relay_t *r, lw_item_t *item,
+    unsigned times);
 
 /* remembers and acknowledges what was confirmed: LW_OK or LW_REDIS */
 int lw_relay_finish(lw_t *w, lw_relay_t *r);

@@ -8,8 +8,7 @@
  *                            only where the request cannot have arrived
  *   429                      the same again when the server says
  *   500                      the same; the third time in halves, and a single
- *                            entry is suspect: it is held, tried after all
- *                            others, and dead if it fails after one passed
+ *                            entry becomes a suspect (relay_suspect.c)
  *   400 413 422              in halves; a single entry is dead
  *   401 402 403 404          the project waits; its entries stay pending
  *   200, an event refused    by itself, twice more; then its entry is dead
@@ -17,23 +16,13 @@
 
 #include <stdlib.h>
 
-#include "relay.h"
+#include "relay_internal.h"
 
 
-#define LW_RETRY_MIN      500
-#define LW_RETRY_MAX      30000
 #define LW_PROJECT_WAIT   30000
 #define LW_ONCE_TRIES     5
-#define LW_EVENT_TRIES    3
-#define LW_SUSPECTS_MAX   1000
 
 
-static int lw_relay_suspects(lw_t *w, lw_relay_t *r,
-    const lw_project_t *project, lw_item_t **list);
-static int lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
-    lw_item_t **list, size_t n);
-static int lw_relay_broken(lw_t *w, lw_relay_t *r, lw_item_t *item,
-    unsigned times);
 static int lw_relay_halves(lw_t *w, lw_relay_t *r,
     const lw_project_t *project, lw_item_t **list, size_t n,
     const char *reason);
@@ -97,7 +86,7 @@ lw_relay_send(lw_t *w, lw_relay_t *r, const lw_project_t *project)
     }
 
     if (rc == LW_OK) {
-        rc = lw_relay_suspects(w, r, project, list);
+        rc = lw_relay_suspect_send(w, r, project);
     }
 
     free(list);
@@ -106,71 +95,7 @@ lw_relay_send(lw_t *w, lw_relay_t *r, const lw_project_t *project)
 }
 
 
-/*
- * Each by itself, after all others.  While nothing passes it may still be the
- * server: then they are held, so that what comes in next is tried before them;
- * only too many of them wait for the server instead.
- */
-
-static int
-lw_relay_suspects(lw_t *w, lw_relay_t *r, const lw_project_t *project,
-    lw_item_t **list)
-{
-    int         rc;
-    size_t      i;
-    int64_t     passed;
-    lw_item_t  *item;
-
-    passed = r->last_success;
-
-    if (r->pause == 0) {
-        r->pause = LW_RETRY_MIN;
-    }
-
-    for (i = 0, r->suspects = 0; i < r->n; i++) {
-        r->suspects += (r->items[i].failed_at != 0);
-    }
-
-    for (i = 0; i < r->n; i++) {
-
-        item = &r->items[i];
-
-        if (item->state != LW_ITEM_SEND || item->project != project) {
-            continue;
-        }
-
-        list[0] = item;
-        rc = lw_relay_lot(w, r, project, list, 1);
-
-        if (rc != LW_OK) {
-            return rc;
-        }
-
-        if (item->state == LW_ITEM_HOLD && r->last_success == passed) {
-
-            /* the others would fare no better */
-
-            lw_sleep(r->pause);
-            r->pause = r->pause * 2 > LW_RETRY_MAX ? LW_RETRY_MAX
-                                                   : r->pause * 2;
-            break;
-        }
-    }
-
-    for ( /* void */ ; i < r->n; i++) {
-
-        if (r->items[i].state == LW_ITEM_SEND
-            && r->items[i].project == project)
-        {
-            r->items[i].state = LW_ITEM_HOLD;
-        }
-    }
-
-    return LW_OK;
-}
-
-
-static int
+int
 lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
     lw_item_t **list, size_t n)
 {
@@ -210,7 +135,8 @@ lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
 
         if (rc == LW_OK && r->http.status == 200) {
             r->last_success = lw_clock();
-            r->pause = 0;
+            r->suspects_pause = 0;
+            r->suspects_at = 0;
             return lw_relay_results(w, r, list, n);
         }
 
@@ -261,7 +187,7 @@ lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
                 return lw_relay_halves(w, r, project, list, n, NULL);
             }
 
-            if (n == 1 && lw_relay_broken(w, r, list[0], broken)) {
+            if (n == 1 && lw_relay_suspect_failed(w, r, list[0], broken)) {
                 return LW_OK;
             }
 
@@ -294,45 +220,6 @@ lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
             return LW_STOPPED;
         }
     }
-}
-
-
-/* an entry alone was answered with 500 so many times: whether it is settled */
-
-static int
-lw_relay_broken(lw_t *w, lw_relay_t *r, lw_item_t *item, unsigned times)
-{
-    if (item->failed_at && r->last_success > item->failed_at) {
-
-        if (times < LW_EVENT_TRIES) {
-            return 0;
-        }
-
-        item->state = LW_ITEM_DEAD;
-        item->reason = "500: Lunary fails at it";
-
-        return 1;
-    }
-
-    if (item->failed_at == 0) {
-
-        if (times < LW_EVENT_TRIES) {
-            return 0;
-        }
-
-        item->failed_at = lw_clock();
-        item->state = LW_ITEM_HOLD;
-
-        return 1;
-    }
-
-    if (w->options->once || r->suspects >= LW_SUSPECTS_MAX) {
-        return 0;
-    }
-
-    item->state = LW_ITEM_HOLD;
-
-    return 1;
 }
 
 
