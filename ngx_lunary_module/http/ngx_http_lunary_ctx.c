@@ -15,8 +15,14 @@
 
 #include <sys/random.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 
 #define NGX_HTTP_LUNARY_RANDOM_POOL  4000
+
+#define NGX_HTTP_LUNARY_HEAP         (4 * 1024 * 1024)
 
 
 static ngx_str_t ngx_http_lunary_method(ngx_http_request_t *r);
@@ -40,6 +46,18 @@ void
 ngx_http_lunary_ctx_start(void)
 {
     ngx_http_lunary_pool_left = 0;
+
+#if defined(__GLIBC__)
+
+    /*
+     * A prompt's buffers are as large as what glibc leaves free at the end of
+     * its heap: the worker would give them back after each call, and each of
+     * their pages would be a fault in the next one.
+     */
+
+    (void) mallopt(M_MMAP_THRESHOLD, NGX_HTTP_LUNARY_HEAP);
+    (void) mallopt(M_TRIM_THRESHOLD, NGX_HTTP_LUNARY_HEAP);
+#endif
 }
 
 
