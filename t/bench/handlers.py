@@ -265,7 +265,8 @@ def tiny_deltas(t):
 
 def tiny_unbuffered(t):
     """the same, proxy_buffering off and a buffer of 1 MB"""
-    t.start(KEEP + " proxy_buffering off; proxy_buffer_size 1m;")
+    t.start(KEEP + " proxy_buffering off; proxy_buffer_size 1m;"
+            " proxy_busy_buffers_size 1m;")
     t.call("/empty")
     t.call("/deltas")
 

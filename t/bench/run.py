@@ -214,6 +214,8 @@ class Bench:
         return wrk(self.lab, port, path, file, case.conns, seconds, headers)
 
     def round(self, target, case, seconds, rate=None):
+        """case: one, or the name of one"""
+        case = CASES.get(case, case)
         nginx, port = self.targets[target]
         live = target.split()[0] in VARIANTS
         if live:
