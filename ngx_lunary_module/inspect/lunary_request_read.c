@@ -42,15 +42,13 @@
 static const unsigned char *lunary_read_scalar(const unsigned char *p);
 static int lunary_read_media(const lunary_read_t *rd, unsigned depth,
     unsigned class, const unsigned char *p);
-static int lunary_read_utf8(lunary_read_t *rd, const unsigned char *base,
-    size_t from);
 
 
 int
 lunary_request_read(lunary_request_t *rq)
 {
-    int                   array, high;
-    size_t                from;
+    int                   array;
+    uint32_t              cp;
     uint64_t              bit;
     unsigned              depth, state, watch, class;
     lunary_str_t          name;
@@ -62,14 +60,12 @@ lunary_request_read(lunary_request_t *rq)
 
     base = rq->raw.data;
     end = base + rq->raw.len;
-    from = rd->at;
-    p = base + from;
+    p = base + rd->at;
     value_end = base + rd->end;
     depth = rd->depth;
     class = rd->class;
     state = rd->state;
     watch = rq->n.inside ? 2 : 1;
-    high = 0;
 
     /* the one behind the last is nobody's */
 
@@ -148,7 +144,7 @@ any:
 
     if (*p == '"') {
 
-        q = lunary_string_end(p + 1, end, &high);
+        q = lunary_string_end(p + 1, end);
 
         if (*q != '"') {
             goto broken;
@@ -268,7 +264,7 @@ member:
 
 name:
 
-    q = lunary_string_end(p + 1, end, &high);
+    q = lunary_string_end(p + 1, end);
 
     if (*q != '"') {
 
@@ -383,10 +379,6 @@ close:
     rd->depth = 0;
     rd->state = LUNARY_SCAN_S_DONE;
 
-    if (high && lunary_read_utf8(rd, base, from) != LUNARY_OK) {
-        return LUNARY_ERROR;
-    }
-
     lunary_read_space(p);
 
     return (p == end) ? LUNARY_DONE : LUNARY_ERROR;
@@ -395,7 +387,7 @@ string:
 
     /* one that was begun before */
 
-    q = lunary_string_end(p, end, &high);
+    q = lunary_string_end(p, end);
 
     if (*q != '"') {
         p = base + rd->string - 1;
@@ -412,9 +404,12 @@ string:
 
 broken:
 
-    /* p is at the quote, q at what stops the string */
+    /* p is at the quote, q at what stops the string: mostly the end, or an
+     * escape or a character that is not all there */
 
-    if (end - q > (*q == '\\' ? 5 : 0)) {
+    if (end - q > (*q == '\\' ? 5 : 0)
+        && (*q < 0x80 || lunary_utf8_char(q, end, &cp) != 0))
+    {
         return LUNARY_ERROR;
     }
 
@@ -459,7 +454,7 @@ stop:
     rd->depth = (uint8_t) depth;
     rd->class = (uint8_t) class;
 
-    return high ? lunary_read_utf8(rd, base, from) : LUNARY_OK;
+    return LUNARY_OK;
 }
 
 #undef lunary_read_offset
@@ -551,29 +546,4 @@ lunary_read_media(const lunary_read_t *rd, unsigned depth, unsigned class,
     }
 
     return memcmp(p, "data:", 5) == 0;
-}
-
-
-/* what was read from `from` on; half a character at the end is read again */
-
-static int
-lunary_read_utf8(lunary_read_t *rd, const unsigned char *base, size_t from)
-{
-    size_t    at;
-    uint32_t  cp;
-
-    at = from + lunary_utf8_span(base + from, base + rd->at);
-
-    if (at == rd->at) {
-        return LUNARY_OK;
-    }
-
-    if (rd->state == LUNARY_SCAN_S_STRING
-        && lunary_utf8_char(base + at, base + rd->at, &cp) == 0)
-    {
-        rd->at = at;
-        return LUNARY_OK;
-    }
-
-    return LUNARY_ERROR;
 }

@@ -134,7 +134,7 @@ lunary_scan_string(lunary_scan_t *s, const unsigned char **pp,
             continue;
         }
 
-        p = lunary_string_plain(p, end);
+        p = lunary_string_span(p, end);
 
         if (p == end) {
             break;

@@ -16,9 +16,7 @@
 #include <arm_neon.h>
 #endif
 
-#if defined(__SSE2__) && (defined(__GNUC__) || defined(__clang__))            \
-    && defined(__x86_64__)
-#define LUNARY_HAVE_AVX2  1
+#if (LUNARY_HAVE_AVX2)
 #include <immintrin.h>
 #endif
 
@@ -219,7 +217,10 @@ static const lunary_simd_t  lunary_simd_ ## isa = {                          \
     lunary_ ## isa ## _find_number,                                          \
     lunary_ ## isa ## _find_base64,                                          \
     lunary_ ## isa ## _find_space,                                           \
-    lunary_ ## isa ## _nested                                                \
+    lunary_ ## isa ## _nested,                                               \
+    lunary_ ## isa ## _close,                                                \
+    lunary_ ## isa ## _span,                                                 \
+    lunary_ ## isa ## _padded                                                \
 };
 
 const lunary_simd_t  lunary_simd_portable = {
@@ -230,7 +231,10 @@ const lunary_simd_t  lunary_simd_portable = {
     lunary_portable_number,
     lunary_portable_base64,
     lunary_portable_space,
-    lunary_portable_nested
+    lunary_portable_nested,
+    lunary_simd_close,
+    lunary_span_any,
+    lunary_span_any
 };
 
 
@@ -321,6 +325,9 @@ lunary_simd_find(sse2, , base64, 16, 1, lunary_portable_base64)
 lunary_simd_find(sse2, , space, 16, 1, lunary_portable_space)
 
 #define lunary_sse2_nested  lunary_portable_nested
+#define lunary_sse2_close   lunary_simd_close
+#define lunary_sse2_span    lunary_span_any
+#define lunary_sse2_padded  lunary_span_any
 
 lunary_simd_table(sse2)
 
@@ -585,6 +592,38 @@ lunary_avx2_nested(const unsigned char *p, const unsigned char *end)
 }
 
 
+LUNARY_AVX2_BITS static const unsigned char *
+lunary_avx2_close(const unsigned char *p, const unsigned char *end)
+{
+    __m256i   a, b;
+    uint64_t  quote, slash, odd;
+
+    for (odd = 0; end - p >= 64; p += 64) {
+
+        a = _mm256_loadu_si256((const __m256i *) p);
+        b = _mm256_loadu_si256((const __m256i *) (p + 32));
+
+        quote = lunary_avx2_bits(lunary_avx2_is(a, '"'),
+                                 lunary_avx2_is(b, '"'));
+        slash = lunary_avx2_bits(lunary_avx2_is(a, '\\'),
+                                 lunary_avx2_is(b, '\\'));
+
+        if (slash | odd) {
+            quote &= ~lunary_avx2_escaped(slash, &odd);
+        }
+
+        if (quote) {
+            return p + __builtin_ctzll(quote);
+        }
+    }
+
+    return (odd && p == end) ? end : lunary_simd_close(p + odd, end);
+}
+
+
+#define lunary_avx2_span    lunary_span_avx2
+#define lunary_avx2_padded  lunary_span_avx2_padded
+
 lunary_simd_table(avx2)
 
 #endif
@@ -707,6 +746,9 @@ lunary_simd_find(neon, , base64, 16, 4, lunary_portable_base64)
 lunary_simd_find(neon, , space, 16, 4, lunary_portable_space)
 
 #define lunary_neon_nested  lunary_portable_nested
+#define lunary_neon_close   lunary_simd_close
+#define lunary_neon_span    lunary_span_any
+#define lunary_neon_padded  lunary_span_any
 
 lunary_simd_table(neon)
 
@@ -744,6 +786,33 @@ lunary_choose_nested(const unsigned char *p, const unsigned char *end)
     lunary_simd = lunary_simd_all()[0];
 
     return lunary_simd->nested(p, end);
+}
+
+
+static const unsigned char *
+lunary_choose_close(const unsigned char *p, const unsigned char *end)
+{
+    lunary_simd = lunary_simd_all()[0];
+
+    return lunary_simd->close(p, end);
+}
+
+
+static const unsigned char *
+lunary_choose_span(const unsigned char *p, const unsigned char *end)
+{
+    lunary_simd = lunary_simd_all()[0];
+
+    return lunary_simd->span(p, end);
+}
+
+
+static const unsigned char *
+lunary_choose_padded(const unsigned char *p, const unsigned char *end)
+{
+    lunary_simd = lunary_simd_all()[0];
+
+    return lunary_simd->padded(p, end);
 }
 
 

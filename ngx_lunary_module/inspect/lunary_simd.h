@@ -19,6 +19,11 @@
 #include <emmintrin.h>
 #endif
 
+#if defined(__SSE2__) && (defined(__GNUC__) || defined(__clang__))            \
+    && defined(__x86_64__)
+#define LUNARY_HAVE_AVX2  1
+#endif
+
 
 typedef const unsigned char *(*lunary_simd_pt)(const unsigned char *p,
     const unsigned char *end);
@@ -32,6 +37,9 @@ typedef struct {
     lunary_simd_pt   base64;
     lunary_simd_pt   space;
     lunary_simd_pt   nested;
+    lunary_simd_pt   close;
+    lunary_simd_pt   span;
+    lunary_simd_pt   padded;
 } lunary_simd_t;
 
 extern const lunary_simd_t  *lunary_simd;
@@ -55,6 +63,7 @@ const lunary_simd_t *const *lunary_simd_all(void);
  * space:   the first byte that is no white space of JSON
  * nested:  p is behind an opening bracket: what is behind the one that closes
  *          it, strings passed over; NULL where there is none
+ * close, span, padded: p is inside of a string; see lunary_string.h
  *
  * What is looked for is mostly near: where that is cheap the first bytes are
  * looked at without a call.
@@ -185,6 +194,21 @@ lunary_simd_backslash(const unsigned char *p, const unsigned char *end)
 /* p is inside a string: its closing quote (escaped ones are passed over) */
 const unsigned char *lunary_simd_close(const unsigned char *p,
     const unsigned char *end);
+
+
+/* for the tables: what lunary_span.c has of them */
+
+const unsigned char *lunary_span_any(const unsigned char *p,
+    const unsigned char *end);
+
+#if (LUNARY_HAVE_AVX2)
+
+const unsigned char *lunary_span_avx2(const unsigned char *p,
+    const unsigned char *end);
+const unsigned char *lunary_span_avx2_padded(const unsigned char *p,
+    const unsigned char *end);
+
+#endif
 
 
 #endif /* LUNARY_SIMD_H */

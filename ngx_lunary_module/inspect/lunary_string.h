@@ -1,43 +1,70 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * The end of a JSON string, escapes and all.  In a buffer that is followed by
- * zeroes: one pass that finds the closing quote, judges the escapes and
- * notices bytes above 0x7f; the zeroes are controls, so that nothing is
- * compared with the end.  Private to inspect/.
+ * The inside of a JSON string, escapes and all: where it ends, and how much of
+ * it is valid.  Private to inspect/.
+ *
+ * What is valid: characters of UTF-8 that are no controls, and whole escapes;
+ * a lone half of a surrogate pair counts as one.
  */
 
 #ifndef LUNARY_STRING_H
 #define LUNARY_STRING_H
 
 #include "lunary_base.h"
+#include "lunary_simd.h"
 
 
-/* so many zeroes must follow the bytes */
+/*
+ * p is inside a string, at the start of a character: returns the first one
+ * that is not a valid one or is not all there, mostly the closing quote; or
+ * end.
+ */
+
+static inline const unsigned char *
+lunary_string_span(const unsigned char *p, const unsigned char *end)
+{
+    return lunary_simd->span(p, end);
+}
+
+
+/* the same where so many zeroes follow the bytes: nothing is compared with
+ * the end, and strings that are short cost little */
 
 #define LUNARY_STRING_PAD  64
 
-/*
- * p is inside a string, not above end, where the padding is: returns its
- * closing quote; or what stops it: a byte below 0x20 (mostly: the padding), or
- * a backslash whose escape is none or not all there.  *high becomes 1 where a
- * byte above 0x7f may have come.
- */
-const unsigned char *lunary_string_end(const unsigned char *p,
-    const unsigned char *end, int *high);
+static inline const unsigned char *
+lunary_string_end(const unsigned char *p, const unsigned char *end)
+{
+#if defined(__SSE2__)
+
+    unsigned  m;
+
+    m = lunary_sse2_text(p);
+
+    if (m != 0) {
+
+        if (p[__builtin_ctz(m)] == '"') {
+            return p + __builtin_ctz(m);
+        }
+
+    } else {
+        p += 16;
+    }
+
+#endif
+
+    return lunary_simd->padded(p, end);
+}
 
 
-/*
- * Where nothing is known of what follows `end`, and escapes are many: both
- * look at [p, end) only.
- *
- * close: as lunary_simd_close();
- * plain: as lunary_simd_text(), but may pass over escapes of one letter.
- */
-const unsigned char *lunary_string_close(const unsigned char *p,
-    const unsigned char *end);
-const unsigned char *lunary_string_plain(const unsigned char *p,
-    const unsigned char *end);
+/* as lunary_simd_close(), where escapes are many */
+
+static inline const unsigned char *
+lunary_string_close(const unsigned char *p, const unsigned char *end)
+{
+    return lunary_simd->close(p, end);
+}
 
 
 #endif /* LUNARY_STRING_H */

@@ -9,6 +9,7 @@
 #include "lunary_text.h"
 #include "lunary_json.h"
 #include "lunary_simd.h"
+#include "lunary_string.h"
 
 
 /* a piece that is looked at as one while texts are being cut */
@@ -376,9 +377,9 @@ lunary_inside_copy(lunary_mem_t *mem, lunary_buf_t *b, lunary_str_t inside)
     p = inside.data;
     end = p + inside.len;
 
-    /* mostly there is nothing special in it */
+    /* mostly there is nothing to mend */
 
-    if (lunary_simd_text(p, end) == end) {
+    if (lunary_simd_text(p, end) == end || lunary_string_span(p, end) == end) {
         return lunary_buf_append(mem, b, p, inside.len);
     }
 

@@ -8,11 +8,10 @@
  * brackets only.
  */
 
-#include "lunary_escape.h"
 #include "lunary_media.h"
 #include "lunary_scan.h"
 #include "lunary_simd.h"
-#include "lunary_utf8.h"
+#include "lunary_string.h"
 #include "lunary_whole.h"
 
 #if defined(__SSE2__) && defined(__x86_64__)
@@ -499,58 +498,9 @@ lunary_whole_media(const unsigned char *p, const unsigned char *start)
 static const unsigned char *
 lunary_whole_rest(const unsigned char *p, const unsigned char *end)
 {
-    int  n;
+    p = lunary_string_span(p, end);
 
-    for ( ;; ) {
-        p = lunary_simd_text(p, end);
-
-        if (p == end) {
-            return NULL;
-        }
-
-        if (*p == '"') {
-            return p;
-        }
-
-        if (*p >= 0x80) {
-            p = lunary_utf8_run(p, end, &n);
-
-            if (n <= 0) {
-                return NULL;
-            }
-
-            continue;
-        }
-
-        if (*p != '\\') {
-            return NULL;
-        }
-
-        /* the last byte is a bracket and no part of an escape */
-
-        switch (p[1]) {
-
-        case '"': case '\\': case '/': case 'b': case 'f': case 'n':
-        case 'r': case 't':
-            p += 2;
-            continue;
-
-        case 'u':
-
-            if (end - p > 6
-                && (lunary_hex(p[2]) | lunary_hex(p[3])
-                    | lunary_hex(p[4]) | lunary_hex(p[5])) >= 0)
-            {
-                p += 6;
-                continue;
-            }
-
-            return NULL;
-
-        default:
-            return NULL;
-        }
-    }
+    return (p < end && *p == '"') ? p : NULL;
 }
 
 
