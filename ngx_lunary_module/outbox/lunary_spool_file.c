@@ -111,6 +111,14 @@ lunary_spool_create(lunary_spool_t *sp, const lunary_spool_conf_t *conf)
         return lunary_spool_failed(sp, "mmap()", rc);
     }
 
+    /*
+     * a page that is written for the first time is read first: without this
+     * the kernel reads ahead, which for a file of no contents means that it
+     * clears as much as read_ahead_kb says, while the event loop waits
+     */
+
+    (void) madvise(sp->base, size, MADV_RANDOM);
+
     sp->mapped = size;
     lunary_spool_write_head(sp, conf->random);
 
