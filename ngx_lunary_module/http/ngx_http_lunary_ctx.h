@@ -202,6 +202,7 @@ struct ngx_http_lunary_ctx_s {
                                                         for the client       */
     unsigned                           has_first:1;
     unsigned                           judged:1;     /* in this location     */
+    unsigned                           late:1;       /* only in the log      */
     unsigned                           finalized:1;
     unsigned                           logged:1;
 };

@@ -243,6 +243,22 @@ ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 }
 
 
+/* by the log phase nobody has judged: a 413, a client that left meanwhile */
+
+void
+ngx_http_lunary_identify_late(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx)
+{
+    ctx->late = 1;
+
+    if (!ctx->headers.read) {
+        ngx_http_lunary_read_headers(r, ctx, ctx->conf);
+    }
+
+    (void) ngx_http_lunary_identify(r, ctx, ctx->conf);
+}
+
+
 static ngx_int_t
 ngx_http_lunary_candidate(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf, ngx_http_lunary_source_t *src,
@@ -292,6 +308,12 @@ ngx_http_lunary_candidate(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         break;
 
     default: /* NGX_HTTP_LUNARY_SRC_VALUE */
+
+        /* what proves it may not have run: no access phase was reached */
+
+        if (src->verified && ctx->late) {
+            break;
+        }
 
         if (ngx_http_complex_value(r, &src->value, &c->user) != NGX_OK) {
             return NGX_ERROR;

@@ -35,34 +35,26 @@ static uint32_t ngx_http_lunary_shard(lunary_run_t *run);
 ngx_int_t
 ngx_http_lunary_log_handler(ngx_http_request_t *r)
 {
-    u_char                      *p;
-    lunary_run_t                *run;
-    lunary_buf_t                 scratch;
-    ngx_http_lunary_ctx_t       *ctx;
-    ngx_http_lunary_loc_conf_t  *lcf;
+    u_char                 *p;
+    ngx_int_t               rc;
+    lunary_run_t           *run;
+    lunary_buf_t            scratch;
+    ngx_http_lunary_ctx_t  *ctx;
 
     if (r != r->main) {
         return NGX_OK;
     }
 
-    ctx = ngx_http_lunary_get_ctx(r);
+    rc = ngx_http_lunary_log_ctx(r, &ctx);
 
-    if (ctx == NULL) {
+    if (rc == NGX_DECLINED) {
+        return NGX_OK;
+    }
 
-        /* ended before any phase of ours: 413 by Content-Length, a rewrite */
-
-        lcf = ngx_http_get_module_loc_conf(r, ngx_http_lunary_module);
-
-        if (lcf == NULL || !ngx_http_lunary_enabled(r, lcf)) {
-            return NGX_OK;
-        }
-
-        ctx = ngx_http_lunary_make_ctx(r, lcf);
-        if (ctx == NULL) {
-            ngx_lunary_outbox_lost(NGX_LUNARY_RECORD_RUN,
-                                   NGX_LUNARY_C_RUNS_ERROR);
-            return NGX_OK;
-        }
+    if (rc != NGX_OK) {
+        ngx_lunary_outbox_lost(NGX_LUNARY_RECORD_RUN,
+                               NGX_LUNARY_C_RUNS_ERROR);
+        return NGX_OK;
     }
 
     if (ctx->logged) {
@@ -119,6 +111,38 @@ ngx_http_lunary_log_handler(ngx_http_request_t *r)
     }
 
     lunary_buf_free(&ctx->mem, &scratch);
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_lunary_log_ctx(ngx_http_request_t *r, ngx_http_lunary_ctx_t **ctx)
+{
+    ngx_http_lunary_loc_conf_t  *lcf;
+
+    *ctx = ngx_http_lunary_get_ctx(r);
+
+    if (*ctx == NULL) {
+
+        /* ended before any phase of ours: 413 by Content-Length, a rewrite */
+
+        lcf = ngx_http_get_module_loc_conf(r, ngx_http_lunary_module);
+
+        if (lcf == NULL || !ngx_http_lunary_enabled(r, lcf)) {
+            return NGX_DECLINED;
+        }
+
+        *ctx = ngx_http_lunary_make_ctx(r, lcf);
+
+        if (*ctx == NULL) {
+            return NGX_ERROR;
+        }
+    }
+
+    if (!(*ctx)->judged && !(*ctx)->late) {
+        ngx_http_lunary_identify_late(r, *ctx);
+    }
 
     return NGX_OK;
 }

@@ -130,6 +130,13 @@ ngx_int_t ngx_http_lunary_call_names(ngx_http_request_t *r,
 ngx_int_t ngx_http_lunary_identify(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 
+/*
+ * The same for a call that ended before it was judged: what the client said,
+ * and nothing that an access phase would have proven
+ */
+void ngx_http_lunary_identify_late(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+
 /* 1 where the name is one of the identity headers of lcf ('_' is '-') */
 ngx_uint_t ngx_http_lunary_identity_header(ngx_http_lunary_loc_conf_t *lcf,
     ngx_str_t *name);
@@ -379,6 +386,14 @@ ngx_int_t ngx_http_lunary_usage_body(ngx_http_request_t *r,
 /* ngx_http_lunary_log.c */
 
 ngx_int_t ngx_http_lunary_log_handler(ngx_http_request_t *r);
+
+/*
+ * In the log phase: the call's context, made where no phase was reached, with
+ * what is known of the caller.  NGX_DECLINED: lunary is off, ctx is NULL;
+ * NGX_ERROR: no memory
+ */
+ngx_int_t ngx_http_lunary_log_ctx(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t **ctx);
 
 /* settles outcome and tokens; idempotent; in the log phase only */
 void ngx_http_lunary_finalize(ngx_http_request_t *r,

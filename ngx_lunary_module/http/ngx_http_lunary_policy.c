@@ -74,6 +74,7 @@ static void ngx_http_lunary_policy_reply(void *data, redisReply *reply);
 static void ngx_http_lunary_policy_judge(ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_asker_t *asker, redisReply *reply);
 static void ngx_http_lunary_policy_forget(void *data);
+static void ngx_http_lunary_policy_release(ngx_http_lunary_asker_t *asker);
 static void ngx_http_lunary_period(ngx_http_lunary_period_t *period);
 static ngx_str_t *ngx_http_lunary_policy_sha(void);
 
@@ -395,8 +396,6 @@ ngx_http_lunary_policy_forget(void *data)
 {
     ngx_http_lunary_asker_t *asker = data;
 
-    ngx_http_lunary_policy_t  policy;
-
     if (asker->request == NULL) {
         return;
     }
@@ -404,12 +403,26 @@ ngx_http_lunary_policy_forget(void *data)
     asker->request = NULL;
     ngx_lunary_redis_forget(asker->redis, asker);
 
-    if (asker->want == 0 || !ngx_lunary_redis_up(asker->redis)) {
+    if (ngx_lunary_redis_up(asker->redis)) {
+        ngx_http_lunary_policy_release(asker);
+    }
+}
+
+
+/*
+ * What was asked for may be reserved in a moment, and nobody would hear of it:
+ * it goes back right behind, and again until Redis has said so.  The reply
+ * would tell in which period; to settle what is not held changes nothing.
+ */
+
+static void
+ngx_http_lunary_policy_release(ngx_http_lunary_asker_t *asker)
+{
+    ngx_http_lunary_policy_t  policy;
+
+    if (asker->want == 0) {
         return;
     }
-
-    /* what is reserved in a moment goes back right behind: replies would tell
-     * in which period, settling what is not held changes nothing */
 
     ngx_memzero(&policy, sizeof(ngx_http_lunary_policy_t));
 
@@ -458,6 +471,12 @@ ngx_http_lunary_policy_reply(void *data, redisReply *reply)
 
     } else if (reply) {
         ngx_http_lunary_policy_judge(ctx, asker, reply);
+
+    } else {
+
+        /* too late for us, but Redis may yet read it */
+
+        ngx_http_lunary_policy_release(asker);
     }
 
     ngx_http_lunary_resume(r);

@@ -254,9 +254,18 @@ ngx_http_lunary_settle_reply(void *data, redisReply *reply)
 static void
 ngx_http_lunary_settle_later(ngx_http_lunary_settle_t *s)
 {
+    ngx_uint_t    max;
     ngx_event_t  *ev;
 
-    if (ngx_http_lunary_nunsettled >= NGX_HTTP_LUNARY_SETTLE_QUEUE
+    /* what only gives back leaves room for what was used */
+
+    max = NGX_HTTP_LUNARY_SETTLE_QUEUE;
+
+    if (s->argv[7].len == 1 && s->argv[7].data[0] == '0') {
+        max /= 2;
+    }
+
+    if (ngx_http_lunary_nunsettled >= max
         || (ngx_msec_int_t) (s->until - ngx_current_msec) <= 0
         || ngx_exiting || ngx_terminate)
     {

@@ -117,6 +117,12 @@ ngx_http_lunary_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
     } else {
         ctx = ngx_http_lunary_get_ctx(r);
 
+        if (r == r->main && ngx_http_lunary_logging(r)
+            && ngx_http_lunary_log_ctx(r, &ctx) == NGX_ERROR)
+        {
+            return NGX_ERROR;
+        }
+
         if (ctx == NULL) {
             return NGX_OK;
         }
