@@ -4,7 +4,6 @@
  * Counted memory and growing buffers.  See lunary_base.h.
  */
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "lunary_base.h"
@@ -120,10 +119,21 @@ lunary_buf_append(lunary_mem_t *mem, lunary_buf_t *b, const void *p, size_t n)
 int
 lunary_buf_append_int(lunary_mem_t *mem, lunary_buf_t *b, int64_t n)
 {
-    int   len;
-    char  text[24];
+    uint64_t       abs;
+    unsigned char  text[24], *p, *end;
 
-    len = snprintf(text, sizeof(text), "%lld", (long long) n);
+    end = text + sizeof(text);
+    p = end;
+    abs = (n < 0) ? 0 - (uint64_t) n : (uint64_t) n;
 
-    return lunary_buf_append(mem, b, text, (size_t) len);
+    do {
+        *--p = (unsigned char) ('0' + abs % 10);
+        abs /= 10;
+    } while (abs != 0);
+
+    if (n < 0) {
+        *--p = '-';
+    }
+
+    return lunary_buf_append(mem, b, p, (size_t) (end - p));
 }

@@ -9,8 +9,6 @@
  * the string does not depend on how its bytes came.
  */
 
-#include <stdio.h>
-
 #include "lunary_cut.h"
 #include "lunary_escape.h"
 #include "lunary_simd.h"
@@ -30,15 +28,37 @@ static size_t lunary_cut_drop(lunary_cut_t *c, unsigned char *text,
 size_t
 lunary_cut_marker(unsigned char *p, size_t n)
 {
-    return (size_t) sprintf((char *) p, "\xE2\x80\xA6[%zu bytes]\xE2\x80\xA6",
-                            n);
+    size_t  len;
+
+    memcpy(p, "\xE2\x80\xA6", 3);
+    len = lunary_cut_count(p + 3, n);
+    memcpy(p + 3 + len, "\xE2\x80\xA6", 3);
+
+    return len + 6;
 }
 
 
 size_t
 lunary_cut_count(unsigned char *p, size_t n)
 {
-    return (size_t) sprintf((char *) p, "[%zu bytes]", n);
+    size_t         len;
+    unsigned char  text[24], *q, *end;
+
+    end = text + sizeof(text);
+    q = end;
+
+    do {
+        *--q = (unsigned char) ('0' + n % 10);
+        n /= 10;
+    } while (n != 0);
+
+    len = (size_t) (end - q);
+
+    p[0] = '[';
+    memcpy(p + 1, q, len);
+    memcpy(p + 1 + len, " bytes]", 7);
+
+    return len + 8;
 }
 
 

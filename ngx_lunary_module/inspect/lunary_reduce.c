@@ -45,6 +45,9 @@ static size_t lunary_reduce_string(lunary_reduce_t *r, unsigned char *s,
 static unsigned lunary_reduce_walk(const lunary_reduce_t *r,
     lunary_reduce_visit_pt visit, void *ctx);
 static int lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c);
+static void lunary_reduce_found(lunary_reduce_hot_t *hot, size_t at);
+static size_t lunary_reduce_known(lunary_reduce_t *r, size_t first,
+    size_t need);
 static void lunary_reduce_move(unsigned char *to, const unsigned char *from,
     size_t n);
 static size_t lunary_reduce_worth(const lunary_reduce_t *r, size_t target);
@@ -69,6 +72,8 @@ lunary_reduce_init(lunary_reduce_t *r, size_t cut)
     r->nmarks = 0;
     r->nnotes = 0;
     r->hot.valid = 0;
+    r->hot.n = 0;
+    r->hot.moved = 0;
     r->last.len = 0;
 }
 
@@ -399,6 +404,7 @@ lunary_reduce_elements(lunary_reduce_t *r, size_t target)
                 r->hot.key_len = c.node.key_len;
                 r->hot.at = r->fixed;
                 r->hot.level = open - c.node.depth - 1;
+                r->hot.n = 0;
             }
         }
 
@@ -460,6 +466,7 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c)
 
             if (hot->level == 0) {
                 hot->last = (size_t) (p + 1 - r->data);
+                lunary_reduce_found(hot, hot->last);
             }
 
             break;
@@ -484,6 +491,86 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c)
     c->node.key_len = hot->key_len;
 
     return 1;
+}
+
+
+/* an element begins at this place */
+
+static void
+lunary_reduce_found(lunary_reduce_hot_t *hot, size_t at)
+{
+    unsigned  i;
+
+    if (hot->n == 0) {
+        hot->first = 0;
+        hot->moved = 0;
+        hot->each = 1;
+        hot->count = 0;
+    }
+
+    if (++hot->count < hot->each) {
+        return;
+    }
+
+    if (hot->first + hot->n == LUNARY_REDUCE_ENDS) {
+
+        memmove(hot->ends, hot->ends + hot->first, hot->n * sizeof(size_t));
+        hot->first = 0;
+
+        if (hot->n > LUNARY_REDUCE_ENDS / 2) {
+
+            for (i = 0; i < hot->n / 2; i++) {
+                hot->ends[i] = hot->ends[2 * i + 1];
+            }
+
+            /* of an odd number the last is one that came since */
+
+            hot->count += (hot->n & 1) ? hot->each : 0;
+            hot->n /= 2;
+            hot->each *= 2;
+
+            if (hot->count < hot->each) {
+                return;
+            }
+        }
+    }
+
+    hot->count = 0;
+    hot->ends[hot->first + hot->n++] = at + hot->moved;
+}
+
+
+/* the last place that is known to be an element's, and is less than `need`
+ * bytes behind `first`; else 0 */
+
+static size_t
+lunary_reduce_known(lunary_reduce_t *r, size_t first, size_t need)
+{
+    size_t                at, next;
+    lunary_reduce_hot_t  *hot;
+
+    hot = &r->hot;
+
+    if (!hot->valid || first != hot->start + 1) {
+        return 0;
+    }
+
+    for (at = 0; hot->n != 0; at = next) {
+
+        next = hot->ends[hot->first] - hot->moved;
+
+        if (next - first >= need) {
+
+            /* it is the one to stop at, where none lies between */
+
+            return (at != 0 && hot->each == 1) ? next : at;
+        }
+
+        hot->first++;
+        hot->n--;
+    }
+
+    return at;
 }
 
 
@@ -531,6 +618,12 @@ lunary_reduce_drop(lunary_reduce_t *r, const lunary_node_t *node, size_t need)
     /* the marker's own length is not known before its number: the longest */
 
     need += sizeof(text);
+
+    n = lunary_reduce_known(r, first, need);
+
+    if (n > (size_t) (p - r->data)) {
+        p = r->data + n;
+    }
 
     while (p < last && (size_t) (p - r->data) - first < need) {
 
@@ -721,6 +814,7 @@ lunary_reduce_edit(lunary_reduce_t *r, size_t from, size_t to,
     if (from == r->hot.start + 1 && to <= r->hot.last) {
         r->hot.last -= less;
         r->hot.at -= less;
+        r->hot.moved += less;
 
     } else {
         r->hot.valid = 0;

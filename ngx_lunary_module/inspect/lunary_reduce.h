@@ -23,6 +23,7 @@
 #define LUNARY_REDUCE_MARKS  16
 #define LUNARY_REDUCE_NOTES  16
 #define LUNARY_REDUCE_KEY    47
+#define LUNARY_REDUCE_ENDS   64
 
 
 /* an element that stands for others: where it is, what it stands for */
@@ -44,7 +45,9 @@ typedef struct {
 
 /*
  * The array that lost elements last, while it is open: mostly it is the one
- * to lose the next, and only what came since has to be looked at.
+ * to lose the next, and only what came since has to be looked at.  Where
+ * elements of it begin is written down as they are found: each one, or, where
+ * they are many, each second, fourth ... one.  `moved` is to be taken off.
  */
 
 typedef struct {
@@ -55,6 +58,12 @@ typedef struct {
     size_t          at;              /* so far the text has been looked at    */
     unsigned        level;           /* brackets open in it, there            */
     unsigned        valid;
+    unsigned        first;           /* of what is written down               */
+    unsigned        n;
+    unsigned        each;            /* how many elements an entry is for ... */
+    unsigned        count;           /* ... and so many came since the last   */
+    size_t          moved;
+    size_t          ends[LUNARY_REDUCE_ENDS];
 } lunary_reduce_hot_t;
 
 
