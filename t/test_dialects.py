@@ -589,6 +589,86 @@ def test_many_choices_and_tools_are_bounded(inspector):
     assert got["peak"] < 4 * LIMIT
 
 
+def times(value, n):
+    return b"[" + b",".join([value] * n) + b"]"
+
+
+# requests of which messages are made that are many times as long
+LONGER = {
+    "texts to embed": ("/v1/embeddings",
+                       b'{"model":"m","input":%s}', b'"a"'),
+    "tokens": ("/v1/completions", b'{"model":"m","prompt":%s}', b"[1]"),
+    "instances": ("/v1/projects/p/publishers/google/models/m:predict",
+                  b'{"instances":%s}', b"{}"),
+    "calls": ("/v1beta/models/m:generateContent", b'{"contents":%s}',
+              b'{"parts":[{"functionCall":{}}]}'),
+    "parts": ("/v1beta/models/m:generateContent",
+              b'{"contents":[{"parts":%s}]}', b'{"functionCall":{}}'),
+    "items": ("/v1/responses", b'{"model":"m","input":%s}',
+              b'{"type":"function_call"}'),
+    "tools used": ("/v1/messages",
+                   b'{"messages":[{"role":"user","content":%s}]}',
+                   b'{"type":"tool_use"}'),
+    "of Bedrock": ("/model/m/converse", b'{"messages":%s}',
+                   b'{"content":[{"toolUse":{}}]}'),
+    "arguments": ("/v1/messages",
+                  b'{"messages":[{"role":"user","content":[{"type":"tool_use",'
+                  b'"input":%s}]}]}', b'"' + b'\\"' * 40 + b'"'),
+}
+
+
+@pytest.mark.parametrize("limit", [65536, LIMIT])
+@pytest.mark.parametrize("name", list(LONGER))
+def test_a_request_takes_capture_max_a_field(inspector, name, limit):
+    """The text as read, and `input` as written of it, whatever it grows
+    to; half of it more while that moves."""
+    path, body, value = LONGER[name]
+    count = (limit - 64) // (len(value) + 1)
+    body = body % times(value, count)
+    assert len(body) <= limit
+    got = inspector.run(path=path, request=body, capture_max=limit,
+                        split="16384")
+    kept = got["fields"]["input"]
+    assert got["peak"] < 2.5 * limit + 65536
+    assert int(got["fields"]["input_bytes"]) > limit
+    assert limit // 32 < len(kept.encode()) <= limit
+    assert got["fields"]["truncated"] == "input" and json.loads(kept)
+
+    # and no more than the text where it is not kept
+    none = inspector.run(path=path, request=body, capture_max=limit,
+                         split="16384", capture="none")
+    assert none["peak"] < limit + 65536
+    assert (none["fields"]["input_bytes"] == got["fields"]["input_bytes"])
+
+
+@pytest.mark.parametrize("limit", [65536, LIMIT, 4 << 20])
+def test_a_body_takes_capture_max_and_a_few_kib(inspector, limit):
+    for words in (10, 500, limit // 20):
+        body = json.dumps({"model": "m", "messages": [
+            {"role": "user", "content": "word \" " * words}
+            for _ in range(2 * limit // (7 * words))]}).encode()
+        assert len(body) > 1.5 * limit
+        for split in ("whole", "16384"):
+            got = inspector.run(**CHAT, request=body, capture_max=limit,
+                                split=split)
+            assert got["fields"]["truncated"] == "input"
+            assert got["peak"] < limit + max(4096, limit // 32) + 16384
+
+
+def test_an_answer_takes_capture_max_twice_at_most(inspector):
+    """The texts as they came, and the field as it is written of them."""
+    for n, kind in ((1, "content"), (100, "content"), (100, "tool")):
+        words = "word \" " * 20
+        body = b"".join(event({"choices": [{"index": i % n, "delta": {
+            "content": words} if kind == "content" else {"tool_calls": [
+                {"index": 0, "id": "t", "function": {
+                    "name": "f", "arguments": words}}]}}]})
+            for i in range(8 * LIMIT // len(words)))
+        got = stream(inspector, body, capture_max=LIMIT, split="16384")
+        assert got["fields"]["truncated"] == "output"
+        assert got["peak"] < 2 * LIMIT + 65536
+
+
 # --- memory that ends ------------------------------------------------------
 
 TORTURE = {

@@ -109,6 +109,11 @@ lunary_call_destroy(lunary_call_t *call)
     lunary_buf_free(mem, &priv->form_user);
     lunary_buf_free(mem, &priv->model);
     lunary_buf_free(mem, &priv->input_buf);
+
+    if (priv->input_doc != NULL) {
+        lunary_doc_destroy(priv->input_doc);
+    }
+
     lunary_buf_free(mem, &priv->params);
     lunary_buf_free(mem, &priv->metadata);
     lunary_buf_free(mem, &priv->status_text);

@@ -115,10 +115,11 @@ lunary_call_input_built(lunary_call_t *call, lunary_str_t key)
 
     priv = lunary_priv(call);
 
-    lunary_call_input(call, lunary_buf_str(&priv->input_buf), key);
+    priv->input = lunary_buf_str(&priv->input_buf);
+    priv->input_size = priv->input_built;
 
-    if (!lunary_call_wants_input(call)) {
-        lunary_buf_free(call->mem, &priv->input_buf);
+    if (priv->rq != NULL) {
+        priv->input_size += lunary_request_removed_of(priv->rq, key);
     }
 }
 

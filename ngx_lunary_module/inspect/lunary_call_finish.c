@@ -121,7 +121,11 @@ lunary_call_set_input(lunary_call_t *call, lunary_run_t *run)
         return;
     }
 
-    if (priv->input.len > call->conf.capture_max) {
+    if (priv->input.data == priv->input_buf.data) {
+        lunary_doc_shrink(&priv->input_buf, call->conf.capture_max, &removed);
+        priv->input = lunary_buf_str(&priv->input_buf);
+
+    } else if (priv->input.len > call->conf.capture_max) {
         memset(&small, 0, sizeof(lunary_buf_t));
 
         if (lunary_doc_cap(call->mem, &small, priv->input,
@@ -294,22 +298,9 @@ static void
 lunary_call_capped(lunary_call_t *call, lunary_run_t *run, lunary_field_e f,
     lunary_buf_t *b)
 {
-    size_t        removed;
-    lunary_buf_t  small;
+    size_t  removed;
 
-    if (b->len > call->conf.capture_max) {
-        memset(&small, 0, sizeof(lunary_buf_t));
-
-        if (lunary_doc_cap(call->mem, &small, lunary_buf_str(b),
-                           call->conf.capture_max, &removed) != LUNARY_OK)
-        {
-            lunary_buf_free(call->mem, &small);
-            return;
-        }
-
-        lunary_buf_free(call->mem, b);
-        *b = small;
-    }
+    lunary_doc_shrink(b, call->conf.capture_max, &removed);
 
     lunary_run_set(run, f, lunary_buf_str(b));
 }

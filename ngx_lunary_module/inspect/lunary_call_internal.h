@@ -68,6 +68,8 @@ typedef struct {
     lunary_str_t             input;       /* of the request's text, or of
                                              input_buf                       */
     lunary_buf_t             input_buf;
+    lunary_doc_t            *input_doc;   /* goes on where that is full      */
+    uint64_t                 input_built; /* bytes written                   */
     uint64_t                 input_size;
     lunary_buf_t             params;
     lunary_buf_t             metadata;

@@ -20,6 +20,7 @@
 #define LUNARY_DOC_KEY    16384            /* a longer key loses its end      */
 
 
+static size_t lunary_doc_above(size_t max);
 static int lunary_doc_start(lunary_doc_t *d, const unsigned char **pp,
     const unsigned char *end);
 static int lunary_doc_behind(const lunary_doc_t *d, const unsigned char *p,
@@ -66,7 +67,8 @@ lunary_doc_create(lunary_mem_t *mem, size_t max, size_t cut, unsigned flags)
 
     d->mem = mem;
     d->max = max;
-    d->limit = max + max / 8;
+    d->above = lunary_doc_above(max);
+    d->limit = max + d->above;
     d->cap = 0;
     d->flags = (uint8_t) flags;
     d->watch = NULL;
@@ -76,6 +78,22 @@ lunary_doc_create(lunary_mem_t *mem, size_t max, size_t cut, unsigned flags)
     lunary_doc_reset(d);
 
     return d;
+}
+
+
+/*
+ * How far a text may grow above its bound before it is reduced: a few KiB, of
+ * a large one a part, so that a byte costs the same however large it is.
+ */
+
+static size_t
+lunary_doc_above(size_t max)
+{
+    if (max <= 8 * LUNARY_DOC_ABOVE) {
+        return max / 8;
+    }
+
+    return (max <= 32 * LUNARY_DOC_ABOVE) ? LUNARY_DOC_ABOVE : max / 32;
 }
 
 

@@ -9,9 +9,9 @@
  * Invariants
  *   - linear in the bytes fed, whatever the split: a feed is one scan and one
  *     copy; a reduction looks at the text a few times and frees at least
- *     max/16 of it;
+ *     max/64 of it;
  *   - the result depends on the bytes only, not on how they were split;
- *   - memory: at most max + max/8 + a few KiB;
+ *   - memory: at most max + a few KiB, or max/32 where that is more;
  *   - depth is bounded (LUNARY_DOC_DEPTH), and a number has at most 1024 bytes:
  *     what is more is LUNARY_LIMIT;
  *   - the text is valid JSON and UTF-8: only whole elements, members and the
@@ -36,7 +36,7 @@
  *      of an array (or of arrays in it) under `embedding` `embeddings` `data`
  *      `values` `input` `float` `int8` `uint8` `binary` `ubinary` leave one
  *      string, `["[12345 bytes]"]`;
- *   2. once the text would exceed max + max/8, and then to the end: white space
+ *   2. once the text would exceed max by more, and then to the end: white space
  *      between tokens goes, and strings longer than cut (by more than 64 bytes,
  *      for which the marker would not pay) keep their first and last cut/2
  *      bytes around `...[N bytes]...` (U+2026, N bytes taken out).  A key
@@ -120,6 +120,9 @@ size_t lunary_doc_removed_of(const lunary_doc_t *d, lunary_str_t key);
  */
 int lunary_doc_cap(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t v,
     size_t max, size_t *removed);
+
+/* ... where it lies: b holds the value and nothing else */
+void lunary_doc_shrink(lunary_buf_t *b, size_t max, size_t *removed);
 
 
 #endif /* LUNARY_DOC_H */

@@ -35,7 +35,7 @@ lunary_doc_reduce(lunary_doc_t *d, uint64_t offset)
     /* more than the bound, so that an open string, which may be held longer
      * than it will be, costs nobody's place */
 
-    enough = d->max + d->max / 16;
+    enough = d->max + d->above / 2;
 
     if (d->vector && r->len - d->mark > d->max / 4) {
 
@@ -434,11 +434,40 @@ lunary_doc_fit(lunary_reduce_t *r, size_t max, int cutting)
 }
 
 
+void
+lunary_doc_shrink(lunary_buf_t *b, size_t max, size_t *removed)
+{
+    lunary_reduce_t  r;
+
+    *removed = 0;
+
+    if (b->len <= max) {
+        return;
+    }
+
+    lunary_reduce_init(&r, max / 16);
+
+    r.data = b->data;
+    r.len = b->len;
+
+    lunary_doc_fit(&r, max, 0);
+
+    if (r.len > max) {
+        memcpy(r.data, "null", 4);
+        r.len = 4;
+        r.removed = b->len;
+    }
+
+    b->len = r.len;
+    *removed = r.removed;
+}
+
+
 int
 lunary_doc_cap(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t v,
     size_t max, size_t *removed)
 {
-    lunary_reduce_t  r;
+    lunary_buf_t  b;
 
     *removed = 0;
 
@@ -450,22 +479,15 @@ lunary_doc_cap(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t v,
         return LUNARY_NOMEM;
     }
 
-    lunary_reduce_init(&r, max / 16);
+    b.data = out->data + out->len;
+    b.len = v.len;
+    b.cap = v.len;
 
-    r.data = out->data + out->len;
-    r.len = v.len;
-    memcpy(r.data, v.data, v.len);
+    memcpy(b.data, v.data, v.len);
 
-    lunary_doc_fit(&r, max, 0);
+    lunary_doc_shrink(&b, max, removed);
 
-    if (r.len > max) {
-        memcpy(r.data, "null", 4);
-        r.len = 4;
-        r.removed = v.len;
-    }
-
-    out->len += r.len;
-    *removed = r.removed;
+    out->len += b.len;
 
     return LUNARY_OK;
 }

@@ -18,6 +18,7 @@
 
 
 #define LUNARY_DOC_SLACK  128              /* for markers and closing quotes  */
+#define LUNARY_DOC_ABOVE  4096
 
 
 /* what is being done with the bytes; up to MODE_CUT they go into the text */
@@ -38,8 +39,9 @@ struct lunary_doc_s {
     lunary_mem_t      *mem;
 
     size_t             max;
+    size_t             above;
     size_t             limit;            /* the text is reduced when it is
-                                            that long                         */
+                                            that long: max + above            */
     size_t             cap;              /* of r.data                         */
 
     int                rc;

@@ -4,23 +4,138 @@
  * Building `input`: requests that are not OpenAI-style messages are written
  * anew in Lunary's message form.  What is copied comes from a request's text,
  * which is valid JSON (lunary_doc.h, strict).
+ *
+ * What is written may be many times as long as what was read: once it is over
+ * the field's bound it goes through a document, which keeps to it.
  */
 
 #include "lunary_dialects.h"
+
+#include <stdio.h>
+
+
+#define LUNARY_INPUT_PIECE  4096
+
+
+static int lunary_input_reserve(lunary_call_t *call, size_t size);
+static int lunary_input_bound(lunary_call_t *call);
 
 
 int
 lunary_input_raw(lunary_call_t *call, lunary_str_t bytes)
 {
-    return lunary_buf_append(call->mem, &lunary_priv(call)->input_buf,
-                             bytes.data, bytes.len);
+    size_t          max;
+    lunary_buf_t   *b;
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+    b = &priv->input_buf;
+
+    priv->input_built += bytes.len;
+
+    if (!lunary_call_wants_input(call)) {
+        return LUNARY_OK;
+    }
+
+    if (priv->input_doc == NULL) {
+
+        max = call->conf.capture_max;
+
+        if (bytes.len <= max && b->len <= max - bytes.len) {
+
+            if (bytes.len > b->cap - b->len && b->cap > max / 3 * 2
+                && lunary_input_reserve(call, max) != LUNARY_OK)
+            {
+                return LUNARY_NOMEM;
+            }
+
+            return lunary_buf_append(call->mem, b, bytes.data, bytes.len);
+        }
+
+        if (lunary_input_bound(call) != LUNARY_OK) {
+            return LUNARY_NOMEM;
+        }
+    }
+
+    /* one that nests too deep is ended where it does */
+
+    return lunary_doc_feed(priv->input_doc, bytes.data, bytes.len)
+           == LUNARY_NOMEM ? LUNARY_NOMEM : LUNARY_OK;
+}
+
+
+/* as much as it may ever be, and not half as much again */
+
+static int
+lunary_input_reserve(lunary_call_t *call, size_t size)
+{
+    void          *p;
+    lunary_buf_t  *b;
+
+    b = &lunary_priv(call)->input_buf;
+    size = (size + 63) & ~(size_t) 63;
+
+    p = lunary_realloc(call->mem, b->data, b->cap, size);
+    if (p == NULL) {
+        return LUNARY_NOMEM;
+    }
+
+    b->data = p;
+    b->cap = size;
+
+    return LUNARY_OK;
+}
+
+
+/* the buffer's bytes go into a document, piece by piece: they are not there
+ * twice */
+
+static int
+lunary_input_bound(lunary_call_t *call)
+{
+    size_t          n;
+    lunary_buf_t   *b;
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+    b = &priv->input_buf;
+
+    priv->input_doc = lunary_doc_create(call->mem, call->conf.capture_max,
+                                        call->conf.capture_max / 16, 0);
+    if (priv->input_doc == NULL) {
+        return LUNARY_NOMEM;
+    }
+
+    while (b->len != 0) {
+
+        n = b->len / 2;
+
+        if (n < LUNARY_INPUT_PIECE) {
+            n = b->len;
+        }
+
+        if (lunary_doc_feed(priv->input_doc, b->data, n) == LUNARY_NOMEM) {
+            return LUNARY_NOMEM;
+        }
+
+        b->len -= n;
+        memmove(b->data, b->data + n, b->len);
+
+        if (b->len != 0) {
+            (void) lunary_input_reserve(call, b->len);
+        }
+    }
+
+    lunary_buf_free(call->mem, b);
+
+    return LUNARY_OK;
 }
 
 
 int
 lunary_input_open(lunary_call_t *call)
 {
-    return lunary_priv(call)->input_buf.len == 0
+    return lunary_priv(call)->input_built == 0
            ? lunary_input_lit(call, "[") : lunary_input_lit(call, ",");
 }
 
@@ -155,10 +270,9 @@ lunary_input_image(lunary_call_t *call, lunary_str_t type,
     lunary_str_t base64)
 {
     int            rc;
+    char           text[sizeof("18446744073709551615")];
     lunary_str_t   data;
-    lunary_buf_t  *b;
 
-    b = &lunary_priv(call)->input_buf;
     data = lunary_json_inside(base64);
 
     rc = lunary_input_lit(call, "{\"type\":\"image_url\",\"image_url\":"
@@ -183,7 +297,8 @@ lunary_input_image(lunary_call_t *call, lunary_str_t type,
         rc = lunary_input_lit(call, "[");
 
         if (rc == LUNARY_OK) {
-            rc = lunary_buf_append_int(call->mem, b, (int64_t) data.len);
+            (void) snprintf(text, sizeof(text), "%zu", data.len);
+            rc = lunary_input_raw(call, lunary_str(text, strlen(text)));
         }
 
         if (rc == LUNARY_OK) {
@@ -214,17 +329,29 @@ lunary_input_image_url(lunary_call_t *call, lunary_str_t url)
 void
 lunary_input_done(lunary_call_t *call, lunary_str_t key)
 {
-    lunary_buf_t  *b;
+    lunary_buf_t   *b;
+    lunary_priv_t  *priv;
 
-    b = &lunary_priv(call)->input_buf;
+    priv = lunary_priv(call);
+    b = &priv->input_buf;
 
-    if (b->len == 0) {
+    if (priv->input_built == 0) {
         return;
     }
 
     if (lunary_input_lit(call, "]") != LUNARY_OK) {
         lunary_buf_free(call->mem, b);
         return;
+    }
+
+    if (priv->input_doc != NULL) {
+
+        if (lunary_doc_close(priv->input_doc) == LUNARY_OK) {
+            lunary_doc_release(priv->input_doc, b);
+        }
+
+        lunary_doc_destroy(priv->input_doc);
+        priv->input_doc = NULL;
     }
 
     lunary_call_input_built(call, key);
@@ -234,8 +361,59 @@ lunary_input_done(lunary_call_t *call, lunary_str_t key)
 int
 lunary_input_escaped(lunary_call_t *call, lunary_str_t value)
 {
-    return lunary_json_escape(call->mem, &lunary_priv(call)->input_buf,
-                              value);
+    int             rc;
+    size_t          n, len;
+    lunary_buf_t   *b, piece;
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+    b = &priv->input_buf;
+
+    /* no byte becomes more than six */
+
+    if (priv->input_doc == NULL && lunary_call_wants_input(call)
+        && value.len <= (call->conf.capture_max - b->len) / 6)
+    {
+        len = b->len;
+        rc = lunary_json_escape(call->mem, b, value);
+        priv->input_built += b->len - len;
+
+        return rc;
+    }
+
+    /* piece by piece, each up to a character's end */
+
+    memset(&piece, 0, sizeof(lunary_buf_t));
+
+    rc = LUNARY_OK;
+
+    while (value.len != 0 && rc == LUNARY_OK) {
+
+        n = value.len;
+
+        if (n > LUNARY_INPUT_PIECE) {
+            n = LUNARY_INPUT_PIECE;
+
+            while (n > LUNARY_INPUT_PIECE - 4 && (value.data[n] & 0xc0) == 0x80)
+            {
+                n--;
+            }
+        }
+
+        piece.len = 0;
+        rc = lunary_json_escape(call->mem, &piece, lunary_str(value.data, n));
+
+        if (rc == LUNARY_OK) {
+            rc = lunary_input_raw(call, lunary_buf_str(&piece));
+        }
+
+        value.data += n;
+        value.len -= n;
+    }
+
+    lunary_buf_free(call->mem, &piece);
+
+    return rc;
 }
 
 

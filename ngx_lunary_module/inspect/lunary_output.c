@@ -368,7 +368,6 @@ lunary_output_write(lunary_output_t *o, lunary_buf_t *out, uint64_t *size)
     int               rc;
     size_t            removed;
     uint64_t          lost;
-    lunary_buf_t      small;
     lunary_choice_t  *ch;
 
     *size = 0;
@@ -402,21 +401,7 @@ lunary_output_write(lunary_output_t *o, lunary_buf_t *out, uint64_t *size)
 
     *size = out->len + lost;
 
-    if (out->len > o->max) {
-        memset(&small, 0, sizeof(lunary_buf_t));
-
-        rc = lunary_doc_cap(o->mem, &small, lunary_buf_str(out), o->max,
-                            &removed);
-
-        lunary_buf_free(o->mem, out);
-
-        if (rc != LUNARY_OK) {
-            lunary_buf_free(o->mem, &small);
-            return rc;
-        }
-
-        *out = small;
-    }
+    lunary_doc_shrink(out, o->max, &removed);
 
     return LUNARY_OK;
 }

@@ -218,6 +218,7 @@ lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
 static int
 lunary_request_reserve(lunary_request_t *rq, size_t n)
 {
+    void          *p;
     size_t         cap;
     lunary_buf_t  *b;
 
@@ -237,7 +238,21 @@ lunary_request_reserve(lunary_request_t *rq, size_t n)
         }
     }
 
-    return lunary_buf_reserve(rq->mem, b, cap - b->len);
+    if (cap < b->len + n) {
+        cap = b->len + n;
+    }
+
+    cap = (cap + 63) & ~(size_t) 63;
+
+    p = lunary_realloc(rq->mem, b->data, b->cap, cap);
+    if (p == NULL) {
+        return LUNARY_NOMEM;
+    }
+
+    b->data = p;
+    b->cap = cap;
+
+    return LUNARY_OK;
 }
 
 

@@ -945,7 +945,7 @@ linear_and_bounded(const char *head, const char *unit, const char *tail)
     assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
     assert_true(lunary_json_valid(lunary_doc_text(d), 512));
     assert_true(lunary_doc_text(d).len <= 65536);
-    assert_true(own.peak <= 65536 + 65536 / 8 + 8192);
+    assert_true(own.peak <= 65536 + 4096 + 8192);
     assert_true((double) (clock() - began) / CLOCKS_PER_SEC < 60);
 
     lunary_doc_destroy(d);
