@@ -512,7 +512,7 @@ def test_a_lone_run_leaves_after_flush(outbox, redis):
     assert batches(redis) == sent + 1
 
 
-@pytest.mark.parametrize("n, size", [(128, 100), (2, 70000)])
+@pytest.mark.parametrize("n, size", [(128, 100), (2, 140000)])
 def test_a_batchs_worth_does_not_wait(outbox, redis, n, size):
     nginx = warm(outbox, redis, stream="lunary:runs flush=1s")
     sent = batches(redis)

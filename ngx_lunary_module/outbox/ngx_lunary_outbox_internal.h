@@ -34,8 +34,8 @@
 
 
 #define NGX_LUNARY_OUTBOX_MAX_COUNT    128        /* records a flight        */
-#define NGX_LUNARY_OUTBOX_MAX_BYTES    (256 * 1024)
-#define NGX_LUNARY_OUTBOX_ENOUGH       (128 * 1024) /* not to wait for more  */
+#define NGX_LUNARY_OUTBOX_MAX_BYTES    (512 * 1024)
+#define NGX_LUNARY_OUTBOX_ENOUGH       (256 * 1024) /* not to wait for more  */
 #define NGX_LUNARY_OUTBOX_MAX_SHARDS   256
 #define NGX_LUNARY_OUTBOX_MAX_ADOPTED  64
 #define NGX_LUNARY_OUTBOX_MAX_FIELDS   1024
