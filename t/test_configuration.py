@@ -65,6 +65,10 @@ def test_the_configuration_without_mistakes_is_accepted(conf_test):
     ("lunary_stream_usage 1;", ["on", "off"]),
     ("lunary_accept acme;", ["acme"]),
     ("lunary_inject_user name;", ["name"]),
+    ("lunary_inject_user header:Content-Length;", ["how a request is read"]),
+    ("lunary_inject_user user header:host;", ["header:host"]),
+    ("lunary_props all name;", ["all, none, or names"]),
+    ("lunary_props name none;", ["all, none, or names"]),
     ("lunary_session_cache maybe;", ["maybe"]),
     ("proxy_set_body x;", ["proxy_set_body", "lunary_strip off"]),
     ("proxy_pass_request_body off;",
@@ -135,3 +139,9 @@ def test_a_location_without_lunary_may_set_the_body(conf_test):
         }""")
 
     assert accepted, words
+
+
+def test_a_spool_without_a_path_is_refused(conf_test):
+    accepted, said = conf_test(CONFIG.replace("spool off", 'spool ""'))
+
+    assert not accepted and "empty path" in said, said

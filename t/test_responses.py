@@ -354,7 +354,7 @@ def test_an_upstream_that_says_nothing(nginx, upstream, runs):
 def test_an_upstream_that_falls_silent_in_a_stream(nginx, upstream, runs):
     upstream.once([*sse(EVENTS[0], EVENTS[1], done=False), STALL],
                   content_type="text/event-stream")
-    one = nginx(CONFIG, extra="proxy_buffering off; proxy_read_timeout 300ms;")
+    one = nginx(CONFIG, extra="proxy_buffering off; proxy_read_timeout 1s;")
 
     one.post(json=STREAM)
 
@@ -509,6 +509,44 @@ def test_a_variable_that_holds_no_known_word_captures_nothing(
     assert {"input", "output"} & set(runs.one()) == there
     warnings = one.log().count("holds no word that its directive knows")
     assert warnings == (word not in ("full", "input"))
+
+
+SMALL = CONFIG.replace("{{ lunary }}", """
+    lunary_redis {{ redis }};
+    lunary_spool {{ dir }}/spool size=256k;""")
+
+
+@pytest.mark.parametrize("asked, answered, gone", [
+    (100000, 10, "input,output"), (10, 100000, "input,output"),
+    (10, 10, None)])
+def test_a_run_too_large_for_the_spool_goes_without_its_contents(
+        nginx, upstream, runs, asked, answered, gone):
+    upstream.once(json.dumps(completion("b" * answered)).encode(),
+                  content_type="application/json")
+    one = nginx(SMALL)
+    one.post(json={**CHAT, "messages": [{"role": "user",
+                                         "content": "a" * asked}]})
+
+    run = runs.one()
+    assert (run["user_id"], run["outcome"]) == ("u1", "ok")
+    assert (run["input_tokens"], run["output_tokens"]) == ("11", "7")
+    assert run.get("truncated") == gone
+    assert {"input", "output"} & set(run) == (
+        set() if gone else {"input", "output"})
+    assert int(run["input_bytes"]) > asked
+    assert ("without its contents" in one.log()) == bool(gone)
+
+
+def test_contents_that_are_not_kept_make_no_run_too_large(nginx, upstream,
+                                                          runs):
+    upstream.once(json.dumps(completion("b")).encode(),
+                  content_type="application/json")
+    one = nginx(SMALL, extra="lunary_capture output;")
+    one.post(json={**CHAT, "messages": [{"role": "user",
+                                         "content": "a" * 100000}]})
+
+    run = runs.one()
+    assert "output" in run and "truncated" not in run
 
 
 def test_who_writes_no_word_is_mentioned_once_a_second(nginx, runs):

@@ -554,6 +554,12 @@ ngx_http_lunary_conf_props(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     for (i = 1; i < cf->args->nelts; i++) {
+        if (ngx_strcmp(value[i].data, "all") == 0
+            || ngx_strcmp(value[i].data, "none") == 0)
+        {
+            return "takes all, none, or names";
+        }
+
         name = ngx_array_push(lcf->props);
         if (name == NULL) {
             return NGX_CONF_ERROR;

@@ -55,6 +55,17 @@ static ngx_http_lunary_inject_name_t  ngx_http_lunary_inject_names[] = {
 };
 
 
+/* headers by which the request itself is read */
+
+static ngx_str_t  ngx_http_lunary_inject_never[] = {
+    ngx_string("Connection"), ngx_string("Content-Encoding"),
+    ngx_string("Content-Length"), ngx_string("Content-Type"),
+    ngx_string("Expect"), ngx_string("Host"), ngx_string("TE"),
+    ngx_string("Trailer"), ngx_string("Transfer-Encoding"),
+    ngx_string("Upgrade"), ngx_null_string
+};
+
+
 char *
 ngx_http_lunary_conf_inject(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
@@ -126,6 +137,21 @@ ngx_http_lunary_conf_inject(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                        "invalid header name \"%V\" in "
                                        "\"lunary_inject_user\"", name);
+                    return NGX_CONF_ERROR;
+                }
+            }
+
+            for (n = 0; ngx_http_lunary_inject_never[n].len; n++) {
+                if (name->len == ngx_http_lunary_inject_never[n].len
+                    && ngx_strncasecmp(name->data,
+                                       ngx_http_lunary_inject_never[n].data,
+                                       name->len)
+                       == 0)
+                {
+                    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                                       "\"%V\" in \"lunary_inject_user\" says "
+                                       "how a request is read, not who sent "
+                                       "it", &value[i]);
                     return NGX_CONF_ERROR;
                 }
             }

@@ -16,6 +16,8 @@
 #include <zlib.h>
 
 
+static int ngx_http_lunary_redact(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, lunary_run_t *run, lunary_buf_t *scratch);
 static void ngx_http_lunary_fill(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, lunary_run_t *run);
 static void ngx_http_lunary_fill_identity(ngx_http_request_t *r,
@@ -93,9 +95,7 @@ ngx_http_lunary_log_handler(ngx_http_request_t *r)
 
     ngx_memzero(&scratch, sizeof(lunary_buf_t));
 
-    if (lunary_run_redact(run, ctx->call->conf.capture, &ctx->mem, &scratch)
-        == LUNARY_OK)
-    {
+    if (ngx_http_lunary_redact(r, ctx, run, &scratch) == LUNARY_OK) {
         p = ngx_lunary_outbox_reserve(NGX_LUNARY_RECORD_RUN,
                                       NGX_LUNARY_C_RUNS_OK + ctx->ended,
                                       lunary_run_count(run),
@@ -170,6 +170,65 @@ ngx_http_lunary_finalize(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 
     ctx->ended = ngx_http_lunary_outcome(r, ctx);
     ctx->outcome = ngx_http_lunary_outcomes[ctx->ended];
+}
+
+
+/*
+ * What may not be kept goes; and where a spool is too small for the rest, its
+ * contents: who called, and what it took, is worth more than nothing
+ */
+
+static int
+ngx_http_lunary_redact(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    lunary_run_t *run, lunary_buf_t *scratch)
+{
+    int            rc;
+    size_t         room, input, output, largest;
+    unsigned       capture;
+
+    static time_t  said;
+
+    capture = ctx->call->conf.capture;
+
+    room = lunary_run_room(run);
+    largest = ngx_lunary_outbox_largest();
+
+    if (room <= largest || largest == 0) {
+        return lunary_run_redact(run, capture, &ctx->mem, scratch);
+    }
+
+    input = capture & LUNARY_CAPTURE_INPUT
+            ? run->value[LUNARY_F_INPUT].len : 0;
+    output = capture & LUNARY_CAPTURE_OUTPUT
+             ? run->value[LUNARY_F_OUTPUT].len : 0;
+
+    room -= run->value[LUNARY_F_INPUT].len - input
+            + run->value[LUNARY_F_OUTPUT].len - output;
+
+    if (room <= largest) {
+        return lunary_run_redact(run, capture, &ctx->mem, scratch);
+    }
+
+    rc = lunary_run_redact(run, 0, &ctx->mem, scratch);
+
+    if (input && output) {
+        lunary_run_set_lit(run, LUNARY_F_TRUNCATED, "input,output");
+
+    } else if (input) {
+        lunary_run_set_lit(run, LUNARY_F_TRUNCATED, "input");
+
+    } else if (output) {
+        lunary_run_set_lit(run, LUNARY_F_TRUNCATED, "output");
+    }
+
+    if (ngx_http_lunary_seldom(&said)) {
+        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                      "lunary: a run of %uz bytes is logged without its "
+                      "contents, at most %uz fit: see lunary_capture_max and "
+                      "the size= of lunary_spool", room, largest);
+    }
+
+    return rc;
 }
 
 

@@ -299,6 +299,13 @@ ngx_lunary_outbox_sharded(void)
 }
 
 
+size_t
+ngx_lunary_outbox_largest(void)
+{
+    return ngx_lunary_outbox ? ngx_lunary_outbox->own->spool.max_record : 0;
+}
+
+
 /*
  * Arranges the next flight, if one can start: now, or where little waits after
  * `flush=`.

@@ -83,6 +83,9 @@ void ngx_lunary_outbox_lost(ngx_uint_t kind, ngx_uint_t counter);
 /* 1 where the hash matters */
 ngx_uint_t ngx_lunary_outbox_sharded(void);
 
+/* the largest `size` that reserve() ever takes; 0 where there is no outbox */
+size_t ngx_lunary_outbox_largest(void);
+
 
 /*
  * For who must answer only when a record cannot be lost any more (ingest):

@@ -122,6 +122,9 @@ ngx_lunary_outbox_parse_spool(ngx_conf_t *cf, ngx_lunary_outbox_conf_t *conf)
     if (arg[1].len == 3 && ngx_strncmp(arg[1].data, "off", 3) == 0) {
         ngx_str_null(&conf->path);
 
+    } else if (arg[1].len == 0) {
+        return "has an empty path: write a directory, or off";
+
     } else {
         conf->path = arg[1];
         conf->path_set = 1;
