@@ -166,6 +166,8 @@ struct ngx_http_lunary_ctx_s {
     u_char                             run_id[36];
 
     off_t                              request_bytes;
+    off_t                              turn;         /* of them, read before
+                                                        this round           */
     off_t                              response_bytes;
     ngx_msec_t                         ttft;         /* where has_first      */
     ngx_msec_t                         last;         /* last response byte,

@@ -19,6 +19,9 @@
 
 #define NGX_HTTP_LUNARY_SCAN_STEP  (64 * 1024)
 
+/* bytes of a body that are read without a look at what others want */
+#define NGX_HTTP_LUNARY_TURN       (256 * 1024)
+
 
 static ngx_int_t ngx_http_lunary_handler(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf);
@@ -29,6 +32,8 @@ static ngx_uint_t ngx_http_lunary_aside(ngx_http_request_t *r,
 static ngx_int_t ngx_http_lunary_read_body(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 static void ngx_http_lunary_body_handler(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_lunary_yield(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
 static ngx_int_t ngx_http_lunary_scan_body(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 
@@ -291,6 +296,7 @@ ngx_http_lunary_body_handler(ngx_http_request_t *r)
 ngx_int_t
 ngx_http_lunary_request_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 {
+    ngx_int_t                    rc;
     ngx_buf_t                   *b;
     ngx_chain_t                 *cl;
     ngx_http_lunary_ctx_t       *ctx;
@@ -339,7 +345,69 @@ ngx_http_lunary_request_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
         }
     }
 
-    return ngx_http_lunary_next_request_body(r, in);
+    rc = ngx_http_lunary_next_request_body(r, in);
+
+    if (rc == NGX_OK && ngx_http_lunary_yield(r, ctx)) {
+        return NGX_AGAIN;
+    }
+
+    return rc;
+}
+
+
+/*
+ * nginx reads a body in one go for as long as the socket has some of it, and
+ * what is read is scanned: of a large one so much that others would wait for
+ * milliseconds.  After a part of it the rest is left to the next round of the
+ * event loop, as if the socket had no more.
+ *
+ * 1 where it is.  HTTP/2 and HTTP/3 share a connection, and take an NGX_AGAIN
+ * of a filter for a failure.
+ */
+
+static ngx_uint_t
+ngx_http_lunary_yield(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_event_t               *rev;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    rev = r->connection->read;
+
+    if (!rev->ready) {
+
+        /* nginx itself leaves it here */
+
+        ctx->turn = ctx->request_bytes;
+        return 0;
+    }
+
+    if (ctx->request_bytes - ctx->turn < NGX_HTTP_LUNARY_TURN
+        || ctx->body_ended
+        || r->request_body->buf == NULL
+        || r->request_body_no_buffering
+#if (NGX_HTTP_V2)
+        || r->stream
+#endif
+#if (NGX_HTTP_V3)
+        || r->http_version == NGX_HTTP_VERSION_30
+#endif
+       )
+    {
+        return 0;
+    }
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
+                   "lunary: body is read on in the next round, %O bytes so far",
+                   ctx->request_bytes);
+
+    ctx->turn = ctx->request_bytes;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    ngx_add_timer(rev, clcf->client_body_timeout);
+    ngx_post_event(rev, &ngx_posted_next_events);
+
+    return 1;
 }
 
 
