@@ -188,3 +188,84 @@ def test_without_redis_and_without_a_spool(memory, redis_server, calls):
     assert s["runs_dropped_total"]["full"] > 0
     left, right = balance(s)
     assert left == right == calls[1]
+
+
+# ---- one call
+
+ONE = """
+{{ globals }}
+http {
+    {{ http }}
+    {{ lunary }}
+    client_max_body_size 100m;
+    server {
+        listen {{ listen }};
+        location / {
+            lunary on;
+            lunary_capture_max {{ limit }};
+            proxy_pass {{ upstream }};
+        }
+    }
+}
+"""
+
+MIB = 1 << 20
+LIMIT = MIB
+LARGE = 24 * MIB
+
+TURN = b'{"role":"user","content":"' + b"some words " * 20 + b'"},'
+CHOICE = b'{"message":{"content":"' + b"some words " * 2000 + b'"}},'
+
+
+def large(form, value):
+    return form % (value * (LARGE // len(value)))
+
+
+# What passes, and how often capture_max may be there: as text that is read,
+# as the field that is written of it, as the record; each of them twice while
+# it grows.  (test_dialects.py counts the bytes that are asked for; this is
+# what becomes of it.)
+CALLED = {
+    "one string": (4, "/v1/chat/completions", large(
+        b'{"messages":[{"role":"user","content":"%s"}]}', b"word \\n "), b"{}"),
+    "messages": (4, "/v1/chat/completions", large(
+        b'{"messages":[%s{}]}', TURN), b"{}"),
+    "written anew": (8, "/v1/embeddings", large(
+        b'{"input":[%s"b"]}', b'"abcdefgh",'), b"{}"),
+    "the answer": (8, "/v1/chat/completions", b'{"messages":[]}', large(
+        b'{"choices":[%s{}]}', CHOICE)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(CALLED))
+def test_one_call_takes_a_few_times_capture_max(nginx, upstream, runs, name):
+    """24 MiB pass; what the worker's peak grows by is its fields'."""
+    times, path, body, answer = CALLED[name]
+    one = nginx(ONE, limit=LIMIT, level="error")
+    [pid] = one.workers()
+
+    # what a first call takes once
+    upstream.once(b"{}", content_type="application/json")
+    one.post(path, body=b"{}")
+    runs.one()
+
+    with open(f"/proc/{pid}/clear_refs", "w") as f:
+        f.write("5")
+    before = peak(pid)
+    upstream.once(answer, content_type="application/json")
+    assert one.post(path, body=body).status == 200
+    assert upstream.last.body == body
+    run = runs(2)[-1]
+    after = peak(pid)
+
+    print(f"VmHWM: {before} KiB before, {after} KiB after {name}")
+    assert run["truncated"] == ("output" if name == "the answer"
+                                else "input")
+    assert (after - before) * 1024 < times * LIMIT + MIB
+
+
+def peak(pid):
+    """KiB, since it was last reset"""
+    with open(f"/proc/{pid}/status") as f:
+        return int(re.search(r"VmHWM:\s+(\d+)", f.read())[1])
