@@ -14,14 +14,6 @@ import pytest
 from harness import BUILD, ROOT
 
 INSPECT = ROOT / "ngx_lunary_module" / "inspect"
-SOURCES = """lunary_base.c lunary_utf8.c lunary_simd.c lunary_json.c
-    lunary_escape.c lunary_valid.c lunary_scan.c lunary_scan_token.c
-    lunary_media.c lunary_cut.c lunary_reduce.c lunary_doc.c
-    lunary_doc_event.c lunary_doc_media.c lunary_doc_fit.c lunary_doc_adopt.c
-    lunary_string.c lunary_request.c lunary_request_note.c
-    lunary_request_read.c lunary_claims.c lunary_splice.c lunary_walk.c
-    lunary_user.c""".split()
-
 # lunary_member_e
 TOP = """user_id userId user safety_identifier user_props userProps thread_id
     threadId parent_run_id parentRunId tags templateId metadata""".split()
@@ -60,7 +52,8 @@ class Edit(ctypes.Structure):
 def library(tmp_path_factory):
     path = tmp_path_factory.mktemp("splice") / "lunary.so"
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(path)]
-                   + [str(INSPECT / name) for name in SOURCES], check=True)
+                   + sorted(map(str, INSPECT.rglob("*.c"))) + ["-lz"],
+                   check=True)
     lib = ctypes.CDLL(str(path))
     lib.lunary_request_create.restype = ctypes.c_void_p
     lib.lunary_request_claims.restype = ctypes.c_void_p
