@@ -18,7 +18,7 @@ CONFIG = """
 http {
     {{ http }}
     {{ lunary }}
-    lunary_redis auth {{ auth }} timeout={{ patience | default("250ms") }};
+    lunary_redis auth {{ auth }} timeout={{ patience | default("1s") }};
     server {
         listen {{ listen }};
         lunary on;
@@ -182,7 +182,7 @@ def test_keys_that_only_look_alike_share_nothing(nginx, redis):
             {{ lunary }}
             lunary_session_cache zone=s:1m valid=1h negative=1h;
             add_header X-User $lunary_user_id;
-            lunary_redis other {{ redis }}?db=1;
+            lunary_redis other {{ redis }}?db=1 timeout=1s;
             server {
                 listen {{ listen }};
                 lunary on;

@@ -115,9 +115,9 @@ def test_a_logout_is_seen_when_valid_is_over(nginx, redis, runs):
 
 
 def test_an_answer_never_outlives_its_key(nginx, redis):
-    redis.set("sess:s1", '{"user_id":"carol"}', px=300)
     one = nginx(CONFIG, cache="zone=s:1m valid=1h",
                 extra="lunary_require_user verified;")
+    redis.set("sess:s1", '{"user_id":"carol"}', px=2000)
     assert one.post(json=CHAT, headers=COOKIE).status == 200
 
     wait_for(lambda: one.post(json=CHAT, headers=COOKIE).status == 401)

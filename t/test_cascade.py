@@ -174,7 +174,7 @@ def test_a_dead_redis_is_no_parent_where_no_user_is_required(
 
 def test_a_dead_redis_refuses_what_needs_it(nginx, redis_server):
     store = redis_server()
-    one = nginx(CONFIG, redis=store.url + " timeout=50ms",
+    one = nginx(CONFIG, redis=store.url + " timeout=1s",
                 extra="lunary_require_user on; lunary_policy off;")
     assert one.post(json=chat(user_id="a", thread_id="t1")).status == 200
     store.pause()

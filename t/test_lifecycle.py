@@ -109,7 +109,7 @@ def test_a_stream_across_quit(nginx, runs, stream):
     one.signal(signal.SIGQUIT)
     one.wait_log("gracefully shutting down")
     finish(*inside)
-    one.process.wait(10)
+    one.process.wait(40)
 
     run = runs.one()
     assert (run["outcome"], run.text) == ("ok", "Hello you")
@@ -130,7 +130,7 @@ def test_worker_shutdown_timeout_cuts_a_stream(nginx, runs, stream, how):
     gate.open()
     if how == "quit":
         # the timeout ended the connection to Redis, too: the spool has it
-        one.process.wait(10)
+        one.process.wait(40)
         one.start()
 
     run = runs.one()

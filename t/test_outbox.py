@@ -79,8 +79,9 @@ def test_requests_do_not_wait_for_a_dead_redis(outbox, redis_server, how):
 
     live = slowest()
     redis.pause() if how == "stopped" else redis.stop()
-    dead = slowest()
-    assert dead < live + 0.05
+
+    # a request that waits does so each time; a busy machine does not
+    assert any(slowest() < live + 0.05 for _ in range(5))
 
 
 def test_memory_does_not_grow_with_the_number_of_records(outbox, redis):
@@ -502,29 +503,27 @@ def warm(outbox, redis, **kw):
 
 
 def test_a_lone_run_leaves_after_flush(outbox, redis):
-    nginx = warm(outbox, redis, stream="lunary:runs flush=300ms")
+    nginx = warm(outbox, redis, stream="lunary:runs flush=2s")
     sent = batches(redis)
     began = time.monotonic()
     [id] = append(nginx, "a")
     assert stats(nginx)["runs_spooled"] == 1
     wait_for(lambda: id in entries(redis))
-    assert 0.25 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 1.9
     assert batches(redis) == sent + 1
 
 
 @pytest.mark.parametrize("n, size", [(128, 100), (2, 140000)])
 def test_a_batchs_worth_does_not_wait(outbox, redis, n, size):
-    nginx = warm(outbox, redis, stream="lunary:runs flush=1s")
+    nginx = warm(outbox, redis, stream="lunary:runs flush=60s")
     sent = batches(redis)
-    began = time.monotonic()
     ids = append(nginx, "a", n, size)
     wait_for(lambda: entries(redis)[-n:] == ids)
-    assert time.monotonic() - began < 0.9
     assert batches(redis) == sent + 1
 
 
 def test_little_of_both_waits_together(outbox, redis):
-    nginx = warm(outbox, redis, stream="lunary:runs flush=1s")
+    nginx = warm(outbox, redis, stream="lunary:runs flush=3s")
     sent = batches(redis)
     ids = [i for k in "abcde" for i in append(nginx, k, 20)]
     wait_for(lambda: entries(redis)[-100:] == ids)
@@ -581,8 +580,8 @@ def test_a_graceful_end_without_redis_does_not_wait(outbox, redis_server):
     nginx = outbox(redis, shutdown="60s")
     append(nginx, "a", 5)
     began = time.monotonic()
-    nginx.quit()
-    assert time.monotonic() - began < 5
+    nginx.quit(20)
+    assert time.monotonic() - began < 30
 
 
 def test_an_evicting_redis_is_warned_about(outbox, redis_server):

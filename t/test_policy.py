@@ -304,7 +304,7 @@ def test_settling_waits_for_redis(nginx, redis_server, upstream):
     upstream.once([gate, json.dumps({"id": "x", "choices": [], "usage": {
         "prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}})
         .encode()], content_type="application/json")
-    one = nginx(CONFIG, redis=store.url + " timeout=100ms")
+    one = nginx(CONFIG, redis=store.url + " timeout=1s")
 
     with one.client() as c:
         body = json.dumps(chat()).encode()
@@ -371,7 +371,7 @@ def test_what_was_paid_before_the_period_does_not_count(nginx, redis):
 def test_verified_refuses_what_it_cannot_judge(nginx, redis_server):
     store = redis_server()
     policy(store, blocked=1)
-    one = nginx(CONFIG, redis=store.url + " timeout=500ms", require="verified",
+    one = nginx(CONFIG, redis=store.url + " timeout=2s", require="verified",
                 extra="lunary_trusted_from 127.0.0.1;")
     headers = {"X-Lunary-User-Id": "alice"}
     assert one.post(json=chat(), headers=headers).status == 403

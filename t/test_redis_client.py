@@ -254,12 +254,12 @@ def test_many_look_ups_share_one_connection(outbox, redis):
 def test_a_look_up_that_takes_too_long(outbox, redis_server):
     redis = redis_server()
     redis.set("k", "v")
-    nginx = outbox(redis, params="timeout=200ms")
-    assert get(nginx, "k") == (200, "v")
+    nginx = outbox(redis, params="timeout=500ms")
+    wait_for(lambda: get(nginx, "k") == (200, "v"))
     redis.pause()
     began = time.monotonic()
     assert get(nginx, "k")[0] == 503
-    assert 0.15 < time.monotonic() - began < 1.5
+    assert 0.45 < time.monotonic() - began < 10
     redis.resume()
     wait_for(lambda: get(nginx, "k") == (200, "v"))
 
@@ -271,7 +271,7 @@ def test_a_look_up_waits_no_longer_for_a_connection(outbox):
         nginx = outbox(silent, params="timeout=200ms connect_timeout=30s")
         began = time.monotonic()
         assert get(nginx, "k")[0] == 503
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
     finally:
         silent.close()
 

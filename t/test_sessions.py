@@ -284,7 +284,7 @@ def test_a_client_that_leaves_during_the_look_up_is_forgotten(
     client = one.client()
     client.send(client.head("POST", "/v1/chat/completions", COOKIE, b"{}")
                 + b"{}")
-    wait_for(lambda: "http process request line" in one.log())
+    wait_for(lambda: one.log().count("script var: \"s1\"") >= 2)
     client.reset()
 
     assert [r["outcome"] for r in runs(2)] == ["ok", "aborted"]

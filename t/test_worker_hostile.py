@@ -235,7 +235,7 @@ class Tap:
             while data := a.recv(65536):
                 if look and self.words in data:
                     self.held.set()
-                    self.go.wait(20)
+                    self.go.wait(120)
                 b.sendall(data)
         except OSError:
             pass
@@ -252,7 +252,7 @@ def test_two_workers_at_one_entry_send_its_chats_once(redis, lunary, folder,
     tap = Tap(redis, b"$3\r\nSET\r\n")
     first = start(tap.url, *flags(lunary, folder))
     add(redis, run(thread_id="t1"))
-    assert tap.held.wait(10)
+    assert tap.held.wait(40)
     start(redis.unix_url, *flags(lunary, folder, "--claim-after", "1ms"))
     wait_for(lambda: len(lunary.messages) == 2)
     wait_for(lambda: pending(redis, "relay") == 0)

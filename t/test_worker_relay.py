@@ -535,7 +535,7 @@ def test_sigterm_lets_the_request_at_hand_end(redis, relay, lunary):
     time.sleep(0.3)                     # it has to still be there
     assert w.process.poll() is None
     lunary.hang.set()
-    assert w.process.wait(10) == 0
+    assert w.process.wait(40) == 0
     assert pending(redis) == 0 and len(lunary.runs) == 1
     assert redis.client.xinfo_consumers("lunary:runs", "relay") == []
 

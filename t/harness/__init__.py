@@ -27,4 +27,4 @@ VALGRIND = bool(os.environ.get("NGINX_VALGRIND"))
 # everything that waits does so this long at most; slow machines and
 # sanitizers stretch it
 SLOW = float(os.environ.get("TEST_SLOW", 10 if VALGRIND else
-                            4 if SANITIZED else 2))
+                            6 if SANITIZED else 4))

@@ -10,7 +10,7 @@ import subprocess
 import time
 import uuid
 
-from . import BUILD, ROOT
+from . import BUILD, ROOT, SLOW
 from .wait import wait_for
 
 _built = None
@@ -102,10 +102,10 @@ class Worker:
         self.process.kill()
         self.process.wait()
 
-    def term(self, timeout=20):
+    def term(self, timeout=10):
         """SIGTERM, and its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout)
+        return self.process.wait(timeout * SLOW)
 
     def hup(self):
         self.process.send_signal(signal.SIGHUP)
