@@ -63,14 +63,10 @@ lunary_realloc(lunary_mem_t *mem, void *p, size_t old, size_t size)
 
 
 int
-lunary_buf_reserve(lunary_mem_t *mem, lunary_buf_t *b, size_t n)
+lunary_buf_grow(lunary_mem_t *mem, lunary_buf_t *b, size_t n)
 {
     void    *p;
     size_t   cap;
-
-    if (n <= b->cap - b->len) {
-        return LUNARY_OK;
-    }
 
     if (n > SIZE_MAX / 2 - b->len) {
         return LUNARY_NOMEM;
@@ -93,24 +89,6 @@ lunary_buf_reserve(lunary_mem_t *mem, lunary_buf_t *b, size_t n)
 
     b->data = p;
     b->cap = cap;
-
-    return LUNARY_OK;
-}
-
-
-int
-lunary_buf_append(lunary_mem_t *mem, lunary_buf_t *b, const void *p, size_t n)
-{
-    if (n == 0) {
-        return LUNARY_OK;
-    }
-
-    if (lunary_buf_reserve(mem, b, n) != LUNARY_OK) {
-        return LUNARY_NOMEM;
-    }
-
-    memcpy(b->data + b->len, p, n);
-    b->len += n;
 
     return LUNARY_OK;
 }

@@ -103,9 +103,33 @@ typedef struct {
  * append: copies n bytes in; the bytes may not lie in the buffer itself.
  * After LUNARY_NOMEM the buffer is as it was.
  */
-int lunary_buf_reserve(lunary_mem_t *mem, lunary_buf_t *b, size_t n);
-int lunary_buf_append(lunary_mem_t *mem, lunary_buf_t *b, const void *p,
-    size_t n);
+int lunary_buf_grow(lunary_mem_t *mem, lunary_buf_t *b, size_t n);
+
+static inline int
+lunary_buf_reserve(lunary_mem_t *mem, lunary_buf_t *b, size_t n)
+{
+    return (n <= b->cap - b->len) ? LUNARY_OK : lunary_buf_grow(mem, b, n);
+}
+
+
+static inline int
+lunary_buf_append(lunary_mem_t *mem, lunary_buf_t *b, const void *p, size_t n)
+{
+    if (n == 0) {
+        return LUNARY_OK;
+    }
+
+    if (lunary_buf_reserve(mem, b, n) != LUNARY_OK) {
+        return LUNARY_NOMEM;
+    }
+
+    memcpy(b->data + b->len, p, n);
+    b->len += n;
+
+    return LUNARY_OK;
+}
+
+
 int lunary_buf_append_int(lunary_mem_t *mem, lunary_buf_t *b, int64_t n);
 
 #define lunary_buf_lit(mem, b, lit)                                          \

@@ -144,6 +144,10 @@ lunary_call_has(lunary_str_t s, const char *word)
 
     len = strlen(word);
 
+    if (s.len == len && memcmp(s.data, word, len) == 0) {
+        return 1;
+    }
+
     for (i = 0; i + len <= s.len; i++) {
 
         /* the first byte mostly says no */

@@ -235,6 +235,14 @@ lunary_call_params(lunary_call_t *call, lunary_str_t obj,
             continue;
         }
 
+        /* tools are most of a request, and never kept without its contents */
+
+        if (!lunary_call_wants_input(call) && value.len > 1
+            && value.data[0] == '[' && value.data[1] == '{')
+        {
+            continue;
+        }
+
         len = b->len;
 
         if (lunary_buf_reserve(mem, b, key.len + value.len + 5) != LUNARY_OK)

@@ -4,8 +4,6 @@
  * The answer while it is assembled.  See lunary_output.h.
  */
 
-#include <stdio.h>
-
 #include "lunary_output.h"
 #include "lunary_json.h"
 #include "lunary_doc.h"
@@ -572,6 +570,15 @@ lunary_output_text(lunary_output_t *o, lunary_text_t *t, lunary_buf_t *out,
     uint64_t *lost)
 {
     size_t  len;
+
+    if (o->budget.off) {
+
+        /* nothing of it is held */
+
+        *lost += t->size;
+
+        return LUNARY_OK;
+    }
 
     len = out->len;
 

@@ -266,7 +266,15 @@ lunary_note_name(lunary_str_t key, int *exact)
     const unsigned char  *p, *end;
     const lunary_name_t  *name, *last;
 
-    if (memchr(key.data, '\\', key.len) != NULL) {
+    len = key.len;
+
+    /* a letter is six bytes at most, and the shortest name has four */
+
+    if (len > 6 * LUNARY_NAME_MAX) {
+        return NULL;
+    }
+
+    if (len >= 3 + 6 && memchr(key.data, '\\', len) != NULL) {
 
         q = bytes;
         p = key.data;
@@ -297,7 +305,7 @@ lunary_note_name(lunary_str_t key, int *exact)
 
     len = key.len;
 
-    if (len > 2 && len <= 2 * LUNARY_NAME_MAX
+    if (len > 4 && len <= 2 * LUNARY_NAME_MAX
         && memchr(key.data, 0xc5, len) != NULL)
     {
         q = bytes;

@@ -4,8 +4,7 @@
  * Bounded texts.  See lunary_text.h.
  */
 
-#include <stdio.h>
-
+#include "lunary_cut.h"
 #include "lunary_text.h"
 #include "lunary_json.h"
 #include "lunary_simd.h"
@@ -303,10 +302,9 @@ int
 lunary_text_write(lunary_mem_t *mem, const lunary_text_t *t,
     lunary_buf_t *out)
 {
-    int           len;
-    char          mark[64];
-    size_t        head;
-    uint64_t      lost;
+    size_t         head;
+    uint64_t       lost;
+    unsigned char  mark[LUNARY_CUT_MARKER];
 
     lost = lunary_text_lost(t);
     head = t->cut ? t->head : t->buf.len;
@@ -316,11 +314,11 @@ lunary_text_write(lunary_mem_t *mem, const lunary_text_t *t,
     }
 
     if (lost != 0) {
-        len = snprintf(mark, sizeof(mark),
-                       "\xe2\x80\xa6[%llu bytes]\xe2\x80\xa6",
-                       (unsigned long long) lost);
 
-        if (lunary_buf_append(mem, out, mark, (size_t) len) != LUNARY_OK) {
+        if (lunary_buf_append(mem, out, mark,
+                              lunary_cut_marker(mark, (size_t) lost))
+            != LUNARY_OK)
+        {
             return LUNARY_NOMEM;
         }
     }

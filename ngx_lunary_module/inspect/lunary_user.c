@@ -96,6 +96,14 @@ lunary_user_id_valid(lunary_str_t s)
 
     for (p = s.data; p < end; p += n) {
 
+        /* mostly what ASCII prints */
+
+        if ((unsigned char) (*p - 0x21) < 0x7f - 0x21) {
+            seen = 1;
+            n = 1;
+            continue;
+        }
+
         n = lunary_utf8_char(p, end, &cp);
 
         if (n <= 0

@@ -111,8 +111,8 @@ static const lunary_str_t  lunary_run_objects[] = {
 
 static void lunary_run_take(lunary_run_t *run, lunary_field_e f,
     lunary_buf_t *scratch, size_t from, size_t to);
-static int lunary_run_params(lunary_mem_t *mem, lunary_buf_t *out,
-    lunary_str_t object, unsigned depth);
+static void lunary_run_params(lunary_buf_t *out, lunary_str_t object,
+    unsigned depth);
 static int lunary_run_error(lunary_mem_t *mem, lunary_buf_t *out,
     lunary_str_t object);
 static int lunary_run_plain(lunary_str_t s);
@@ -142,7 +142,12 @@ lunary_run_redact(lunary_run_t *run, unsigned capture, lunary_mem_t *mem,
     if (!(capture & LUNARY_CAPTURE_INPUT)
         && lunary_run_has(run, LUNARY_F_PARAMS))
     {
-        rc = lunary_run_params(mem, scratch, run->value[LUNARY_F_PARAMS], 0);
+        rc = lunary_buf_reserve(mem, scratch,
+                                run->value[LUNARY_F_PARAMS].len + 1);
+
+        if (rc == LUNARY_OK) {
+            lunary_run_params(scratch, run->value[LUNARY_F_PARAMS], 0);
+        }
     }
 
     error = scratch->len;
@@ -196,13 +201,12 @@ lunary_run_take(lunary_run_t *run, lunary_field_e f, lunary_buf_t *scratch,
 }
 
 
-/* appends the harmless members as an object, or nothing where none is left */
+/* appends the harmless members as an object, or nothing where none is left:
+ * what is kept is never longer than what was there, so there is room for it */
 
-static int
-lunary_run_params(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t object,
-    unsigned depth)
+static void
+lunary_run_params(lunary_buf_t *out, lunary_str_t object, unsigned depth)
 {
-    int                 rc;
     size_t              start, member, value;
     lunary_str_t        key, val;
     lunary_json_iter_t  it;
@@ -219,29 +223,25 @@ lunary_run_params(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t object,
 
         member = out->len;
 
-        rc = (out->len == start) ? lunary_buf_lit(mem, out, "{\"")
-                                 : lunary_buf_lit(mem, out, ",\"");
+        out->data[out->len++] = (member == start) ? '{' : ',';
+        out->data[out->len++] = '"';
 
-        if (rc != LUNARY_OK
-            || lunary_buf_append(mem, out, key.data, key.len) != LUNARY_OK
-            || lunary_buf_lit(mem, out, "\":") != LUNARY_OK)
-        {
-            return LUNARY_NOMEM;
-        }
+        memcpy(out->data + out->len, key.data, key.len);
+        out->len += key.len;
+
+        out->data[out->len++] = '"';
+        out->data[out->len++] = ':';
 
         value = out->len;
 
         if (lunary_run_harmless(val)) {
-            rc = lunary_buf_append(mem, out, val.data, val.len);
+            memcpy(out->data + out->len, val.data, val.len);
+            out->len += val.len;
 
         } else if (lunary_json_is_object(val) && depth < LUNARY_RUN_DEPTH
                    && lunary_run_listed(key, lunary_run_objects))
         {
-            rc = lunary_run_params(mem, out, val, depth + 1);
-        }
-
-        if (rc != LUNARY_OK) {
-            return rc;
+            lunary_run_params(out, val, depth + 1);
         }
 
         if (out->len == value) {
@@ -249,7 +249,9 @@ lunary_run_params(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t object,
         }
     }
 
-    return (out->len == start) ? LUNARY_OK : lunary_buf_lit(mem, out, "}");
+    if (out->len != start) {
+        out->data[out->len++] = '}';
+    }
 }
 
 
