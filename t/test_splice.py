@@ -13,7 +13,11 @@ import pytest
 
 from harness import BUILD, ROOT
 
-INSPECT = ROOT / "ngx_lunary_module" / "inspect"
+# the rooms that need no nginx
+SOURCES = [str(path) for room in ("inspect", "run")
+           for path in sorted((ROOT / "ngx_lunary_module" / room
+                               ).rglob("*.c"))]
+
 # lunary_member_e
 TOP = """user_id userId user safety_identifier user_props userProps thread_id
     threadId parent_run_id parentRunId tags templateId metadata""".split()
@@ -51,9 +55,10 @@ class Edit(ctypes.Structure):
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     path = tmp_path_factory.mktemp("splice") / "lunary.so"
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(path)]
-                   + sorted(map(str, INSPECT.rglob("*.c"))) + ["-lz"],
-                   check=True)
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC",
+                    f"-I{ROOT / 'ngx_lunary_module'}",
+                    f"-I{ROOT / 'ngx_lunary_module' / 'inspect'}",
+                    "-o", str(path), *SOURCES, "-lz"], check=True)
     lib = ctypes.CDLL(str(path))
     lib.lunary_request_create.restype = ctypes.c_void_p
     lib.lunary_request_claims.restype = ctypes.c_void_p
