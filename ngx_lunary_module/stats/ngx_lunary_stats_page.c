@@ -32,7 +32,7 @@ typedef struct {
 
 
 static ngx_buf_t *ngx_lunary_stats_buf(ngx_pool_t *pool,
-    ngx_lunary_stats_total_t *total);
+    ngx_lunary_stats_total_t **sum);
 static u_char *ngx_lunary_stats_json_histogram(u_char *p,
     ngx_lunary_stats_total_t *total, ngx_lunary_histogram_e h);
 static u_char *ngx_lunary_stats_prom_histogram(u_char *p,
@@ -88,10 +88,20 @@ static char  *ngx_lunary_stats_le[] = {
 };
 
 
+/* sums all workers up; room for a page of them, or NULL */
+
 static ngx_buf_t *
-ngx_lunary_stats_buf(ngx_pool_t *pool, ngx_lunary_stats_total_t *total)
+ngx_lunary_stats_buf(ngx_pool_t *pool, ngx_lunary_stats_total_t **sum)
 {
-    size_t  lines;
+    size_t                     lines;
+    ngx_lunary_stats_total_t  *total;
+
+    total = ngx_lunary_stats_total(pool);
+    if (total == NULL) {
+        return NULL;
+    }
+
+    *sum = total;
 
     /* an API has a line a bucket, the sum, the count and what is missing */
 
@@ -112,12 +122,7 @@ ngx_lunary_stats_json(ngx_pool_t *pool)
     ngx_lunary_stats_total_t    *total;
     ngx_lunary_stats_counter_t  *c;
 
-    total = ngx_lunary_stats_total(pool);
-    if (total == NULL) {
-        return NULL;
-    }
-
-    b = ngx_lunary_stats_buf(pool, total);
+    b = ngx_lunary_stats_buf(pool, &total);
     if (b == NULL) {
         return NULL;
     }
@@ -248,12 +253,7 @@ ngx_lunary_stats_prometheus(ngx_pool_t *pool)
     ngx_lunary_stats_total_t    *total;
     ngx_lunary_stats_counter_t  *c;
 
-    total = ngx_lunary_stats_total(pool);
-    if (total == NULL) {
-        return NULL;
-    }
-
-    b = ngx_lunary_stats_buf(pool, total);
+    b = ngx_lunary_stats_buf(pool, &total);
     if (b == NULL) {
         return NULL;
     }

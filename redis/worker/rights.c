@@ -31,6 +31,7 @@ static int lw_forget_entry(lw_t *w, void *ctx, const char *stream, int dead,
     const lw_entry_t *e);
 static int lw_forget_key(lw_t *w, void *ctx, lunary_str_t key, int policy);
 static int lw_forget_lists(lw_t *w, lw_rights_t *r);
+static void lw_rights_count(lw_rights_t *r, int dead);
 static int lw_rights_code(int rc, const lw_rights_t *r);
 
 
@@ -83,6 +84,17 @@ lw_show(lw_t *w, int argc, char **argv)
 }
 
 
+static void
+lw_rights_count(lw_rights_t *r, int dead)
+{
+    if (dead) {
+        r->dead++;
+    } else {
+        r->entries++;
+    }
+}
+
+
 static int
 lw_show_entry(lw_t *w, void *ctx, const char *stream, int dead,
     const lw_entry_t *e)
@@ -96,11 +108,7 @@ lw_show_entry(lw_t *w, void *ctx, const char *stream, int dead,
     lw_display_entry(&r->out, e, NULL);
     r->first = 0;
 
-    if (dead) {
-        r->dead++;
-    } else {
-        r->entries++;
-    }
+    lw_rights_count(r, dead);
 
     return lw_display_flush_json(&r->out);
 }
@@ -256,11 +264,7 @@ lw_forget_entry(lw_t *w, void *ctx, const char *stream, int dead,
 
     lw_args_t  *a;
 
-    if (dead) {
-        r->dead++;
-    } else {
-        r->entries++;
-    }
+    lw_rights_count(r, dead);
 
     if (!w->options->yes) {
         return LW_OK;
