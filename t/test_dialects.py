@@ -226,6 +226,43 @@ def test_tool_calls_are_assembled_from_their_deltas(inspector):
                 ("t0", "f", '{"a":"\u00e9"}'), ("t1", "g", "{}")]
 
 
+def test_what_was_spoken_is_told_by_its_transcript(inspector):
+    spoken = [{"role": "assistant", "audio": {"id": "audio_1"}},
+              {"audio": {"transcript": "Good "}},
+              {"audio": {"data": "UklGRg==" * 100}},
+              {"audio": {"transcript": "morning\n"}},
+              {"audio": {"expires_at": 1}}]
+    body = b"".join(event({"choices": [{"index": 0, "delta": d}]})
+                    for d in spoken) + event(b"[DONE]")
+    want = {"role": "assistant", "content": None,
+            "audio": {"transcript": "Good morning\n"}}
+    for split in ("whole", "bytes"):
+        got = stream(inspector, body, split=split)
+        assert json.loads(got["fields"]["output"]) == want
+        assert got["content"] == 1
+    got = stream(inspector, json.dumps({"choices": [{
+        "index": 0, "finish_reason": "stop", "message": {
+            "role": "assistant", "content": None, "refusal": None,
+            "audio": {"id": "audio_1", "data": "UklGRg==" * 100,
+                      "expires_at": 1, "transcript": "Good morning\n"}}}]})
+                 .encode(), headers=JSON)
+    assert json.loads(got["fields"]["output"]) == want
+
+
+@pytest.mark.parametrize("name", ["error", "errors"])
+def test_the_first_of_several_errors_counts(inspector, name):
+    got = inspector.run(**CHAT, request=b'{"model":"m","messages":[]}',
+                        status=422, headers=JSON, response=json.dumps(
+        {name: [{"message": "too long", "type": "bad", "code": 7},
+                {"message": "too short"}]}).encode())
+    assert json.loads(got["fields"]["error"]) == {
+        "message": "too long", "type": "bad", "code": 7}
+    got = inspector.run(**CHAT, request=b'{"model":"m","messages":[]}',
+                        status=422, headers=JSON,
+                        response=b'{"%s":["too long"]}' % name.encode())
+    assert json.loads(got["fields"]["error"]) == {"message": "too long"}
+
+
 def test_usage_that_is_repeated_counts_once(inspector):
     body = b"".join(event(chunk("x", usage={
         "prompt_tokens": 5, "completion_tokens": n, "total_tokens": 5 + n}))

@@ -6,7 +6,7 @@
  *
  *     {"error":{"message","type"|"status","code"}}   OpenAI, Anthropic, Google
  *     {"error":TEXT,"message"?,"code"?}              Ollama, Cohere, others
- *     {"errors":[{"message"},...]}                     Cloudflare, watsonx
+ *     {"error"|"errors":[{"message"},...]}           Cloudflare, watsonx, others
  *     {"message"|"Message"|"detail"|"title"}         Bedrock, FastAPI, RFC 9457
  */
 
@@ -193,9 +193,9 @@ lunary_call_error_of(lunary_call_t *call, lunary_str_t v, int failed)
         return 1;
     }
 
-    if (lunary_json_is_array(m[1])) {
+    if (lunary_json_is_array(m[1]) || lunary_json_is_array(m[0])) {
 
-        v = lunary_json_at(m[1], 0);
+        v = lunary_json_at(lunary_json_is_array(m[1]) ? m[1] : m[0], 0);
 
         if (lunary_json_is_object(v)) {
             lunary_call_error(call, lunary_json_get(v, "message"),

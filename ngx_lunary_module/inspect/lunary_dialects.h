@@ -106,6 +106,10 @@ LUNARY_DIALECTS(LUNARY_DIALECT_EXTERN)
     (LUNARY_STRIP_ANTHROPIC | lunary_member_bit(LUNARY_M_MD_USER_ID))
 
 
+/* what was spoken, in words: an escaped inside */
+void lunary_call_transcript(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t inside);
+
 /* openai_chat.c: a chat or text completion, or a chunk of one */
 void lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream);
 /* the content of a message: a string or parts */

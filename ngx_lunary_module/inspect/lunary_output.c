@@ -58,6 +58,7 @@ lunary_output_free(lunary_output_t *o)
         lunary_text_free(o->mem, &o->budget, &ch->text);
         lunary_text_free(o->mem, &o->budget, &ch->reasoning);
         lunary_text_free(o->mem, &o->budget, &ch->refusal);
+        lunary_text_free(o->mem, &o->budget, &ch->transcript);
         lunary_buf_free(o->mem, &ch->parts);
         lunary_buf_free(o->mem, &ch->raw);
         lunary_buf_free(o->mem, &ch->finish_reason);
@@ -452,7 +453,8 @@ lunary_output_message(lunary_output_t *o, lunary_choice_t *ch,
         lunary_buf_free(o->mem, &ch->parts);
 
     } else if (ch->text.size == 0
-               && (ch->tools != NULL || ch->refusal.size != 0))
+               && (ch->tools != NULL || ch->refusal.size != 0
+                   || ch->transcript.size != 0))
     {
         if (lunary_buf_append(o->mem, out, head, n - 1) != LUNARY_OK
             || lunary_output_lit(o, out, "null"))
@@ -502,6 +504,14 @@ lunary_output_message(lunary_output_t *o, lunary_choice_t *ch,
         && (lunary_output_lit(o, out, ",\"refusal\":\"")
             || lunary_output_text(o, &ch->refusal, out, lost) != LUNARY_OK
             || lunary_output_lit(o, out, "\"")))
+    {
+        return LUNARY_NOMEM;
+    }
+
+    if (ch->transcript.size != 0
+        && (lunary_output_lit(o, out, ",\"audio\":{\"transcript\":\"")
+            || lunary_output_text(o, &ch->transcript, out, lost) != LUNARY_OK
+            || lunary_output_lit(o, out, "\"}")))
     {
         return LUNARY_NOMEM;
     }

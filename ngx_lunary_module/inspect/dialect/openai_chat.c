@@ -418,6 +418,14 @@ lunary_openai_message(lunary_call_t *call, lunary_choice_t *ch,
 
         switch (key.len) {
 
+        case 5:
+            if (lunary_eq(key, "audio") && lunary_json_is_object(val)) {
+                val = lunary_json_get(val, "transcript");
+                lunary_call_transcript(call, ch, lunary_json_inside(val));
+            }
+
+            break;
+
         case 6:
             if (lunary_eq(key, "images") && lunary_json_is_array(val)) {
                 lunary_openai_pictures(call, ch, val);
