@@ -78,6 +78,14 @@ def ways(r):
     return lines(head, 1, rows)
 
 
+def uploads(r):
+    """Small calls beside an upload."""
+    head = ("", "p50 us", "p99 us", "bodies a round")
+    rows = [(name, us(r[name]["p50"]), us(r[name]["p99"]),
+             "%.0f" % r[name]["uploads"]) for name in ("plain", "module")]
+    return lines(head, 1, rows)
+
+
 def aims(results):
     """What was aimed at, and what came of it."""
     head = ("aim", "at least", "strive for", "as fast as can be",
@@ -116,6 +124,12 @@ def aims(results):
                     r["more"][key] * 1e6,
                     lambda v, most=most: v <= most * 1e6)
 
+    if "upload" in results:
+        r = results["upload"]
+        row("p99 beside an upload, times plain nginx's",
+            ("at most 1.10", "", ".2f"), None,
+            r["module"]["p99"] / r["plain"]["p99"], lambda v: v <= 1.10)
+
     return lines(head, 1, rows) if rows else ""
 
 
@@ -124,7 +138,7 @@ def tables(results):
     found = []
     kinds = {"": {}, "same rate": {}, "idle": {}}
     for name, r in results.items():
-        if name != "first event":
+        if name not in ("first event", "upload"):
             kind, _, case = name.rpartition(": ")
             kinds[kind][case] = r
 
@@ -136,6 +150,8 @@ def tables(results):
         found.append(("idle", rates(kinds["idle"])))
     if "first event" in results:
         found.append(("first event", ways(results["first event"])))
+    if "upload" in results:
+        found.append(("upload", uploads(results["upload"])))
     if aims(results):
         found.append(("aims", aims(results)))
     return found

@@ -16,6 +16,7 @@ Measurements, each of which can be named by a part of its name:
     same rate: CASE  plain nginx and the module at the same requests a second
     idle: CASE       the same, so few that the machine has nothing to do
     first event      of a stream: how long from the upstream to the client
+    upload           small calls while another client uploads 64 MB
 
     run.py [--rounds N] [--seconds S] [--json FILE] [--docs] [NAME ...]
 
@@ -38,6 +39,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import report
+import upload
 from cases import (CASES, FIRST, IDLE, IDLE_RATE, RATES, VARIANTS,
                    nginx_config)
 from lab import Lab, Nginx, Trouble, free_port, paced, streams, wait_for, wrk
@@ -325,12 +327,17 @@ class Bench:
         got = self.rounds(("plain", "full"), FIRST, self.args.seconds)
         return self.pair(got["plain"], got["full"])
 
+    def upload(self):
+        got = upload.measure(self, self.args.rounds, self.args.seconds)
+        return self.pair(got["plain"], got["full"])
+
     @staticmethod
     def pair(plain, module, **more):
         keys = [k for k in plain[0] if k.endswith(("p50", "p99"))]
         return {
             "plain": medians(plain), "module": medians(module),
-            "ratio": ratio(plain, module),
+            "ratio": ratio(plain, module, "cpu" if "cpu" in plain[0]
+                           else "p99"),
             "more": {k: statistics.median(m[k] - p[k] for p, m in
                                           zip(plain, module)) for k in keys},
             **more}
@@ -339,6 +346,8 @@ class Bench:
         kind, _, case = name.rpartition(": ")
         if name == "first event":
             return self.first()
+        if name == "upload":
+            return self.upload()
         if kind == "idle":
             return self.at_rate(case, IDLE_RATE)
         if kind:
@@ -351,13 +360,12 @@ def medians(rounds):
             for key in rounds[0] if key not in ("failed", "seconds", "runs")}
 
 
-def ratio(plain, module):
-    return statistics.median(p["cpu"] / m["cpu"]
-                             for p, m in zip(plain, module))
+def ratio(plain, module, key="cpu"):
+    return statistics.median(p[key] / m[key] for p, m in zip(plain, module))
 
 
 NAMES = (*CASES, *(f"same rate: {c}" for c in RATES),
-         *(f"idle: {c}" for c in IDLE), "first event")
+         *(f"idle: {c}" for c in IDLE), "first event", "upload")
 
 
 def main():

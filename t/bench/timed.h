@@ -15,6 +15,7 @@
  *           returns
  *   round   all of the entries in one round of the event loop: an upper bound
  *           of what one event handler took
+ *   loop    the longest round with all that nginx itself does
  *
  * CPU time is the thread's (what others do with the machine is not in it, nor
  * is waiting for a disk), wall time the clock's.  A worker writes its figures
@@ -74,6 +75,8 @@ typedef struct {
     void             *largest;       /* the entry that made round.cpu        */
     uint64_t          largest_cpu;
     void             *most_by;
+    uint64_t          since;         /* this round's begin, nginx included   */
+    uint64_t          loop;          /* the longest, nginx included          */
     uint64_t          over;          /* rounds of more than 1 ms of CPU      */
     uint64_t          rounds;
 
@@ -153,9 +156,18 @@ timed_row(void *function)
 TIMED_ONCE ngx_int_t
 timed_process_events(ngx_cycle_t *cycle, ngx_msec_t timer, ngx_uint_t flags)
 {
-    timed_t  *t = &lunary_timed;
+    timed_t       *t = &lunary_timed;
+    timed_span_t   now;
 
     t->rounds++;
+
+    timed_now(&now);
+
+    if (t->since && now.cpu - t->since > t->loop) {
+        t->loop = now.cpu - t->since;
+    }
+
+    t->since = now.cpu;
 
     if (t->round.cpu > t->most.cpu) {
         t->most.cpu = t->round.cpu;
@@ -310,8 +322,9 @@ timed_report(void)
     base = (uint64_t) (uintptr_t) info.dli_fbase;
 
     ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
-                  "lunary timed: rounds %uL over %uL cpu %uL wall %uL by %xL",
-                  t->rounds, t->over, t->most.cpu, t->most.wall,
+                  "lunary timed: rounds %uL over %uL cpu %uL wall %uL "
+                  "loop %uL by %xL",
+                  t->rounds, t->over, t->most.cpu, t->most.wall, t->loop,
                   t->most_by ? (uint64_t) (uintptr_t) t->most_by - base : 0);
 
     for (i = 0; i < TIMED_ROWS; i++) {

@@ -3,7 +3,7 @@
 """What a client waits while another one uploads 64 MB, plain nginx beside the
 module, in one run.
 
-One connection sends small calls, one after the other, while a second one
+A client sends 200 small calls a second, at their times, while another one
 uploads bodies of 64 MB without a pause; rounds alternate between plain nginx
 and the module.  Shown are the medians of the rounds' p50 and p99 of the small
 calls, and how many bodies went through.
@@ -21,11 +21,11 @@ import sys
 import threading
 from types import SimpleNamespace
 
-import run
 from cases import chat
-from lab import Lab, Trouble, wrk
+from lab import Lab, Trouble, paced
 
 MEBIBYTE = 1 << 20
+RATE, CONNS = 200, 64
 
 
 def body(size):
@@ -85,6 +85,30 @@ class Uploads:
             self.started.set()
 
 
+def measure(bench, rounds, seconds, alone=False):
+    """{target: [figures of each round]} of plain nginx and the module"""
+    big = body(64 * MEBIBYTE - 4096)
+    file = bench.lab.dir / "small.json"
+    file.write_text(chat(620))
+
+    got = {"plain": [], "full": []}
+    for _ in range(rounds):
+        for target in got:
+            nginx, port = bench.targets[target]
+            uploads = (contextlib.nullcontext() if alone
+                       else Uploads(port, big))
+            with uploads:
+                r = paced(bench.lab, port, "/json/v1/chat/completions", file,
+                          CONNS, RATE, RATE * seconds)
+            r["uploads"] = 0 if alone else uploads.done
+            if r["failed"]:
+                raise Trouble("%s: %d requests failed\n%s"
+                              % (target, r["failed"], nginx.log()))
+            got[target].append(r)
+    bench.settled(bench.targets["full"][1])
+    return got
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--rounds", type=int, default=5)
@@ -92,27 +116,12 @@ def main():
     p.add_argument("--alone", action="store_true", help="without uploads")
     args = p.parse_args()
 
-    big = body(64 * MEBIBYTE - 4096)
+    import run                       # which imports this file
+
     with Lab(run.HERE) as lab:
         try:
             bench = run.Bench(lab, SimpleNamespace(no_lua=True))
-            file = lab.dir / "small.json"
-            file.write_text(chat(620))
-
-            got = {"plain": [], "full": []}
-            for _ in range(args.rounds):
-                for target in got:
-                    port = bench.targets[target][1]
-                    uploads = (contextlib.nullcontext() if args.alone
-                               else Uploads(port, big))
-                    with uploads:
-                        r = wrk(lab, port, "/json/v1/chat/completions", file,
-                                1, args.seconds)
-                    r["uploads"] = 0 if args.alone else uploads.done
-                    if r["failed"]:
-                        raise Trouble("%s: %d requests failed"
-                                      % (target, r["failed"]))
-                    got[target].append(r)
+            got = measure(bench, args.rounds, args.seconds, args.alone)
         except Trouble as e:
             sys.exit(str(e))
 
