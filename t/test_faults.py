@@ -97,6 +97,8 @@ def test_streams_that_are_reset_during_the_look_up_leave_the_others_alone(
             gone = set(chance.sample(streams, 20))
             for stream in gone:
                 client.reset(stream)
+            wait_for(lambda: one.log().count("http2 RST_STREAM frame")
+                     == 20 * turn)
             store.resume()
             for stream in set(streams) - gone:
                 assert client.read(stream).status == 200
