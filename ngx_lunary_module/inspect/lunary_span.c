@@ -284,7 +284,9 @@ lunary_span_back(const unsigned char *from, const unsigned char *p,
 
     for (q = p; q > from && p - q < 3 && q[-1] >= 0x80; q--) { /* void */ }
 
-    while (q > from && (*q & 0xc0) == 0x80) {
+    /* a character's, unless it stands alone: before it ends an escape */
+
+    while (q > from && (*q & 0xc0) == 0x80 && q[-1] >= 0x80) {
         q--;
     }
 

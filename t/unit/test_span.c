@@ -271,6 +271,50 @@ noise(void **state)
 }
 
 
+/* rows of escapes, behind which something is wrong: blocks end in a row */
+
+static void
+what_is_wrong_behind_an_escape(void **state)
+{
+    size_t         i, k, n, at, len;
+    unsigned char  text[SIZE];
+
+    static const char  *const rows[] = {
+        "\\\\", "\\n", "\\u00e9", "\xc3\xa9", "\xe4\xb8\xad",
+        "\xf0\x9f\x98\x80"
+    };
+
+    static const char  *const wrong[] = {
+        "\x80", "\xbf\xbf", "\x80\x80\x80\x80", "\xc3", "\xe4\xb8",
+        "\xf0\x9f\x98", "\xff", "\x1f", "\"", "\\x", "\\u12x4"
+    };
+
+    (void) state;
+
+    for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        len = strlen(rows[i]);
+
+        for (k = 0; k < sizeof(wrong) / sizeof(wrong[0]); k++) {
+
+            for (n = 0; n < 280; n++) {
+
+                memset(text, 'a', sizeof(text));
+
+                for (at = n % len; at + len <= n; at += len) {
+                    memcpy(text + at, rows[i], len);
+                }
+
+                memcpy(text + at, wrong[k], strlen(wrong[k]));
+                at += strlen(wrong[k]);
+
+                compare(text, at);
+                compare(text, at + 70);
+            }
+        }
+    }
+}
+
+
 int
 main(void)
 {
@@ -278,6 +322,7 @@ main(void)
         cmocka_unit_test(every_character_is_judged_at_every_place),
         cmocka_unit_test(every_byte_behind_a_backslash),
         cmocka_unit_test(every_two_bytes_of_a_character),
+        cmocka_unit_test(what_is_wrong_behind_an_escape),
         cmocka_unit_test(noise)
     };
 
