@@ -30,6 +30,7 @@
 #define LUNARY_CALL_ERROR   4096        /* of an error's message             */
 #define LUNARY_CALL_DOC     32768       /* least room of a body              */
 #define LUNARY_CALL_FIRST   5           /* bytes that tell what a request is */
+#define LUNARY_CALL_NAME    32          /* of an event that may repeat       */
 #define LUNARY_CALL_CHUNK   8192        /* a call and its small blocks       */
 
 
@@ -108,6 +109,8 @@ typedef struct {
     size_t                   repeat_noise;
     size_t                   repeat_rest;
     unsigned                 repeat_misses;
+    unsigned                 repeat_name_len;
+    unsigned char            repeat_name[LUNARY_CALL_NAME];
     const lunary_tape_t     *tape;        /* of a body that is read in place */
     lunary_doc_t            *doc;
     lunary_output_t          out;
@@ -167,10 +170,12 @@ int lunary_call_elsewhere(lunary_call_t *call, lunary_str_t text);
 void lunary_call_close(lunary_call_t *call);
 
 /* 1 where an event is one like that before, and was done with */
-int lunary_call_repeat(lunary_call_t *call, lunary_str_t data);
+int lunary_call_repeat(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data);
 
 /* an event was read in full: the next one may be like it */
-void lunary_call_repeat_note(lunary_call_t *call, lunary_str_t data);
+void lunary_call_repeat_note(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data);
 
 /* adds to a text once more, as lunary_call_text() and the like did */
 void lunary_call_again(lunary_call_t *call, lunary_text_t *t,

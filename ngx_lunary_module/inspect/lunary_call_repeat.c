@@ -7,7 +7,8 @@
  *
  * Invariants
  *   - an event is one like that before where both are  head text tail  with
- *     the same head and tail, and text is the inside of one string, not empty;
+ *     the same head and tail, and text is the inside of one string, not empty,
+ *     and both have the same name, or none;
  *     in the tail the value of "obfuscation", which OpenAI fills with noise,
  *     may differ, too, if that is the last member;
  *   - the one before was read in full, by a dialect that says so
@@ -41,7 +42,7 @@ static const unsigned char *lunary_repeat_find(const unsigned char *p,
  */
 
 int
-lunary_call_repeat(lunary_call_t *call, lunary_str_t data)
+lunary_call_repeat(lunary_call_t *call, lunary_str_t name, lunary_str_t data)
 {
     size_t                n;
     lunary_str_t          inside;
@@ -53,6 +54,13 @@ lunary_call_repeat(lunary_call_t *call, lunary_str_t data)
 
     p = data.data;
     end = p + data.len;
+
+    if (name.len != priv->repeat_name_len
+        || (name.len != 0
+            && memcmp(name.data, priv->repeat_name, name.len) != 0))
+    {
+        return 0;
+    }
 
     if (data.len < priv->repeat_head
         || memcmp(p, kept, priv->repeat_head) != 0)
@@ -106,7 +114,8 @@ lunary_call_repeat(lunary_call_t *call, lunary_str_t data)
 
 
 void
-lunary_call_repeat_note(lunary_call_t *call, lunary_str_t data)
+lunary_call_repeat_note(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data)
 {
     size_t                head, tail;
     lunary_priv_t        *priv;
@@ -117,7 +126,7 @@ lunary_call_repeat_note(lunary_call_t *call, lunary_str_t data)
     priv->repeat.len = 0;
 
     if (priv->changes != 1 || !priv->repeats
-        || data.len > LUNARY_REPEAT_MAX
+        || data.len > LUNARY_REPEAT_MAX || name.len > LUNARY_CALL_NAME
         || priv->repeat_misses == LUNARY_REPEAT_MISSES)
     {
         return;
@@ -148,6 +157,12 @@ lunary_call_repeat_note(lunary_call_t *call, lunary_str_t data)
         != LUNARY_OK)
     {
         return;
+    }
+
+    priv->repeat_name_len = (unsigned) name.len;
+
+    if (name.len != 0) {
+        memcpy(priv->repeat_name, name.data, name.len);
     }
 
     priv->repeat_head = head;

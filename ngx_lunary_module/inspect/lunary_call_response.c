@@ -455,7 +455,7 @@ lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
 
     if (priv->repeat.len != 0) {
 
-        if (name.len == 0 && flags == 0 && lunary_call_repeat(call, data)) {
+        if (flags == 0 && lunary_call_repeat(call, name, data)) {
             return;
         }
 
@@ -499,8 +499,7 @@ lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
 
         (void) call->dialect->event(call, name, data);
 
-        lunary_call_repeat_note(call, name.len == 0 ? data
-                                      : lunary_str(data.data, 0));
+        lunary_call_repeat_note(call, name, data);
 
     } else if (lunary_eq(name, "error")
                || lunary_json_inside(lunary_json_get(data, "error")).len != 0

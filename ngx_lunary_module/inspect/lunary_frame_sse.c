@@ -44,6 +44,80 @@ lunary_frame_eol(const unsigned char *p, const unsigned char *end,
 }
 
 
+/* the start of the next line; eol is before end */
+
+static inline const unsigned char *
+lunary_frame_line(const unsigned char *eol, const unsigned char *end)
+{
+    return eol + 1 + (eol + 1 < end && *eol == '\r' && eol[1] == '\n');
+}
+
+
+/* an event that starts at p and is all there: what is behind it, else NULL */
+
+static inline const unsigned char *
+lunary_frame_event(lunary_frame_t *f, const unsigned char *p,
+    const unsigned char *end, const unsigned char **lf,
+    const unsigned char **cr)
+{
+    const unsigned char  *eol, *data, *name, *name_end;
+
+    data = p;
+    name = NULL;
+    name_end = NULL;
+
+    if (*p == 'e' && end - p > 6 && memcmp(p, "event:", 6) == 0) {
+
+        name_end = lunary_frame_eol(p, end, lf, cr);
+
+        if (name_end == NULL) {
+            return NULL;
+        }
+
+        name = p + 6;
+        name += (*name == ' ');
+        data = lunary_frame_line(name_end, end);
+    }
+
+    if (end - data < 6 || memcmp(data, "data:", 5) != 0) {
+        return NULL;
+    }
+
+    eol = lunary_frame_eol(data, end, lf, cr);
+
+    if (eol != NULL && eol + 1 < end) {
+
+        p = lunary_frame_line(eol, end);
+
+        if (p < end && (*p == '\n' || *p == '\r')) {
+
+            if (name != NULL) {
+                lunary_frame_set_name(f, name, (size_t) (name_end - name));
+            }
+
+            data += 5;
+            data += (*data == ' ');
+
+            lunary_frame_whole(f, data, (size_t) (eol - data));
+
+            f->cr = (*p == '\r');
+
+            return p + 1;
+        }
+    }
+
+    if (name != NULL) {
+
+        /* the first of the two lines is to be found again */
+
+        *lf = NULL;
+        *cr = NULL;
+    }
+
+    return NULL;
+}
+
+
 int
 lunary_frame_sse(lunary_frame_t *f, const unsigned char *p,
     const unsigned char *end)
@@ -80,37 +154,15 @@ lunary_frame_sse(lunary_frame_t *f, const unsigned char *p,
                 continue;
             }
 
-            if (*p != 'd' || f->have || end - p < 6
-                || memcmp(p, "data:", 5) != 0)
-            {
-                f->state = LUNARY_SSE_FIELD;
-                f->head_len = 0;
+            /* the usual event: a line of data, or its name and one, and a
+             * blank line, all here */
+
+            next = f->have ? NULL : lunary_frame_event(f, p, end, &lf, &cr);
+
+            if (next != NULL) {
+                f->name_len = 0;
+                p = next;
                 continue;
-            }
-
-            /* the usual event: one line of data, a blank line, all here */
-
-            eol = lunary_frame_eol(p, end, &lf, &cr);
-
-            if (eol != NULL && eol + 1 < end) {
-
-                next = eol + 1;
-
-                if (*eol == '\r' && *next == '\n') {
-                    next++;
-                }
-
-                if (next < end && (*next == '\n' || *next == '\r')) {
-                    p += 5;
-                    p += (*p == ' ');
-
-                    lunary_frame_whole(f, p, (size_t) (eol - p));
-
-                    f->name_len = 0;
-                    f->cr = (*next == '\r');
-                    p = next + 1;
-                    continue;
-                }
             }
 
             f->state = LUNARY_SSE_FIELD;

@@ -236,6 +236,7 @@ size_t
 lunary_json_pick(lunary_str_t obj, const lunary_str_t *keys,
     lunary_str_t *vals, size_t n)
 {
+    int            escaped;
     size_t         i, found;
     lunary_str_t   key, val;
     lunary_walk_t  w;
@@ -260,13 +261,25 @@ lunary_json_pick(lunary_str_t obj, const lunary_str_t *keys,
             break;
         }
 
+        /* -1: not known yet */
+
+        escaped = -1;
+
         for (i = 0; i < n; i++) {
+
+            if (key.len < keys[i].len) {
+                continue;
+            }
 
             /* an escaped name is longer than what it stands for */
 
+            if (key.len != keys[i].len && escaped < 0) {
+                escaped = (memchr(key.data, '\\', key.len) != NULL);
+            }
+
             if (key.len == keys[i].len
                 ? memcmp(key.data, keys[i].data, key.len) == 0
-                : key.len > keys[i].len && lunary_escape_eq(key, keys[i]))
+                : escaped && lunary_escape_eq(key, keys[i]))
             {
                 found += (vals[i].len == 0);
                 vals[i] = val;

@@ -198,12 +198,14 @@ lunary_walk_key(lunary_walk_t *w, lunary_str_t *key)
     unsigned              m;
     const unsigned char  *p, *q;
 
-    /* mostly: a comma, a short plain key, a colon, a value, all of it near */
+    /* mostly: a comma, a short plain key, a colon, a value, all of it near,
+     * and no space or one between them */
 
     p = w->p;
 
-    if (w->end - p >= 20) {
+    if (w->end - p >= 24) {
         p += (*p == ',');
+        p += (*p == ' ');
 
         if (*p == '"') {
             p++;
@@ -212,11 +214,15 @@ lunary_walk_key(lunary_walk_t *w, lunary_str_t *key)
             if (m) {
                 q = p + __builtin_ctz(m);
 
-                if (*q == '"' && q[1] == ':' && q[2] > ' ') {
+                if (*q == '"' && q[1] == ':') {
                     *key = lunary_str(p, (size_t) (q - p));
-                    w->p = q + 2;
+                    q += 2;
+                    q += (*q == ' ');
 
-                    return 1;
+                    if (*q > ' ') {
+                        w->p = q;
+                        return 1;
+                    }
                 }
             }
         }

@@ -16,19 +16,24 @@ static lunary_mem_t  mem;
 static unsigned      repeated;
 
 
+/* an event may begin with its name, and a space */
+
 static lunary_call_t *
 chat(const lunary_call_conf_t *conf, const char *const *events, size_t n,
     int disguise)
 {
-    int             len;
+    int             len, name;
     char            text[4096];
     size_t          i;
+    const char     *event, *path;
     lunary_call_t  *call;
 
     call = lunary_call_create(&mem, conf);
     assert_non_null(call);
 
-    lunary_call_start(call, text_of("POST"), text_of("/v1/chat/completions"),
+    path = (events[0][0] == '{') ? "/v1/chat/completions" : "/v1/messages";
+
+    lunary_call_start(call, text_of("POST"), text_of(path),
                       text_of("application/json"), text_of(""));
     lunary_call_request_end(call);
     lunary_call_answer(call, 200, text_of("text/event-stream"), text_of(""),
@@ -37,9 +42,19 @@ chat(const lunary_call_conf_t *conf, const char *const *events, size_t n,
     repeated = 0;
 
     for (i = 0; i < n; i++) {
-        len = snprintf(text, sizeof(text), "data: %.1s%.*s%s\n\n", events[i],
+        event = events[i];
+        name = 0;
+
+        if (*event != '{' && *event != '[') {
+            name = (int) strcspn(event, " ");
+            event += name + 1;
+        }
+
+        len = snprintf(text, sizeof(text), "%s%.*s%sdata: %.1s%.*s%s\n\n",
+                       name ? "event: " : "", name, events[i],
+                       name ? "\n" : "", event,
                        disguise ? (int) (1 + i % 7) : 0, "       ",
-                       events[i] + 1);
+                       event + 1);
 
         lunary_call_response(call, (unsigned char *) text, (size_t) len);
 
@@ -113,6 +128,13 @@ same(lunary_call_t *a, lunary_call_t *b)
 #define CHOICE(i, text)                                                      \
     "{\"choices\":[{\"index\":" i ",\"delta\":{\"content\":\"" text "\"}}]}"
 
+#define DELTA(kind, of, text)                                                \
+    "content_block_delta {\"type\":\"content_block_delta\",\"index\":1,"    \
+    "\"delta\":{\"type\":\"" kind "\",\"" of "\":\"" text "\"}}"
+#define WORD(text)   DELTA("text_delta", "text", text)
+#define THINK(text)  DELTA("thinking_delta", "thinking", text)
+#define ARGS(text)   DELTA("input_json_delta", "partial_json", text)
+
 #define CASE(name, min, ...)                                                 \
     static const char  *const name[] = { __VA_ARGS__ };                      \
     static const unsigned     name ## _min = min;
@@ -137,6 +159,30 @@ CASE(choices, 1, CHOICE("0", "a"), CHOICE("0", "b"), CHOICE("1", "c"),
 CASE(last, 1, ONE("a"), ONE("b"), "{\"choices\":[{\"index\":0,\"delta\":{},"
      "\"finish_reason\":\"stop\"}]}", "[DONE]")
 
+CASE(anthropic, 7,
+     "message_start {\"type\":\"message_start\",\"message\":{\"id\":\"m1\","
+     "\"model\":\"claude\",\"usage\":{\"input_tokens\":3}}}",
+     WORD("a"), WORD("b"), WORD("\\n"), WORD(""), WORD("c"),
+     "ping {\"type\":\"ping\"}", WORD("d"), WORD("\xc3\xa4"), WORD("\xff"),
+     THINK("x"), THINK("y"), THINK("z"), WORD("e"), WORD("f"),
+     "message_delta {\"type\":\"message_delta\",\"delta\":{"
+     "\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":9}}",
+     "message_stop {\"type\":\"message_stop\"}")
+CASE(anthropic_tools, 3,
+     "content_block_start {\"type\":\"content_block_start\",\"index\":1,"
+     "\"content_block\":{\"type\":\"tool_use\",\"id\":\"t1\","
+     "\"name\":\"f\",\"input\":{}}}",
+     ARGS(""), ARGS("{\\\"a"), ARGS("\\\":"), ARGS("1"), ARGS("}"))
+
+/* an event's name decides where the data have no type */
+
+#define UNTYPED(name, text)                                                  \
+    name " {\"delta\":{\"type\":\"text_delta\",\"text\":\"" text "\"}}"
+
+CASE(names, 1, UNTYPED("content_block_delta", "a"),
+     UNTYPED("content_block_delta", "b"), UNTYPED("ping", "c"),
+     UNTYPED("content_block_delta", "d"), UNTYPED("other", "e"))
+
 
 static void
 events_that_are_alike_say_the_same(void **state)
@@ -152,7 +198,8 @@ events_that_are_alike_say_the_same(void **state)
     } cases[] = {
 #define C(name)  { name, sizeof(name) / sizeof(name[0]), name ## _min }
         C(plain), C(empty), C(escapes), C(other_ends), C(noise), C(tools),
-        C(reasons), C(usage), C(same_usage), C(choices), C(last)
+        C(reasons), C(usage), C(same_usage), C(choices), C(last),
+        C(anthropic), C(anthropic_tools), C(names)
 #undef C
     };
 

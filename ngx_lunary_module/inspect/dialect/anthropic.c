@@ -547,6 +547,7 @@ static int
 lunary_messages_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data)
 {
+    lunary_priv(call)->repeats = (lunary_priv(call)->status < 400);
     lunary_anthropic_stream(call, name, data);
 
     return LUNARY_OK;
