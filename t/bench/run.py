@@ -401,6 +401,7 @@ def main():
             failed = 1
         else:
             failed = 0
+    whole = not failed
 
     for title, text in report.tables(results):
         print("\n%s\n\n%s" % (title, text))
@@ -414,7 +415,7 @@ def main():
 
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
-    if args.docs and not failed:
+    if args.docs and whole:
         report.docs(ROOT / "docs", results, version, args)
     return failed
 
