@@ -8,7 +8,8 @@
  *     instructions N CAPTURE_MAX CAPTURE REQUEST ANSWER
  *
  * N calls; CAPTURE_MAX bytes; CAPTURE 0 (none) or 3 (full); files of the
- * bodies.  An ANSWER that begins with "data:" is fed event by event.
+ * bodies.  An ANSWER that begins with a field of an event is fed event by
+ * event.
  */
 
 #include <stdio.h>
@@ -106,7 +107,8 @@ call(lunary_call_conf_t *conf, const char *path, unsigned char *rq,
     static const lunary_str_t  json = lunary_string("application/json");
     static const lunary_str_t  events = lunary_string("text/event-stream");
 
-    sse = nrs > 5 && memcmp(rs, "data:", 5) == 0;
+    sse = nrs > 6 && (memcmp(rs, "data:", 5) == 0
+                      || memcmp(rs, "event:", 6) == 0);
 
     lunary_mem_init(&mem);
 
@@ -205,8 +207,9 @@ main(int argc, char **argv)
     rq = slurp(argv[4], &nrq);
     rs = slurp(argv[5], &nrs);
 
-    path = strstr((char *) rq, "\"messages\"") ? "/v1/chat/completions"
-                                               : "/v1/embeddings";
+    path = strstr((char *) rq, "\"claude-") ? "/v1/messages"
+           : strstr((char *) rq, "\"messages\"") ? "/v1/chat/completions"
+           : "/v1/embeddings";
 
     size = call(&conf, path, rq, nrq, rs, nrs, NULL);
 

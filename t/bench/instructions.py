@@ -23,12 +23,50 @@ import urllib.request
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from lab import Lab
-from run import EMBEDDINGS, chat
+from cases import EMBEDDINGS, chat
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 FIGURES = HERE / "instructions.json"
 LIMIT = 1.03
+
+CYRILLIC = dict(zip(b"abcdefghijklmnopqrstuvwxyz",
+                    "абцдефгхийклмнопярстужвщыз"))
+
+
+def russian(size, escaped):
+    """The benchmarks' chat in Cyrillic letters: as many bytes, or escaped as
+    Python's json does unless told."""
+    body = json.loads(chat(size * 5 // 9))
+    for message in body["messages"]:
+        message["content"] = message["content"].lower().translate(CYRILLIC)
+    return json.dumps(body, ensure_ascii=escaped)
+
+
+def anthropic(stream):
+    """A request for 200 deltas, and the stream of them."""
+    body = json.loads(chat(620)) | {"model": "claude-sonnet-4-5",
+                                    "stream": True}
+    if not stream:
+        return json.dumps(body)
+    start = {"type": "message_start", "message": {
+        "id": "msg_01", "type": "message", "role": "assistant",
+        "model": body["model"], "content": [], "stop_reason": None,
+        "usage": {"input_tokens": 129, "output_tokens": 1}}}
+    block = {"type": "content_block_start", "index": 0,
+             "content_block": {"type": "text", "text": ""}}
+    events = [start, block]
+    events += [{"type": "content_block_delta", "index": 0,
+                "delta": {"type": "text_delta", "text": f" word{n}"}}
+               for n in range(200)]
+    events += [{"type": "content_block_stop", "index": 0},
+               {"type": "message_delta", "delta": {"stop_reason": "end_turn"},
+                "usage": {"output_tokens": 200}},
+               {"type": "message_stop"}]
+    return "".join(f"event: {e['type']}\n"
+                   f"data: {json.dumps(e, separators=(',', ':'))}\n\n"
+                   for e in events)
+
 
 # name: request, kind of answer, capture_max, capture, calls measured
 CASES = {
@@ -37,7 +75,13 @@ CASES = {
     "chat 213 KB": (chat(213 * 1024), "json", 1 << 20, 3, 20),
     "chat 213 KB, capture_max 32k": (chat(213 * 1024), "json", 32768, 3, 20),
     "identity only 0.6 KB": (chat(620), "json", 1 << 18, 0, 100),
+    "chat 213 KB, Cyrillic": (russian(213 * 1024, False), "json", 1 << 20, 3,
+                              10),
+    "chat 213 KB, Cyrillic, escaped": (russian(71 * 1024, True), "json",
+                                       1 << 20, 3, 10),
     "stream of 200 chunks": (chat(620, True), "sse", 1 << 18, 3, 20),
+    "Anthropic stream of 200 deltas": (anthropic(False), "anthropic", 1 << 18,
+                                       3, 20),
     "embeddings, 1 MB answer": (EMBEDDINGS, "big", 1 << 18, 3, 5),
 }
 
@@ -68,6 +112,7 @@ def answers():
             with urllib.request.urlopen(
                     f"http://127.0.0.1:{port}/{kind}/", b"{}") as f:
                 got[kind] = f.read()
+    got["anthropic"] = anthropic(True).encode()
     return got
 
 

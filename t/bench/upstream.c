@@ -14,7 +14,8 @@
  *     /few    the last four of them
  *
  * An event says when it was written (CLOCK_MONOTONIC, ns, 18 digits behind
- * "fp_"), so that a client on this machine knows how long it was on its way.
+ * "fp_"), so that a client on this machine knows how long it was on its way:
+ * in "obfuscation", which is another one in each of OpenAI's events, too.
  */
 
 #include <arpa/inet.h>
@@ -202,10 +203,11 @@ prepare(void)
                      "fkBeAs8l4bebGdFOJ6PeG\",\"object\":\"chat.completion."
                      "chunk\",\"created\":1741570283,\"model\":\"gpt-4o-mini-"
                      "2024-07-18\",\"service_tier\":\"default\","
-                     "\"system_fingerprint\":\"fp_000000000000000000\","
+                     "\"system_fingerprint\":null,"
                      "\"choices\":[{\"index\":0,"
                      "\"delta\":{%s\"content\":\"%s\"},"
-                     "\"logprobs\":null,\"finish_reason\":%s}]}\n\n",
+                     "\"logprobs\":null,\"finish_reason\":%s}],"
+                     "\"obfuscation\":\"fp_000000000000000000\"}\n\n",
                      i ? "" : "\"role\":\"assistant\",",
                      i ? " word" : "", i == CHUNKS - 3 ? "\"stop\"" : "null");
         }
