@@ -6,7 +6,7 @@
  *
  *     {"error":{"message","type"|"status","code"}}   OpenAI, Anthropic, Google
  *     {"error":TEXT,"message"?,"code"?}              Ollama, Cohere, others
- *     {"error"|"errors":[{"message"},...]}           Cloudflare, watsonx, others
+ *     {"error"|"errors":[{"message"},...]}           Cloudflare, watsonx, ...
  *     {"message"|"Message"|"detail"|"title"}         Bedrock, FastAPI, RFC 9457
  */
 
