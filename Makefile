@@ -26,7 +26,7 @@ T         ?= t
 # tests at a time
 N         ?= 3
 # seconds for one of them
-TIMEOUT   ?= $(if $(NGINX_VALGRIND),1200,$(if $(SAN),480,120))
+TIMEOUT   ?= $(if $(NGINX_VALGRIND),1200,$(if $(SAN),900,300))
 # compilations at a time
 J         ?= $(shell nproc)
 

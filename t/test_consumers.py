@@ -62,7 +62,7 @@ class Reader:
             stderr=subprocess.STDOUT, text=True)
         return self
 
-    def finish(self, timeout=60):
+    def finish(self, timeout=240):
         words, _ = self.process.communicate(timeout=timeout)
         assert self.process.returncode == 0, words
 
@@ -71,7 +71,7 @@ class Reader:
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=240)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def said():
     env = {k: v for k, v in os.environ.items() if not k.startswith("DEMO_")}
     done = subprocess.run(
         [sys.executable, ROOT / "t" / "demo" / "demo.py"],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=280,
         env={**env, "NGINX_BIN": NGINX_BIN, "NGINX_MODULE": MODULE,
              "LUNARY_WORKER": binary(), "DEMO_BUILT": "1"})
     assert done.returncode == 0, done.stdout + done.stderr

@@ -224,7 +224,7 @@ def node(node_modules):
         script = pathlib.Path(__file__).parent / "clients" / "openai.mjs"
         done = subprocess.run(
             ["node", script, one.url, *args], capture_output=True, text=True,
-            timeout=60, env={"PATH": "/usr/local/bin:/usr/bin:/bin",
+            timeout=280, env={"PATH": "/usr/local/bin:/usr/bin:/bin",
                              "NODE_MODULES": str(node_modules)})
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

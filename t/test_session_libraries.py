@@ -31,7 +31,7 @@ CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 def login(script, *arguments):
     path = pathlib.Path(__file__).parent / "clients" / script
     done = subprocess.run([sys.executable, str(path), *arguments],
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()
 

@@ -300,7 +300,7 @@ def test_a_session_of_express_session_and_connect_redis(
     script = pathlib.Path(__file__).parent / "clients" / "session.mjs"
     done = subprocess.run(
         ["node", script, redis.socket], capture_output=True, text=True,
-        timeout=60, cwd=node_modules.parent,
+        timeout=280, cwd=node_modules.parent,
         env={"PATH": "/usr/local/bin:/usr/bin:/bin",
              "NODE_MODULES": str(node_modules)})
     assert done.returncode == 0, done.stderr

@@ -55,7 +55,7 @@ def run_snippet(nginx, runs, folder, node_modules):
                 pytest.skip("no lunary package: make node")
         done = subprocess.run(
             command + [name, one.url, one.url], capture_output=True,
-            text=True, timeout=100, cwd=folder,
+            text=True, timeout=280, cwd=folder,
             env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder),
                  "NODE_MODULES": str(node_modules)})
         assert done.returncode == 0, done.stderr[-3000:]

@@ -119,7 +119,7 @@ def test_users_page_in_a_browser(redis, three, folder):
         [chromium, "--headless", "--no-sandbox", "--disable-gpu",
          f"--user-data-dir={folder}/chromium", "--virtual-time-budget=3000",
          "--dump-dom", f"file://{folder}/u.html"],
-        capture_output=True, text=True, timeout=90,
+        capture_output=True, text=True, timeout=280,
         env={**os.environ, "HOME": str(folder)})
     dom = done.stdout
     body = dom.split('<tbody id="rows">')[1].split("</tbody>")[0]

@@ -145,7 +145,7 @@ class Nginx:
         happens to be in a register (the same without the module)."""
         return subprocess.run(self.command(*args), capture_output=True,
                               text=True, env=self.environment(leaks=0),
-                              timeout=60)
+                              timeout=240)
 
     def test_config(self):
         """nginx -t: (accepted, its words)."""

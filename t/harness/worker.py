@@ -128,7 +128,7 @@ def once(url, *args, input=None, check=True):
     args = [binary(), args[0], *(["--redis", url] if url else []),
             *map(str, args[1:])]
     done = subprocess.run(args, capture_output=True, text=True, input=input,
-                          timeout=60)
+                          timeout=240)
     if check:
         assert done.returncode == 0, (done.returncode, done.stderr)
     assert "Sanitizer" not in done.stderr, done.stderr
