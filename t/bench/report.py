@@ -15,6 +15,10 @@ import plot
 from cases import AIMS, LATENCY_AIMS, LUA_AIMS
 
 
+# on a machine that does something else, too, latencies say nothing
+quiet = True
+
+
 def lines(head, left, rows):
     """A table; so many columns are words."""
     width = [max(len(x) for x in column) for column in zip(head, *rows)]
@@ -92,7 +96,7 @@ def aims(results):
             "at the same rate", "reached")
     rows = []
 
-    def row(name, aim, got, same, enough):
+    def row(name, aim, got, same, enough, latency=False):
         values = [v for v in (got, same) if v is not None]
         if not values:
             return
@@ -100,6 +104,7 @@ def aims(results):
         rows.append((name, aim[0], aim[1],
                      *("" if v is None else format(v, fmt)
                        for v, fmt in ((got, aim[2]), (same, aim[2]))),
+                     "the machine was busy" if latency and not quiet else
                      "yes" if all(yes) else "at the same rate"
                      if yes[-1] and len(yes) > 1 else "no"))
 
@@ -122,13 +127,14 @@ def aims(results):
                 row(f"{name}, added {key} us",
                     ("at most " + us(most), "", ".0f"), None,
                     r["more"][key] * 1e6,
-                    lambda v, most=most: v <= most * 1e6)
+                    lambda v, most=most: v <= most * 1e6, True)
 
     if "upload" in results:
         r = results["upload"]
         row("p99 beside an upload, times plain nginx's",
             ("at most 1.10", "", ".2f"), None,
-            r["module"]["p99"] / r["plain"]["p99"], lambda v: v <= 1.10)
+            r["module"]["p99"] / r["plain"]["p99"], lambda v: v <= 1.10,
+            True)
 
     return lines(head, 1, rows) if rows else ""
 
@@ -163,9 +169,11 @@ def docs(folder, results, version, args):
     release = re.search(r"^## \[?([0-9.]+)", (
         folder.parent / "CHANGELOG.md").read_text(), re.M).group(1)
     about = ("%s, version %s, %s, %d cores, `t/bench/run.py --rounds %d "
-             "--seconds %d`." % (datetime.date.today(), release,
+             "--seconds %d`;\nwhat others did with the machine when it began: "
+             "a load of %.1f." % (datetime.date.today(), release,
                                  version.removeprefix("nginx version: "),
-                                 os.cpu_count(), args.rounds, args.seconds))
+                                 os.cpu_count(), args.rounds, args.seconds,
+                                 args.others))
     for name, table in [("about", about), *tables(results)]:
         text, n = re.subn(r"(?s)(<!-- bench: %s -->\n).*?(<!-- /bench -->)"
                           % re.escape(name),

@@ -379,6 +379,8 @@ def main():
              if not args.names or any(a in n for a in args.names)]
     results = {}
     begun = time.monotonic()
+    args.others = os.getloadavg()[0]
+    report.quiet = args.others < 2
     with Lab(HERE) as lab:
         name = "start"
         try:
