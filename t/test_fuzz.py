@@ -30,7 +30,7 @@ def has_libfuzzer():
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(500),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(not has_libfuzzer(),
                        reason="no clang with libFuzzer (clang)"),
 ]

@@ -16,7 +16,7 @@ PROGRAMS = sorted(p.stem for p in UNIT.glob("test_*.c"))
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(500),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(shutil.which("make") is None, reason="no make"),
     pytest.mark.skipif(
         not any((pathlib.Path(d) / "cmocka.h").exists()
