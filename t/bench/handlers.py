@@ -18,7 +18,6 @@ Fails where an entry took more than 1 ms of CPU.
 
 import argparse
 import gzip
-import json
 import os
 import pathlib
 import re
