@@ -170,6 +170,16 @@ def test_a_call_that_ends_before_it_is_judged_is_its_apps_and_users(
     assert line == ["shop", "ann", "rejected", run["run_id"]]
 
 
+def test_a_claim_is_no_user_where_it_would_not_have_been_enough(nginx, runs):
+    one = nginx(UNJUDGED.replace("lunary on;",
+                                 "lunary on; lunary_require_user verified;"))
+    assert one.post(body=b"x" * 2000, headers={
+        "X-Lunary-User-Id": "ann"}).status == 413
+
+    run = runs.one()
+    assert run["claimed_user_id"] == "ann" and "user_id" not in run
+
+
 def test_a_password_that_was_not_asked_for_proves_nobody_in_the_log(
         nginx, runs):
     """413 comes before the access phase."""
@@ -185,8 +195,11 @@ def test_a_password_that_was_not_asked_for_proves_nobody_in_the_log(
         assert (run["user_id"], run["user_verified"]) == ("ann", "0")
 
 
-def test_a_call_left_during_the_look_up_has_what_it_said(nginx, runs, store):
-    one = stored(nginx, store, sources=" body")
+@pytest.mark.parametrize("require", ["off", "on", "verified"])
+def test_a_call_left_during_the_look_up_has_what_it_said(nginx, runs, store,
+                                                         require):
+    """As a claim: the session might have named another."""
+    one = stored(nginx, store, sources=" body", require=require)
     one.post(json=chat("s0"), headers=cookie("s0"))
     store.pause()
     with one.client() as client:
@@ -199,8 +212,8 @@ def test_a_call_left_during_the_look_up_has_what_it_said(nginx, runs, store):
     store.resume()
 
     assert run["outcome"] == "aborted"
-    assert (run["thread_id"], run["user_id"], run["user_verified"]) == (
-        "t1", "ann", "0")
+    assert (run["thread_id"], run["claimed_user_id"]) == ("t1", "ann")
+    assert "user_id" not in run
 
 
 # -- nginx that is reloaded, or stopped, or killed

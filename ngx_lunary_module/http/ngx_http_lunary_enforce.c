@@ -76,11 +76,7 @@ ngx_http_lunary_enforce(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     {
         /* the claim was not enough: nobody's run */
 
-        ctx->identity.claimed = ctx->identity.user;
-        ngx_str_null(&ctx->identity.user);
-        ngx_str_null(&ctx->identity.source);
-        ngx_str_null(&ctx->identity.props);
-        ctx->identity.counter = NGX_LUNARY_C_IDENTITY_NONE;
+        ngx_http_lunary_disown(&ctx->identity);
     }
 
     return ngx_http_lunary_refuse(r, ctx, ref);

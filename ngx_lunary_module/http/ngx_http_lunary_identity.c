@@ -243,19 +243,58 @@ ngx_http_lunary_identify(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 }
 
 
-/* by the log phase nobody has judged: a 413, a client that left meanwhile */
+/*
+ * By the log phase nobody has judged: a 413, a client that left meanwhile.
+ * What it said is its user only where that would have been enough, and no
+ * session might have named another.
+ */
 
 void
 ngx_http_lunary_identify_late(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx)
 {
+    ngx_uint_t                   mode, asked;
+    ngx_http_lunary_loc_conf_t  *lcf;
+
+    lcf = ctx->conf;
     ctx->late = 1;
 
     if (!ctx->headers.read) {
-        ngx_http_lunary_read_headers(r, ctx, ctx->conf);
+        ngx_http_lunary_read_headers(r, ctx, lcf);
     }
 
-    (void) ngx_http_lunary_identify(r, ctx, ctx->conf);
+    if (ngx_http_lunary_identify(r, ctx, lcf) != NGX_OK
+        || ctx->identity.user.len == 0 || ctx->identity.verified)
+    {
+        return;
+    }
+
+    mode = ngx_http_lunary_choice(r, &lcf->require,
+                                  ngx_http_lunary_require_words,
+                                  NGX_HTTP_LUNARY_REQUIRE_VERIFIED);
+
+    asked = ctx->lookup.state != NGX_HTTP_LUNARY_LOOKUP_NONE
+            && ctx->lookup.state != NGX_HTTP_LUNARY_LOOKUP_WAIT;
+
+    if (mode == NGX_HTTP_LUNARY_REQUIRE_VERIFIED
+        || (lcf->session.key && !asked
+            && ngx_http_lunary_has_source(lcf, NGX_HTTP_LUNARY_SRC_SESSION)))
+    {
+        ngx_http_lunary_disown(&ctx->identity);
+    }
+}
+
+
+void
+ngx_http_lunary_disown(ngx_http_lunary_identity_t *id)
+{
+    id->claimed = id->user;
+
+    ngx_str_null(&id->user);
+    ngx_str_null(&id->source);
+    ngx_str_null(&id->props);
+
+    id->counter = NGX_LUNARY_C_IDENTITY_NONE;
 }
 
 

@@ -137,6 +137,9 @@ ngx_int_t ngx_http_lunary_identify(ngx_http_request_t *r,
 void ngx_http_lunary_identify_late(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 
+/* a claim that was not enough: it is kept as one, the run is nobody's */
+void ngx_http_lunary_disown(ngx_http_lunary_identity_t *id);
+
 /* 1 where the name is one of the identity headers of lcf ('_' is '-') */
 ngx_uint_t ngx_http_lunary_identity_header(ngx_http_lunary_loc_conf_t *lcf,
     ngx_str_t *name);
