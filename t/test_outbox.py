@@ -9,7 +9,7 @@ import time
 import pytest
 
 from harness.nginx import AT_ONCE
-from harness.outbox import (Proxy, append, balance,  # noqa: F401
+from harness.outbox import (CONFIG, Proxy, append, balance,  # noqa: F401
                             balanced, entries, once, outbox, outbox_module,
                             spools, stats, total, watermarks)
 from harness.wait import wait_for
@@ -520,6 +520,15 @@ def test_a_batchs_worth_does_not_wait(outbox, redis, n, size):
     ids = append(nginx, "a", n, size)
     wait_for(lambda: entries(redis)[-n:] == ids)
     assert batches(redis) == sent + 1
+
+
+def test_half_of_a_small_spool_does_not_wait(outbox, redis):
+    """It would be full before a batch's worth is there."""
+    nginx = warm(outbox, redis, stream="lunary:runs flush=60s",
+                 config=CONFIG.replace("size=4m", "size=256k"))
+    ids = append(nginx, "a", 4, 40000)
+    assert len(ids) == 4
+    wait_for(lambda: entries(redis)[-4:] == ids)
 
 
 def test_little_of_both_waits_together(outbox, redis):

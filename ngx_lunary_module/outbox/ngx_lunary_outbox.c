@@ -338,7 +338,7 @@ ngx_lunary_outbox_schedule(ngx_lunary_outbox_t *ob)
     waiting = sp->next_seq - sp->send.seq;
 
     if (waiting < NGX_LUNARY_OUTBOX_MAX_COUNT
-        && sp->bytes < NGX_LUNARY_OUTBOX_ENOUGH
+        && sp->bytes < ngx_min(NGX_LUNARY_OUTBOX_ENOUGH, sp->size / 2)
         && !ob->own->verify
         && ngx_queue_last(&ob->sources) == ngx_queue_head(&ob->sources)
         && ob->conf->flush
