@@ -105,8 +105,9 @@ def aims(results):
                      *("" if v is None else format(v, fmt)
                        for v, fmt in ((got, aim[2]), (same, aim[2]))),
                      "the machine was busy" if latency and not quiet else
-                     "yes" if all(yes) else "at the same rate"
-                     if yes[-1] and len(yes) > 1 else "no"))
+                     "yes" if all(yes) else "no" if not any(yes)
+                     else "only at the same rate" if yes[-1]
+                     else "only as fast as can be"))
 
     for case, (least, best) in AIMS.items():
         got = results.get(case, {}).get("ratio")

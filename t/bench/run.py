@@ -47,7 +47,7 @@ from lab import Lab, Nginx, Trouble, free_port, paced, streams, wait_for, wrk
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 STREAM = "lunary:runs"
-SPOOL = 512 << 20
+SPOOL = 1 << 30      # what Redis takes more slowly than nginx makes it fits
 MODULES = pathlib.Path("/usr/lib/nginx/modules")
 
 # what the Lua tracker needs: libnginx-mod-http-lua lua-cjson lua-nginx-redis
