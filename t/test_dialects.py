@@ -580,6 +580,15 @@ def test_a_million_tiny_events(inspector):
     assert got["peak"] < 2 * LIMIT
 
 
+def test_events_of_several_lines_that_end_with_cr(inspector):
+    """All in one piece: a search for an LF, which never comes, at each event
+    would not end within the test's time."""
+    one = (b'event: x\rdata: {"choices":[{"index":0,\r'
+           b'data: "delta":{"content":"x"}}]}\r\r')
+    got = stream(inspector, one * 400_000)
+    assert int(got["fields"]["output_bytes"]) == 400_000 + 33
+
+
 def test_a_hundred_mb_without_a_line_end(inspector):
     got = stream(inspector, b"x" * (1 << 20), repeat=100,
                  response_head=b"data: ")

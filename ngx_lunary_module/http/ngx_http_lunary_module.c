@@ -312,7 +312,7 @@ ngx_module_t  ngx_http_lunary_module = {
 static ngx_http_lunary_lookup_t  *ngx_http_lunary_lookups;
 static ngx_uint_t                 ngx_http_lunary_nlookups;
 ngx_uint_t                        ngx_http_lunary_serving;
-static time_t                        ngx_http_lunary_choice_said;
+static time_t                     ngx_http_lunary_choice_said;
 
 
 static ngx_int_t

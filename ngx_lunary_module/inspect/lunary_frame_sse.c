@@ -60,11 +60,13 @@ lunary_frame_event(lunary_frame_t *f, const unsigned char *p,
     const unsigned char *end, const unsigned char **lf,
     const unsigned char **cr)
 {
-    const unsigned char  *eol, *data, *name, *name_end;
+    const unsigned char  *eol, *data, *name, *name_end, *lf_then, *cr_then;
 
     data = p;
     name = NULL;
     name_end = NULL;
+    lf_then = NULL;
+    cr_then = NULL;
 
     if (*p == 'e' && end - p > 6 && memcmp(p, "event:", 6) == 0) {
 
@@ -77,6 +79,9 @@ lunary_frame_event(lunary_frame_t *f, const unsigned char *p,
         name = p + 6;
         name += (*name == ' ');
         data = lunary_frame_line(name_end, end);
+
+        lf_then = *lf;
+        cr_then = *cr;
     }
 
     if (end - data < 6 || memcmp(data, "data:", 5) != 0) {
@@ -108,10 +113,14 @@ lunary_frame_event(lunary_frame_t *f, const unsigned char *p,
 
     if (name != NULL) {
 
-        /* the first of the two lines is to be found again */
+        /*
+         * The first of the two lines is read again: as if the second had not
+         * been searched.  To forget both would cost a search up to the end
+         * for each event of a stream that has no LF.
+         */
 
-        *lf = NULL;
-        *cr = NULL;
+        *lf = lf_then;
+        *cr = cr_then;
     }
 
     return NULL;
