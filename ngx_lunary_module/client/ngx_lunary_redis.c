@@ -87,25 +87,20 @@ ngx_int_t
 ngx_lunary_redis_command(ngx_lunary_redis_t *rc, ngx_chain_t *in,
     ngx_uint_t replies, ngx_lunary_redis_handler_pt handler, void *data)
 {
-    ngx_buf_t                   *b;
-    ngx_uint_t                   n;
-    ngx_chain_t                 *cl;
+    ngx_chain_t                 *last;
     ngx_lunary_redis_request_t  *req;
 
-    for (cl = in, n = 0; cl; cl = cl->next) {
-        n++;
-    }
-
-    req = ngx_lunary_redis_request(rc, n, 0, &b);
+    req = ngx_lunary_redis_request(rc, 0, 0, NULL);
     if (req == NULL) {
         return NGX_ERROR;
     }
 
-    for (cl = in; cl; cl = cl->next, b++) {
-        b->pos = cl->buf->pos;
-        b->last = cl->buf->last;
-    }
+    for (last = in; last->next; last = last->next) { /* void */ }
 
+    last->buf->flush = 1;
+
+    req->in = in;
+    req->last = last;
     req->replies = replies;
     req->handler = handler;
     req->data = data;
@@ -172,7 +167,7 @@ ngx_lunary_redis_build(ngx_lunary_redis_t *rc, ngx_uint_t argc,
 
 /*
  * One allocation: the request, its links, its bufs and, where size is given,
- * the bytes that the first buf is for.
+ * the bytes that the first buf is for.  No bufs: the links are lent.
  */
 
 static ngx_lunary_redis_request_t *
@@ -193,6 +188,10 @@ ngx_lunary_redis_request(ngx_lunary_redis_t *rc, ngx_uint_t nbufs,
 
     ngx_memzero(req, sizeof(ngx_lunary_redis_request_t)
                      + nbufs * (sizeof(ngx_chain_t) + sizeof(ngx_buf_t)));
+
+    if (nbufs == 0) {
+        return req;
+    }
 
     cl = (ngx_chain_t *) &req[1];
     b = (ngx_buf_t *) &cl[nbufs];
@@ -506,9 +505,15 @@ ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
             rc->ncommands--;
 
             ngx_lunary_redis_finish(rc, req, reply);
+
+        } else if (reply->type == REDIS_REPLY_ERROR && req->error == NULL) {
+            req->error = reply;
+            reply = NULL;
         }
 
-        freeReplyObject(reply);
+        if (reply) {
+            freeReplyObject(reply);
+        }
 
         if (rc->peer.connection == NULL || rc->generation != generation) {
             return;
@@ -522,10 +527,12 @@ ngx_lunary_redis_finish(ngx_lunary_redis_t *rc,
     ngx_lunary_redis_request_t *req, redisReply *reply)
 {
     void                         *data;
+    redisReply                   *error;
     ngx_lunary_redis_handler_pt   handler;
 
     handler = req->handler;
     data = req->data;
+    error = req->error;
 
     if (req->owned.next) {
         ngx_queue_remove(&req->owned);
@@ -534,7 +541,11 @@ ngx_lunary_redis_finish(ngx_lunary_redis_t *rc,
     ngx_free(req);
 
     if (handler) {
-        handler(data, reply);
+        handler(data, (reply && error) ? error : reply);
+    }
+
+    if (error) {
+        freeReplyObject(error);
     }
 }
 

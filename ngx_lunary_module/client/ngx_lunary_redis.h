@@ -83,9 +83,11 @@ ngx_lunary_redis_t *ngx_lunary_redis_create(ngx_cycle_t *cycle,
 void ngx_lunary_redis_connect(ngx_lunary_redis_t *rc);
 
 /*
- * Sends a command that is already in RESP, given as a chain of memory bufs
- * which must stay unchanged until the handler is called.  `replies` is the
- * number of replies that belong to it (the handler gets the last).
+ * Sends what is already in RESP, given as a chain of memory bufs: `replies`
+ * commands, answered by as many replies, of which the handler gets the last,
+ * or the first that is an error.  Links, bufs and bytes are lent: they belong
+ * to the connection, which changes links and bufs, until the handler is
+ * called (or this fails).
  * NGX_OK, or NGX_ERROR: not accepted (down, in backoff, too many under way);
  * the handler is then not called.
  */

@@ -52,9 +52,11 @@ typedef struct {
     ngx_lunary_redis_handler_pt   handler;     /* NULL: forgotten            */
     void                         *data;
     ngx_uint_t                    replies;     /* still to come              */
+    redisReply                   *error;       /* the first that was one     */
     ngx_msec_t                    start;
     ngx_chain_t                  *last;        /* its last link in rc->out   */
-    ngx_chain_t                  *in;          /* its links, in order        */
+    ngx_chain_t                  *in;          /* its links: its own, behind
+                                                  it, or lent                */
 } ngx_lunary_redis_request_t;
 
 

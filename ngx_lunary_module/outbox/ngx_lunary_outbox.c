@@ -699,6 +699,14 @@ ngx_lunary_outbox_leave(ngx_lunary_outbox_t *ob)
         return NGX_ERROR;
     }
 
+    if (ob->in_multi) {
+        ngx_str_set(&argv[0], "DISCARD");
+
+        if (ngx_lunary_redis_farewell(ob->redis, 1, argv) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
     for (i = 0; i < ob->own->spool.shards; i++) {
         shard = &ob->own->shards[i];
 

@@ -10,6 +10,7 @@
  *     ngx_lunary_outbox_source.c   a spool with its keys
  *     ngx_lunary_outbox_watermark.c  what Redis has: agreed, older, missing
  *     ngx_lunary_outbox_script.c   the script, its commands and replies
+ *     ngx_lunary_outbox_multi.c    the same by MULTI, for busy workers
  *     ngx_lunary_outbox_thread.c   the helper thread: sync, adoption
  *     ngx_lunary_outbox_conf.c     the directives
  *     lunary_spool*.c              the ring and its file, without nginx
@@ -35,6 +36,7 @@
 
 #define NGX_LUNARY_OUTBOX_MAX_COUNT    128        /* records a flight        */
 #define NGX_LUNARY_OUTBOX_MAX_BYTES    (512 * 1024)
+#define NGX_LUNARY_OUTBOX_MULTI_BYTES  (4 * 1024 * 1024)
 #define NGX_LUNARY_OUTBOX_ENOUGH       (256 * 1024) /* not to wait for more  */
 #define NGX_LUNARY_OUTBOX_MAX_SHARDS   256
 #define NGX_LUNARY_OUTBOX_MAX_ADOPTED  64
@@ -61,6 +63,9 @@ typedef struct {
     ngx_uint_t                    limit;          /* entries, by memory      */
     ngx_msec_t                    sampled;
     size_t                        since;          /* bytes since then        */
+    int64_t                       length;         /* of the stream, or -1    */
+    unsigned                      roomy:1;        /* there was room, or what
+                                                     could be trimmed        */
 } ngx_lunary_outbox_shard_t;
 
 
@@ -116,6 +121,7 @@ typedef struct {
     size_t                        bytes;
     uint64_t                      first_seq;
     uint64_t                      last_seq;
+    ngx_uint_t                    trim;           /* MULTI: to so many       */
     unsigned                      kind;           /* of the first record     */
     ngx_chain_t                  *out;
     ngx_chain_t                 **last;
@@ -145,6 +151,7 @@ typedef enum {
 typedef struct {
     ngx_lunary_outbox_op_e        op;
     ngx_uint_t                    eval;           /* with the script's text  */
+    ngx_uint_t                    multi;          /* without the script      */
     ngx_lunary_outbox_source_t   *source;
     ngx_uint_t                    pending;        /* replies to come         */
     ngx_uint_t                    nbatches;
@@ -156,6 +163,7 @@ typedef struct {
     ngx_uint_t                    nlinks;
     lunary_spool_pos_t            end;            /* behind its records      */
     u_char                       *prefix;         /* where commands begin    */
+    u_char                       *prefix_last;    /* MULTI: what is used     */
     size_t                        prefix_size;
 
     ngx_lunary_outbox_batch_t     batches[NGX_LUNARY_OUTBOX_MAX_SHARDS];
@@ -232,11 +240,18 @@ typedef struct {
     ngx_uint_t                    reserved_fields;
     uint32_t                      reserved_hash;
 
+    u_char                        watched[NGX_LUNARY_OUTBOX_WATERMARK];
+    size_t                        watched_len;    /* the watermark in Redis  */
+    ngx_msec_t                    multi_after;    /* not before              */
+
     ngx_queue_t                   waiters;        /* for durability          */
     uint64_t                      others[LUNARY_SPOOL_KINDS];
     size_t                        others_bytes;   /* of adopted spools       */
 
     unsigned                      use_eval:1;     /* the script is not there */
+    unsigned                      in_multi:1;     /* the connection is       */
+    unsigned                      armed:1;        /* for the next batch      */
+    unsigned                      multi_off:1;    /* Redis does not let us   */
     unsigned                      in_error:1;     /* it was logged           */
     unsigned                      policy_warned:1;
     unsigned                      unsafe_logged:1;/* a sync failed           */
@@ -258,6 +273,11 @@ void ngx_lunary_outbox_synced(ngx_lunary_outbox_t *ob, uint64_t seq,
 void ngx_lunary_outbox_state(void *data, ngx_uint_t up);
 void ngx_lunary_outbox_kick(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_pause_handler(ngx_event_t *ev);
+void ngx_lunary_outbox_replied(ngx_lunary_outbox_t *ob);
+ngx_uint_t ngx_lunary_outbox_sample_due(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_shard_t *shard);
+ngx_uint_t ngx_lunary_outbox_limit(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_shard_t *shard);
 
 /* ngx_lunary_outbox_land.c */
 
@@ -302,8 +322,32 @@ u_char *ngx_lunary_outbox_script_open(u_char *p, ngx_uint_t eval,
 u_char *ngx_lunary_outbox_script_add(u_char *p, ngx_uint_t eval,
     ngx_lunary_outbox_shard_t *shard, ngx_lunary_outbox_batch_t *b,
     ngx_uint_t limit, size_t maxbytes);
+u_char *ngx_lunary_outbox_script_trim(u_char *p,
+    ngx_lunary_outbox_shard_t *shard, ngx_uint_t limit);
 void ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
     redisReply *reply);
+u_char *ngx_lunary_outbox_bulk(u_char *p, const void *data, size_t len);
+u_char *ngx_lunary_outbox_bulk_decimal(u_char *p, uint64_t n);
+u_char *ngx_lunary_outbox_decimal(u_char *p, uint64_t n);
+size_t ngx_lunary_outbox_copy(u_char *dst, size_t size, redisReply *reply);
+
+/* ngx_lunary_outbox_multi.c */
+
+ngx_uint_t ngx_lunary_outbox_multi_ready(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+size_t ngx_lunary_outbox_multi_size(ngx_lunary_outbox_shard_t *shard);
+u_char *ngx_lunary_outbox_multi_xadd(u_char *p,
+    ngx_lunary_outbox_shard_t *shard, ngx_uint_t fields);
+u_char *ngx_lunary_outbox_multi_add(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, u_char *p);
+ngx_uint_t ngx_lunary_outbox_arms(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+size_t ngx_lunary_outbox_arm_size(ngx_lunary_outbox_shard_t *shard);
+void ngx_lunary_outbox_arm(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, u_char *p);
+void ngx_lunary_outbox_armed(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+void ngx_lunary_outbox_disarm(ngx_lunary_outbox_t *ob);
 
 /* ngx_lunary_outbox_conf.c */
 

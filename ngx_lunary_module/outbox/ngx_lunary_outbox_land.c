@@ -91,6 +91,8 @@ ngx_lunary_outbox_land(ngx_lunary_outbox_t *ob)
         break;
     }
 
+    ngx_lunary_outbox_armed(ob, src);
+
     if (op == NGX_LUNARY_OUTBOX_ADD) {
         src->unwaited = (ob->conf->redis->wait && !f->waited);
 
@@ -185,6 +187,11 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
             ngx_lunary_outbox_progress(ob, src, b);
             ngx_lunary_outbox_sampled(ob, src, b);
 
+            if (!ob->flight->multi) {
+                shard->roomy = 1;
+            }
+
+            shard->length = b->length;
             ob->refused = 0;
         }
 
@@ -234,6 +241,9 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
 
     case NGX_LUNARY_OUTBOX_FULL:
         ngx_lunary_outbox_progress(ob, src, b);
+
+        shard->length = -1;
+        shard->roomy = 0;
 
         if (b->text_len == 0) {
             return 0;

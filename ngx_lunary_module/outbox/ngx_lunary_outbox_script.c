@@ -37,8 +37,78 @@
     "  return {'ok', ARGV[2], 'created'}\n"                                   \
     "end\n"                                                                   \
                                                                               \
-    /* add, expected watermark, sequence to move it to, entries at most, bytes
-     * at most (0: not looked at now), number of records; then the records:
+    "local function before(a, b)\n"                                           \
+    "  local am, as = string.match(a, '^(%d+)-(%d+)$')\n"                     \
+    "  local bm, bs = string.match(b, '^(%d+)-(%d+)$')\n"                     \
+    "  if #am ~= #bm then return #am < #bm end\n"                             \
+    "  if am ~= bm then return am < bm end\n"                                 \
+    "  if #as ~= #bs then return #as < #bs end\n"                             \
+    "  return as < bs\n"                                                      \
+    "end\n"                                                                   \
+                                                                              \
+    /* room for n more: trims, but nothing that a group has not acknowledged; \
+     * returns the length then, the group that held most, or an error */      \
+    "local function room(len, n, limit)\n"                                    \
+    "  local excess, held = math.min(len + n - limit, len), ''\n"             \
+    "  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])\n"              \
+    "  if groups.err then return len, held, groups.err end\n"                 \
+    "  local safe\n"                                                          \
+    "  for _, g in ipairs(groups) do\n"                                       \
+    "    local f = {}\n"                                                      \
+    "    for i = 1, #g, 2 do f[g[i]] = g[i + 1] end\n"                        \
+    "    local keep\n"                                                        \
+    "    if f['pending'] > 0 then\n"                                          \
+    "      local p = redis.pcall('XPENDING', KEYS[1], f['name'])\n"           \
+    "      if p.err then return len, held, p.err end\n"                       \
+    "      keep = p[2]\n"                                                     \
+    "    else\n"                                                              \
+    "      local ms, seq = string.match(f['last-delivered-id'], "             \
+               "'^(%d+)-(%d+)$')\n"                                           \
+    "      seq = tonumber(seq)\n"                                             \
+    "      if seq < 2^53 then seq = seq + 1 end\n"                            \
+    "      keep = ms .. '-' .. string.format('%.0f', seq)\n"                  \
+    "    end\n"                                                               \
+    "    if not safe or before(keep, safe) then\n"                            \
+    "      safe, held = keep, f['name']\n"                                    \
+    "    end\n"                                                               \
+    "  end\n"                                                                 \
+    "  local r\n"                                                             \
+    "  if not safe then\n"                                                    \
+    "    r = redis.pcall('XTRIM', KEYS[1], 'MAXLEN', '=', "                   \
+             "string.format('%.0f', len - excess))\n"                         \
+    "    if type(r) == 'table' then return len, held, r.err end\n"            \
+    "  else\n"                                                                \
+                                                                              \
+    /* whole nodes first, then the few entries of the one that is cut */      \
+    "    r = redis.pcall('XTRIM', KEYS[1], 'MINID', '~', safe, "              \
+             "'LIMIT', string.format('%.0f', excess))\n"                      \
+    "    if type(r) == 'table' then return len, held, r.err end\n"            \
+    "    excess = excess - r\n"                                               \
+    "    if excess > 0 then\n"                                                \
+    "      r = redis.pcall('XRANGE', KEYS[1], '-', safe, 'COUNT', "           \
+               "string.format('%.0f', math.min(excess, 1000) + 1))\n"         \
+    "      if r.err then return len, held, r.err end\n"                       \
+    "      local cut = safe\n"                                                \
+    "      if #r == math.min(excess, 1000) + 1 and before(r[#r][1], safe) "   \
+               "then cut = r[#r][1] end\n"                                    \
+    "      r = redis.pcall('XTRIM', KEYS[1], 'MINID', '=', cut)\n"            \
+    "      if type(r) == 'table' then return len, held, r.err end\n"          \
+    "    end\n"                                                               \
+    "  end\n"                                                                 \
+    "  return redis.call('XLEN', KEYS[1]), held\n"                            \
+    "end\n"                                                                   \
+                                                                              \
+    /* trim, entries at most: behind what was added by other means */         \
+    "if ARGV[1] == 'trim' then\n"                                             \
+    "  local len, limit = redis.call('XLEN', KEYS[1]), tonumber(ARGV[2])\n"   \
+    "  local held, err = ''\n"                                                \
+    "  if len > limit then len, held, err = room(len, 0, limit) end\n"        \
+    "  if err then return {'error', '', err} end\n"                           \
+    "  return {'ok', '', held, len, 0}\n"                                     \
+    "end\n"                                                                   \
+                                                                              \
+    /* add, expected watermark, sequence to move it to, entries at most, bytes\
+     * at most (0: not looked at now), number of records; then the records:   \
      * head, name, value, name, value ... */                                  \
     "if w ~= ARGV[2] then return {'stale', w or ''} end\n"                    \
     "local n, limit, bytes = tonumber(ARGV[6]), tonumber(ARGV[4]), "          \
@@ -56,65 +126,11 @@
     "  end\n"                                                                 \
     "end\n"                                                                   \
                                                                               \
-    /* no room: trim, but nothing that a group has not acknowledged */        \
     "if len + n > limit and len > 0 then\n"                                   \
-    "  local excess = math.min(len + n - limit, len)\n"                       \
-    "  local function before(a, b)\n"                                         \
-    "    local am, as = string.match(a, '^(%d+)-(%d+)$')\n"                   \
-    "    local bm, bs = string.match(b, '^(%d+)-(%d+)$')\n"                   \
-    "    if #am ~= #bm then return #am < #bm end\n"                           \
-    "    if am ~= bm then return am < bm end\n"                               \
-    "    if #as ~= #bs then return #as < #bs end\n"                           \
-    "    return as < bs\n"                                                    \
-    "  end\n"                                                                 \
-    "  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])\n"              \
-    "  if groups.err then return {'error', w, groups.err} end\n"              \
-    "  local safe\n"                                                          \
-    "  for _, g in ipairs(groups) do\n"                                       \
-    "    local f = {}\n"                                                      \
-    "    for i = 1, #g, 2 do f[g[i]] = g[i + 1] end\n"                        \
-    "    local keep\n"                                                        \
-    "    if f['pending'] > 0 then\n"                                          \
-    "      local p = redis.pcall('XPENDING', KEYS[1], f['name'])\n"           \
-    "      if p.err then return {'error', w, p.err} end\n"                    \
-    "      keep = p[2]\n"                                                     \
-    "    else\n"                                                              \
-    "      local ms, seq = string.match(f['last-delivered-id'], "             \
-               "'^(%d+)-(%d+)$')\n"                                           \
-    "      seq = tonumber(seq)\n"                                             \
-    "      if seq < 2^53 then seq = seq + 1 end\n"                            \
-    "      keep = ms .. '-' .. string.format('%.0f', seq)\n"                  \
-    "    end\n"                                                               \
-    "    if not safe or before(keep, safe) then\n"                            \
-    "      safe, held = keep, f['name']\n"                                    \
-    "    end\n"                                                               \
-    "  end\n"                                                                 \
-    "  local r\n"                                                             \
-    "  if not safe then\n"                                                    \
-    "    r = redis.pcall('XTRIM', KEYS[1], 'MAXLEN', '=', "                   \
-             "string.format('%.0f', len - excess))\n"                         \
-    "    if type(r) == 'table' then return {'error', w, r.err} end\n"         \
-    "  else\n"                                                                \
-                                                                              \
-    /* whole nodes first, then the few entries of the one that is cut */      \
-    "    r = redis.pcall('XTRIM', KEYS[1], 'MINID', '~', safe, "              \
-             "'LIMIT', string.format('%.0f', excess))\n"                      \
-    "    if type(r) == 'table' then return {'error', w, r.err} end\n"         \
-    "    excess = excess - r\n"                                               \
-    "    if excess > 0 then\n"                                                \
-    "      r = redis.pcall('XRANGE', KEYS[1], '-', safe, 'COUNT', "           \
-               "string.format('%.0f', math.min(excess, 1000) + 1))\n"         \
-    "      if r.err then return {'error', w, r.err} end\n"                    \
-    "      local cut = safe\n"                                                \
-    "      if #r == math.min(excess, 1000) + 1 and before(r[#r][1], safe) "   \
-               "then cut = r[#r][1] end\n"                                    \
-    "      r = redis.pcall('XTRIM', KEYS[1], 'MINID', '=', cut)\n"            \
-    "      if type(r) == 'table' then return {'error', w, r.err} end\n"       \
-    "    end\n"                                                               \
-    "  end\n"                                                                 \
-    "  len = redis.call('XLEN', KEYS[1])\n"                                   \
+    "  local err\n"                                                           \
+    "  len, held, err = room(len, n, limit)\n"                                \
+    "  if err then return {'error', w, err} end\n"                            \
     "end\n"                                                                   \
-                                                                              \
     "local i, done, last, err = 7, 0, nil, nil\n"                             \
     "while done < n and len < limit do\n"                                     \
     "  local f = struct.unpack('<I2', ARGV[i], 33)\n"                         \
@@ -143,12 +159,6 @@
 
 static u_char *ngx_lunary_outbox_script_start(u_char *p, ngx_uint_t eval,
     ngx_uint_t args, ngx_lunary_outbox_shard_t *shard);
-static u_char *ngx_lunary_outbox_bulk(u_char *p, const void *data,
-    size_t len);
-static u_char *ngx_lunary_outbox_bulk_number(u_char *p, uint64_t n);
-static u_char *ngx_lunary_outbox_number(u_char *p, uint64_t n);
-static size_t ngx_lunary_outbox_copy(u_char *dst, size_t size,
-    redisReply *reply);
 
 
 static const char  ngx_lunary_outbox_lua[] = NGX_LUNARY_OUTBOX_LUA;
@@ -209,10 +219,22 @@ ngx_lunary_outbox_script_add(u_char *p, ngx_uint_t eval,
     p = ngx_lunary_outbox_script_start(p, eval, 6 + b->args, shard);
     p = ngx_lunary_outbox_bulk(p, "add", 3);
     p = ngx_lunary_outbox_bulk(p, shard->watermark, shard->watermark_len);
-    p = ngx_lunary_outbox_bulk_number(p, b->last_seq);
-    p = ngx_lunary_outbox_bulk_number(p, limit);
-    p = ngx_lunary_outbox_bulk_number(p, maxbytes);
-    p = ngx_lunary_outbox_bulk_number(p, b->count);
+    p = ngx_lunary_outbox_bulk_decimal(p, b->last_seq);
+    p = ngx_lunary_outbox_bulk_decimal(p, limit);
+    p = ngx_lunary_outbox_bulk_decimal(p, maxbytes);
+    p = ngx_lunary_outbox_bulk_decimal(p, b->count);
+
+    return p;
+}
+
+
+u_char *
+ngx_lunary_outbox_script_trim(u_char *p, ngx_lunary_outbox_shard_t *shard,
+    ngx_uint_t limit)
+{
+    p = ngx_lunary_outbox_script_start(p, 0, 2, shard);
+    p = ngx_lunary_outbox_bulk(p, "trim", 4);
+    p = ngx_lunary_outbox_bulk_decimal(p, limit);
 
     return p;
 }
@@ -223,7 +245,7 @@ ngx_lunary_outbox_script_start(u_char *p, ngx_uint_t eval, ngx_uint_t args,
     ngx_lunary_outbox_shard_t *shard)
 {
     *p++ = '*';
-    p = ngx_lunary_outbox_number(p, 5 + args);
+    p = ngx_lunary_outbox_decimal(p, 5 + args);
     *p++ = CR;
     *p++ = LF;
 
@@ -245,11 +267,11 @@ ngx_lunary_outbox_script_start(u_char *p, ngx_uint_t eval, ngx_uint_t args,
 }
 
 
-static u_char *
+u_char *
 ngx_lunary_outbox_bulk(u_char *p, const void *data, size_t len)
 {
     *p++ = '$';
-    p = ngx_lunary_outbox_number(p, len);
+    p = ngx_lunary_outbox_decimal(p, len);
     *p++ = CR;
     *p++ = LF;
 
@@ -262,18 +284,18 @@ ngx_lunary_outbox_bulk(u_char *p, const void *data, size_t len)
 }
 
 
-static u_char *
-ngx_lunary_outbox_bulk_number(u_char *p, uint64_t n)
+u_char *
+ngx_lunary_outbox_bulk_decimal(u_char *p, uint64_t n)
 {
     u_char  text[NGX_INT64_LEN];
 
     return ngx_lunary_outbox_bulk(p, text,
-                                  ngx_lunary_outbox_number(text, n) - text);
+                                  ngx_lunary_outbox_decimal(text, n) - text);
 }
 
 
-static u_char *
-ngx_lunary_outbox_number(u_char *p, uint64_t n)
+u_char *
+ngx_lunary_outbox_decimal(u_char *p, uint64_t n)
 {
     u_char   text[NGX_INT64_LEN], *q;
 
@@ -365,7 +387,7 @@ ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
 }
 
 
-static size_t
+size_t
 ngx_lunary_outbox_copy(u_char *dst, size_t size, redisReply *reply)
 {
     size_t  i, len;

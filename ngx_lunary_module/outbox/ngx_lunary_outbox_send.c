@@ -29,6 +29,10 @@ static void ngx_lunary_outbox_start_open(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src);
 static ngx_uint_t ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src);
+static ngx_int_t ngx_lunary_outbox_prefix(ngx_lunary_outbox_t *ob,
+    size_t size);
+static void ngx_lunary_outbox_start_multi(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
 static void ngx_lunary_outbox_append(ngx_lunary_outbox_flight_t *f,
     ngx_lunary_outbox_batch_t *b, u_char *p, size_t len);
 static void ngx_lunary_outbox_start_add(ngx_lunary_outbox_t *ob,
@@ -66,6 +70,10 @@ ngx_lunary_outbox_state(void *data, ngx_uint_t up)
         return;
     }
 
+    ob->in_multi = 0;
+    ob->armed = 0;
+    ob->multi_off = 0;
+
     /* it may be another Redis, or an older one: ask for every watermark */
 
     for (q = ngx_queue_head(&ob->sources);
@@ -76,6 +84,7 @@ ngx_lunary_outbox_state(void *data, ngx_uint_t up)
 
         for (i = 0; i < src->spool.shards; i++) {
             src->shards[i].known = 0;
+            src->shards[i].length = -1;
         }
 
         if (src->life == NGX_LUNARY_OUTBOX_LIVE) {
@@ -179,6 +188,11 @@ ngx_lunary_outbox_start(ngx_lunary_outbox_t *ob,
             return 1;
         }
 
+        if (ob->flight->multi && ob->flight->count) {
+            ngx_lunary_outbox_start_multi(ob, src);
+            return 1;
+        }
+
         ngx_lunary_outbox_start_add(ob, src);
         return 1;
     }
@@ -266,6 +280,8 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src)
 {
     size_t                       bytes;
+    u_char                      *xadd, *last;
+    unsigned                     fields;
     ngx_uint_t                   n, max, shard;
     lunary_spool_t              *sp;
     lunary_spool_pos_t           pos;
@@ -279,6 +295,15 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
     f->nbatches = 0;
     f->nlinks = 2 * NGX_LUNARY_OUTBOX_MAX_SHARDS;
     f->end.seq = 0;
+
+    f->multi = ngx_lunary_outbox_multi_ready(ob, src)
+               && ngx_lunary_outbox_prefix(ob,
+                              ngx_lunary_outbox_multi_size(&src->shards[0]))
+                  == NGX_OK;
+
+    xadd = f->prefix;
+    last = f->prefix;
+    fields = 0;
 
     ngx_memzero(src->batch_of, sp->shards * sizeof(uint16_t));
 
@@ -328,7 +353,8 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
             continue;
         }
 
-        if (n && bytes + rec.len > NGX_LUNARY_OUTBOX_MAX_BYTES) {
+        if (n && bytes + rec.len > (f->multi ? NGX_LUNARY_OUTBOX_MULTI_BYTES
+                                      : NGX_LUNARY_OUTBOX_MAX_BYTES)) {
             break;
         }
 
@@ -346,7 +372,23 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
         b->args += 1 + 2 * rec.fields;
         b->bytes += rec.len;
 
-        ngx_lunary_outbox_append(f, b, (u_char *) rec.data, rec.len);
+        if (f->multi) {
+
+            if (rec.fields != fields) {
+                fields = rec.fields;
+                xadd = last;
+                last = ngx_lunary_outbox_multi_xadd(xadd, &src->shards[shard],
+                                                    fields);
+            }
+
+            ngx_lunary_outbox_append(f, b, xadd, last - xadd);
+            ngx_lunary_outbox_append(f, b,
+                                     (u_char *) rec.data
+                                     + LUNARY_SPOOL_PREFIX,
+                                     rec.len - LUNARY_SPOOL_PREFIX);
+        } else {
+            ngx_lunary_outbox_append(f, b, (u_char *) rec.data, rec.len);
+        }
 
         n++;
         bytes += rec.len;
@@ -357,6 +399,7 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
     f->count = n;
     f->bytes = bytes;
     f->end = pos;
+    f->prefix_last = last;
 
     if (n == 0) {
         ngx_lunary_outbox_settle(ob, src);
@@ -442,7 +485,8 @@ ngx_lunary_outbox_start_add(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_flight_t  *f;
 
     f = ob->flight;
-    size = 0;
+    f->multi = 0;
+    size = ngx_lunary_outbox_arm_size(&src->shards[0]);
 
     for (i = 0; i < f->nbatches; i++) {
         size += ngx_lunary_outbox_script_size(
@@ -461,19 +505,10 @@ ngx_lunary_outbox_start_add(ngx_lunary_outbox_t *ob,
         b = &f->batches[i];
         shard = &src->shards[b->shard];
 
-        limit = ob->conf->maxlen;
-
-        if (shard->limit && (limit == 0 || shard->limit < limit)) {
-            limit = shard->limit;
-        }
-
+        limit = ngx_lunary_outbox_limit(ob, shard);
         maxbytes = 0;
 
-        if (ob->conf->maxbytes
-            && (shard->sampled == 0
-                || ngx_current_msec - shard->sampled >= 1000
-                || shard->since >= ob->conf->maxbytes / 64))
-        {
+        if (ngx_lunary_outbox_sample_due(ob, shard)) {
             maxbytes = ob->conf->maxbytes;
             limit = ob->conf->maxlen;
 
@@ -506,6 +541,68 @@ ngx_lunary_outbox_start_add(ngx_lunary_outbox_t *ob,
 
     if (ob->conf->redis->wait) {
         ngx_lunary_outbox_send_wait(ob);
+    }
+
+    if (ngx_lunary_outbox_arms(ob, src)) {
+        ngx_lunary_outbox_arm(ob, src, p);
+    }
+
+    if (f->pending == 0) {
+        ngx_lunary_outbox_land(ob);
+    }
+}
+
+
+/* the stream's entries at most, 0: no limit */
+
+ngx_uint_t
+ngx_lunary_outbox_limit(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_shard_t *shard)
+{
+    ngx_uint_t  limit;
+
+    limit = ob->conf->maxlen;
+
+    if (shard->limit && (limit == 0 || shard->limit < limit)) {
+        limit = shard->limit;
+    }
+
+    return limit;
+}
+
+
+/* whether the stream's memory has to be looked at */
+
+ngx_uint_t
+ngx_lunary_outbox_sample_due(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_shard_t *shard)
+{
+    return ob->conf->maxbytes
+           && (shard->sampled == 0
+               || ngx_current_msec - shard->sampled >= 1000
+               || shard->since >= ob->conf->maxbytes / 64);
+}
+
+
+static void
+ngx_lunary_outbox_start_multi(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    u_char                      *p;
+    ngx_lunary_outbox_flight_t  *f;
+
+    f = ob->flight;
+
+    (void) ngx_lunary_outbox_prepare(ob, src, NGX_LUNARY_OUTBOX_ADD, 0);
+
+    p = ngx_lunary_outbox_multi_add(ob, src, f->prefix_last);
+
+    if (ob->conf->redis->wait) {
+        ngx_lunary_outbox_send_wait(ob);
+    }
+
+    if (ngx_lunary_outbox_arms(ob, src)) {
+        ngx_lunary_outbox_arm(ob, src, p);
     }
 
     if (f->pending == 0) {
@@ -615,21 +712,14 @@ ngx_lunary_outbox_prepare(ngx_lunary_outbox_t *ob,
 
     f = ob->flight;
 
-    if (size > f->prefix_size) {
+    if (ngx_lunary_outbox_prefix(ob, size) != NGX_OK) {
+        ngx_add_timer(&ob->pause, NGX_LUNARY_OUTBOX_RETRY_MAX);
+        return NGX_ERROR;
+    }
 
-        if (f->prefix) {
-            ngx_free(f->prefix);
-        }
-
-        f->prefix_size = 0;
-        f->prefix = ngx_alloc(size, ob->log);
-
-        if (f->prefix == NULL) {
-            ngx_add_timer(&ob->pause, NGX_LUNARY_OUTBOX_RETRY_MAX);
-            return NGX_ERROR;
-        }
-
-        f->prefix_size = size;
+    if (op != NGX_LUNARY_OUTBOX_ADD || !f->multi) {
+        ngx_lunary_outbox_disarm(ob);
+        f->multi = 0;
     }
 
     if (op != NGX_LUNARY_OUTBOX_ADD) {
@@ -652,6 +742,34 @@ ngx_lunary_outbox_prepare(ngx_lunary_outbox_t *ob,
     f->failed = 0;
 
     ngx_lunary_outbox_flying = ob;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_lunary_outbox_prefix(ngx_lunary_outbox_t *ob, size_t size)
+{
+    ngx_lunary_outbox_flight_t  *f;
+
+    f = ob->flight;
+
+    if (size <= f->prefix_size) {
+        return NGX_OK;
+    }
+
+    if (f->prefix) {
+        ngx_free(f->prefix);
+    }
+
+    f->prefix_size = 0;
+    f->prefix = ngx_alloc(size, ob->log);
+
+    if (f->prefix == NULL) {
+        return NGX_ERROR;
+    }
+
+    f->prefix_size = size;
 
     return NGX_OK;
 }
@@ -683,9 +801,7 @@ ngx_lunary_outbox_reply(void *data, redisReply *reply)
 
     ngx_lunary_outbox_script_reply(b, reply);
 
-    if (--ob->flight->pending == 0) {
-        ngx_lunary_outbox_land(ob);
-    }
+    ngx_lunary_outbox_replied(ob);
 }
 
 
@@ -719,9 +835,7 @@ ngx_lunary_outbox_wait_reply(void *data, redisReply *reply)
         }
     }
 
-    if (--ob->flight->pending == 0) {
-        ngx_lunary_outbox_land(ob);
-    }
+    ngx_lunary_outbox_replied(ob);
 }
 
 
@@ -734,6 +848,15 @@ ngx_lunary_outbox_delete_reply(void *data, redisReply *reply)
         ob->flight->failed = 1;
     }
 
+    ngx_lunary_outbox_replied(ob);
+}
+
+
+/* one of the flight's replies was taken in */
+
+void
+ngx_lunary_outbox_replied(ngx_lunary_outbox_t *ob)
+{
     if (--ob->flight->pending == 0) {
         ngx_lunary_outbox_land(ob);
     }
