@@ -255,6 +255,10 @@ ngx_http_lunary_ctx_cleanup(void *data)
 {
     ngx_http_lunary_ctx_t  *ctx = data;
 
+    if (ctx->onward.posted) {
+        ngx_delete_posted_event(&ctx->onward);
+    }
+
     lunary_call_destroy(ctx->call);
 }
 

@@ -183,6 +183,8 @@ struct ngx_http_lunary_ctx_s {
     ngx_str_t                          outcome;      /* its name             */
     lunary_run_t                      *run;          /* in the log phase     */
 
+    ngx_event_t                        onward;       /* the phases behind us */
+
     ngx_uint_t                         status;       /* when the head came:
                                                         its status, and      */
     ngx_uint_t                         states;       /* upstreams tried      */
@@ -204,6 +206,7 @@ struct ngx_http_lunary_ctx_s {
                                                         for the client       */
     unsigned                           has_first:1;
     unsigned                           judged:1;     /* in this location     */
+    unsigned                           sent_on:1;    /* `onward` was posted  */
     unsigned                           late:1;       /* only in the log      */
     unsigned                           finalized:1;
     unsigned                           logged:1;

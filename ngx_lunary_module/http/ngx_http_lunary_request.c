@@ -6,6 +6,12 @@
  *
  *     read body → session look-up → identify → enforce → rewrite → go on
  *
+ * "Go on" is at the end of this round of the event loop: requests that were
+ * read in one round are sent to their upstreams one right after the other.
+ * To send is to wake who reads, and peers on the same machine that are still
+ * busy with the one before need not be woken again; it is 1 us of a request's
+ * 16 where all cores are busy, and nothing where only one is served.
+ *
  * Invariants
  *   - every step runs once a location; what needs no second time after an
  *     internal redirect (reading, rewriting) is remembered in the context;
@@ -29,6 +35,9 @@ static ngx_uint_t ngx_http_lunary_redirected(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 static ngx_uint_t ngx_http_lunary_aside(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+static ngx_int_t ngx_http_lunary_send_on(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+static void ngx_http_lunary_onward_handler(ngx_event_t *ev);
 static ngx_int_t ngx_http_lunary_read_body(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 static void ngx_http_lunary_body_handler(ngx_http_request_t *r);
@@ -168,7 +177,37 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
         }
     }
 
-    return NGX_DECLINED;
+    return ngx_http_lunary_send_on(r, ctx);
+}
+
+
+/* once a request, of those that are calls */
+
+static ngx_int_t
+ngx_http_lunary_send_on(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    if (ctx->sent_on || ctx->aside) {
+        return NGX_DECLINED;
+    }
+
+    ctx->sent_on = 1;
+
+    ctx->onward.handler = ngx_http_lunary_onward_handler;
+    ctx->onward.data = r;
+    ctx->onward.log = r->connection->log;
+
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    ngx_post_event(&ctx->onward, &ngx_posted_events);
+
+    return NGX_AGAIN;
+}
+
+
+static void
+ngx_http_lunary_onward_handler(ngx_event_t *ev)
+{
+    ngx_http_lunary_resume(ev->data);
 }
 
 

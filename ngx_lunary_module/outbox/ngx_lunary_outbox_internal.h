@@ -59,6 +59,7 @@ typedef struct {
     uint64_t                      skipped;        /* set aside up to here    */
     unsigned                      known:1;        /* since the last connect  */
     unsigned                      opened:1;       /* the key exists          */
+    unsigned                      mend:1;         /* it is not `applied`     */
 
     ngx_uint_t                    limit;          /* entries, by memory      */
     ngx_msec_t                    sampled;

@@ -40,7 +40,7 @@
 #define NGX_LUNARY_OUTBOX_BUSY       4
 #define NGX_LUNARY_OUTBOX_BUSY_SIZE  (16 * 1024)
 
-#define NGX_LUNARY_OUTBOX_MULTI_WAIT 1000      /* ms, after an error         */
+#define NGX_LUNARY_OUTBOX_MULTI_WAIT 10000     /* ms, after an error         */
 
 #define NGX_LUNARY_OUTBOX_MOVE                                                \
     "local n = redis.call('XLEN', KEYS[1])\n"                                 \
@@ -268,9 +268,12 @@ ngx_lunary_outbox_multi_exec(ngx_lunary_outbox_t *ob,
 
 
 /*
- * EXEC was executed, but not all of it.  The watermark may be behind what was
- * added, or before what was not; it is taken as Redis has it, and `applied`
- * as what is there: the next batch, by the script, brings both together.
+ * EXEC was executed, but not all of it went well: the watermark may have been
+ * moved over records that were not added, or not have been moved over some
+ * that were.  `applied` is what is there, and the first thing that is sent now
+ * is the watermark for it.  No command gets here in a Redis that is well: an
+ * XADD only fails where the stream has no id left, or was replaced by another
+ * type (then EVAL fails, too, and there is nothing to mend).
  */
 
 static void
@@ -282,7 +285,7 @@ ngx_lunary_outbox_multi_partly(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_shard_t   *shard;
 
     shard = &ob->flight->source->shards[0];
-    error = (moved->type == REDIS_REPLY_ERROR) ? moved : NULL;
+    error = moved;
 
     for (i = 0; i < b->count; i++) {
         if (added[i]->type == REDIS_REPLY_ERROR) {
@@ -291,9 +294,7 @@ ngx_lunary_outbox_multi_partly(ngx_lunary_outbox_t *ob,
         }
     }
 
-    ngx_lunary_outbox_multi_text(b, error ? error : moved);
-
-    b->blame = NGX_LUNARY_OUTBOX_BLAME_NOBODY;
+    ngx_lunary_outbox_multi_text(b, error);
 
     ob->multi_after = ngx_current_msec + NGX_LUNARY_OUTBOX_MULTI_WAIT;
 
@@ -301,21 +302,22 @@ ngx_lunary_outbox_multi_partly(ngx_lunary_outbox_t *ob,
         shard->watermark_len = ngx_lunary_outbox_decimal(shard->watermark,
                                                          b->last_seq)
                                - shard->watermark;
-        shard->moved = b->last_seq;
+        shard->mend = 1;
     }
 
-    if (i == 0) {
-        return;
+    if (i) {
+
+        /* a batch of one shard has no gaps */
+
+        shard->applied = b->first_seq + i - 1;
+        shard->mend = 1;
     }
 
-    /* the first i, since a batch of one shard has no gaps */
-
-    shard->applied = b->first_seq + i - 1;
-    shard->skipped = shard->applied;
-
-    ngx_log_error(NGX_LOG_ERR, ob->log, 0,
-                  "lunary: redis %V added %ui of the %ui records of a batch",
-                  &ob->conf->redis->url, i, b->count);
+    if (shard->mend) {
+        ngx_log_error(NGX_LOG_ERR, ob->log, 0,
+                      "lunary: redis %V added %ui of the %ui records of a "
+                      "batch", &ob->conf->redis->url, i, b->count);
+    }
 }
 
 
@@ -346,6 +348,9 @@ ngx_lunary_outbox_arms(ngx_lunary_outbox_t *ob,
     return src->own
            && src->spool.shards == 1
            && ngx_queue_last(&ob->sources) == ngx_queue_head(&ob->sources)
+           && ob->max_count == NGX_LUNARY_OUTBOX_MAX_COUNT
+           && ob->errors == 0
+           && ob->alike == 0
            && !ob->multi_off
            && (ngx_msec_int_t) (ngx_current_msec - ob->multi_after) >= 0
            && !ngx_exiting
@@ -420,7 +425,7 @@ ngx_lunary_outbox_multi_watch_reply(void *data, redisReply *reply)
         ob->watched_len = ngx_lunary_outbox_copy(ob->watched,
                                                  sizeof(ob->watched), reply);
 
-    } else if (reply && reply->type == REDIS_REPLY_ERROR) {
+    } else if (reply == NULL || reply->type == REDIS_REPLY_ERROR) {
         ngx_lunary_outbox_multi_refused(ob, reply);
     }
 
@@ -436,7 +441,7 @@ ngx_lunary_outbox_multi_reply(void *data, redisReply *reply)
     if (reply && reply->type == REDIS_REPLY_STATUS) {
         ob->in_multi = 1;
 
-    } else if (reply && reply->type == REDIS_REPLY_ERROR) {
+    } else if (reply == NULL || reply->type == REDIS_REPLY_ERROR) {
         ngx_lunary_outbox_multi_refused(ob, reply);
     }
 
@@ -444,19 +449,25 @@ ngx_lunary_outbox_multi_reply(void *data, redisReply *reply)
 }
 
 
-/* a flight has landed: was the watermark that is watched what it left? */
+/* a flight has landed: did all go well, and is the watermark that is watched
+ * what it left? */
 
 void
 ngx_lunary_outbox_armed(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src)
 {
-    ngx_lunary_outbox_shard_t  *shard;
+    ngx_lunary_outbox_shard_t   *shard;
+    ngx_lunary_outbox_flight_t  *f;
 
+    f = ob->flight;
     shard = &src->shards[0];
 
     ob->armed = ob->in_multi
                 && src->own
+                && f->nbatches
+                && f->batches[0].result == NGX_LUNARY_OUTBOX_OK
                 && shard->known
+                && !shard->mend
                 && ob->watched_len
                 && ob->watched_len == shard->watermark_len
                 && ngx_memcmp(ob->watched, shard->watermark,
@@ -486,7 +497,8 @@ ngx_lunary_outbox_disarm(ngx_lunary_outbox_t *ob)
 }
 
 
-/* what will not be better is not tried again before the next connection */
+/* what will not be better is not tried again before the next connection; it
+ * may be that which was lost of it, in the hands of somebody in between */
 
 static void
 ngx_lunary_outbox_multi_refused(ngx_lunary_outbox_t *ob, redisReply *reply)
@@ -495,7 +507,8 @@ ngx_lunary_outbox_multi_refused(ngx_lunary_outbox_t *ob, redisReply *reply)
 
     ob->multi_after = ngx_current_msec + NGX_LUNARY_OUTBOX_MULTI_WAIT;
 
-    if (ob->multi_off
+    if (reply == NULL
+        || ob->multi_off
         || ngx_lunary_redis_error(reply) == NGX_LUNARY_REDIS_RETRY)
     {
         return;

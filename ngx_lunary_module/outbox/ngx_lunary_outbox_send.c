@@ -33,6 +33,8 @@ static ngx_int_t ngx_lunary_outbox_prefix(ngx_lunary_outbox_t *ob,
     size_t size);
 static void ngx_lunary_outbox_start_multi(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src);
+static void ngx_lunary_outbox_start_mend(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
 static void ngx_lunary_outbox_append(ngx_lunary_outbox_flight_t *f,
     ngx_lunary_outbox_batch_t *b, u_char *p, size_t len);
 static void ngx_lunary_outbox_start_add(ngx_lunary_outbox_t *ob,
@@ -178,6 +180,11 @@ ngx_lunary_outbox_start(ngx_lunary_outbox_t *ob,
 
     if (src->verify) {
         ngx_lunary_outbox_start_open(ob, src);
+        return 1;
+    }
+
+    if (src->shards[0].mend) {
+        ngx_lunary_outbox_start_mend(ob, src);
         return 1;
     }
 
@@ -608,6 +615,30 @@ ngx_lunary_outbox_start_multi(ngx_lunary_outbox_t *ob,
     if (f->pending == 0) {
         ngx_lunary_outbox_land(ob);
     }
+}
+
+
+/* a watermark that is wrong is set right by a batch without records */
+
+static void
+ngx_lunary_outbox_start_mend(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    ngx_lunary_outbox_batch_t   *b;
+    ngx_lunary_outbox_flight_t  *f;
+
+    f = ob->flight;
+
+    f->nbatches = 0;
+    f->nlinks = 2 * NGX_LUNARY_OUTBOX_MAX_SHARDS;
+    f->count = 0;
+    f->bytes = 0;
+    f->end.seq = 0;
+
+    b = ngx_lunary_outbox_batch(f, 0);
+    b->last_seq = src->shards[0].applied;
+
+    ngx_lunary_outbox_start_add(ob, src);
 }
 
 

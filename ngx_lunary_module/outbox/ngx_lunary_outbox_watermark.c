@@ -17,6 +17,8 @@
 #include "stats/ngx_lunary_stats.h"
 
 
+static ngx_uint_t ngx_lunary_outbox_is_wrong(
+    ngx_lunary_outbox_shard_t *shard, ngx_lunary_outbox_batch_t *b);
 static uint64_t ngx_lunary_outbox_watermark_seq(u_char *p, size_t len);
 static ngx_uint_t ngx_lunary_outbox_is_older(ngx_lunary_outbox_source_t *src,
     ngx_lunary_outbox_batch_t *b, uint64_t seq);
@@ -42,6 +44,10 @@ ngx_lunary_outbox_progress(ngx_lunary_outbox_t *ob,
         return;
     }
 
+    if (ngx_lunary_outbox_is_wrong(shard, b)) {
+        return;
+    }
+
     ngx_memcpy(shard->watermark, b->watermark, b->watermark_len);
     shard->watermark_len = b->watermark_len;
     shard->known = 1;
@@ -54,6 +60,8 @@ ngx_lunary_outbox_progress(ngx_lunary_outbox_t *ob,
     if (seq > shard->applied) {
         shard->applied = seq;
     }
+
+    shard->mend = 0;
 }
 
 
@@ -79,6 +87,11 @@ ngx_lunary_outbox_watermark(ngx_lunary_outbox_t *ob,
 
         shard->known = 0;
         src->verify = 1;
+        return;
+    }
+
+    if (ngx_lunary_outbox_is_wrong(shard, b)) {
+        shard->known = 1;
         return;
     }
 
@@ -122,6 +135,19 @@ ngx_lunary_outbox_watermark(ngx_lunary_outbox_t *ob,
 
     ngx_lunary_outbox_progress(ob, src, b);
     ngx_lunary_outbox_others(ob);
+}
+
+
+/* 1 where it is the one that is known to be wrong, and still to be mended */
+
+static ngx_uint_t
+ngx_lunary_outbox_is_wrong(ngx_lunary_outbox_shard_t *shard,
+    ngx_lunary_outbox_batch_t *b)
+{
+    return shard->mend
+           && b->watermark_len == shard->watermark_len
+           && ngx_memcmp(b->watermark, shard->watermark,
+                         b->watermark_len) == 0;
 }
 
 
