@@ -17,9 +17,13 @@
 #include "lunary_spool_format.h"
 
 
+#define LUNARY_SPOOL_WARM  2048                /* bytes; most records       */
+
+
 static void lunary_spool_normalise(lunary_spool_t *sp,
     lunary_spool_pos_t *pos);
 static void lunary_spool_wrap(lunary_spool_t *sp);
+static void lunary_spool_warm(lunary_spool_t *sp);
 static size_t lunary_spool_record_len(lunary_spool_t *sp, size_t off);
 
 
@@ -109,7 +113,44 @@ lunary_spool_commit(lunary_spool_t *sp, size_t n, unsigned kind,
     sp->bytes += LUNARY_SPOOL_PREFIX + n;
     sp->unacked[kind]++;
 
+    lunary_spool_warm(sp);
+
     return sp->next_seq++;
+}
+
+
+/*
+ * A ring is larger than a cache: the lines that the next record is written to
+ * are fetched while others work, and the head of the one that goes for it
+ */
+
+static void
+lunary_spool_warm(lunary_spool_t *sp)
+{
+    size_t          n;
+    unsigned char  *p;
+
+    p = sp->base + sp->tail;
+    n = sp->size - sp->tail;
+
+    if (n > LUNARY_SPOOL_WARM) {
+        n = LUNARY_SPOOL_WARM;
+    }
+
+    for ( ;; ) {
+        __builtin_prefetch(p, 1);
+
+        if (n <= 64) {
+            break;
+        }
+
+        p += 64;
+        n -= 64;
+    }
+
+    if (sp->first.lap != sp->lap && sp->first.off < sp->size) {
+        __builtin_prefetch(sp->base + sp->first.off + LUNARY_SPOOL_R_LEN);
+    }
 }
 
 
