@@ -437,6 +437,13 @@ ngx_lunary_redis_read_handler(ngx_event_t *rev)
                                     "a reply is too long");
             return;
         }
+
+        if (!rev->ready) {
+
+            /* it was less than there was room for: no need to ask */
+
+            break;
+        }
     }
 
     if (ngx_handle_read_event(rev, 0) != NGX_OK) {
@@ -496,7 +503,7 @@ ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
             ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_PROTOCOL);
             ngx_lunary_redis_failed(rc, NGX_LOG_ERR, 0, &text,
                                     "an unexpected reply");
-            freeReplyObject(reply);
+            ngx_lunary_redis_free(reply);
             return;
         }
 
@@ -512,7 +519,7 @@ ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
         }
 
         if (reply) {
-            freeReplyObject(reply);
+            ngx_lunary_redis_free(reply);
         }
 
         if (rc->peer.connection == NULL || rc->generation != generation) {
@@ -545,7 +552,7 @@ ngx_lunary_redis_finish(ngx_lunary_redis_t *rc,
     }
 
     if (error) {
-        freeReplyObject(error);
+        ngx_lunary_redis_free(error);
     }
 }
 

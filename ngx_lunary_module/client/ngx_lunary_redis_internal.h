@@ -124,6 +124,7 @@ void ngx_lunary_redis_fail_commands(ngx_lunary_redis_t *rc);
 /* ngx_lunary_redis_reply.c */
 
 redisReader *ngx_lunary_redis_reader(void);
+void ngx_lunary_redis_free(redisReply *reply);
 
 /* ngx_lunary_redis_connect.c */
 

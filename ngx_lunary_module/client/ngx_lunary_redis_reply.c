@@ -24,9 +24,54 @@ typedef size_t  ngx_lunary_redis_elements_t;
 typedef int     ngx_lunary_redis_elements_t;
 #endif
 
+static void *(*ngx_lunary_redis_create_string)(const redisReadTask *task,
+    char *str, size_t len);
 static void *(*ngx_lunary_redis_create_array)(const redisReadTask *task,
     ngx_lunary_redis_elements_t n);
 static redisReplyObjectFunctions  ngx_lunary_redis_functions;
+
+
+/*
+ * Of a transaction's replies all but the last are "+QUEUED": they are one
+ * object, which nobody frees
+ */
+
+static redisReply  ngx_lunary_redis_queued = {
+    .type = REDIS_REPLY_STATUS,
+    .str = (char *) "QUEUED",
+    .len = 6
+};
+
+
+static void *
+ngx_lunary_redis_string(const redisReadTask *task, char *str, size_t len)
+{
+    if (task->type == REDIS_REPLY_STATUS
+        && task->parent == NULL
+        && len == 6
+        && ngx_memcmp(str, "QUEUED", 6) == 0)
+    {
+        return &ngx_lunary_redis_queued;
+    }
+
+    return ngx_lunary_redis_create_string(task, str, len);
+}
+
+
+static void
+ngx_lunary_redis_free_object(void *reply)
+{
+    ngx_lunary_redis_free(reply);
+}
+
+
+void
+ngx_lunary_redis_free(redisReply *reply)
+{
+    if (reply != &ngx_lunary_redis_queued) {
+        freeReplyObject(reply);
+    }
+}
 
 
 static void *
@@ -64,6 +109,10 @@ ngx_lunary_redis_reader(void)
         if (ngx_lunary_redis_create_array == NULL) {
             ngx_lunary_redis_functions = *reader->fn;
             ngx_lunary_redis_create_array = reader->fn->createArray;
+            ngx_lunary_redis_create_string = reader->fn->createString;
+            ngx_lunary_redis_functions.createString = ngx_lunary_redis_string;
+            ngx_lunary_redis_functions.freeObject =
+                                                ngx_lunary_redis_free_object;
             ngx_lunary_redis_functions.createArray =
                                               ngx_lunary_redis_limited_array;
         }
