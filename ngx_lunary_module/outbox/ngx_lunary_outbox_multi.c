@@ -40,7 +40,7 @@
 #define NGX_LUNARY_OUTBOX_BUSY       4
 #define NGX_LUNARY_OUTBOX_BUSY_SIZE  (16 * 1024)
 
-#define NGX_LUNARY_OUTBOX_MULTI_WAIT 10000     /* ms, after an error         */
+#define NGX_LUNARY_OUTBOX_MULTI_WAIT 1000      /* ms, after an error         */
 
 #define NGX_LUNARY_OUTBOX_MOVE                                                \
     "local n = redis.call('XLEN', KEYS[1])\n"                                 \

@@ -1,0 +1,309 @@
+"""Batches by WATCH and MULTI, the way of a busy worker: the connection waits
+inside of MULTI, and nothing that happens to it, to the watermark or to the
+stream loses a record or adds one twice."""
+
+import socket
+import threading
+
+import pytest
+
+from harness.outbox import (append, balanced, entries,  # noqa: F401
+                            once, outbox, outbox_module, stats, total,
+                            watermarks)
+from harness.wait import wait_for
+
+
+def in_multi(redis):
+    """Whether the outbox's connection is inside of MULTI."""
+    return any(c["multi"] != "-1" for c in redis.client.client_list()
+               if "outbox" in c["name"])
+
+
+def calls(redis, command):
+    return redis.client.info("commandstats").get(
+        f"cmdstat_{command}", {"calls": 0})["calls"]
+
+
+@pytest.fixture
+def armed(outbox):
+    """armed(redis): an nginx whose next batch goes by MULTI, and the ids that
+    it has sent."""
+
+    def make(redis, to=None, **variables):
+        nginx = outbox(to or redis, **variables)
+        ids = append(nginx, "first", 100)
+        once(redis, ids)
+        wait_for(lambda: in_multi(redis), what="a connection inside of MULTI")
+        return nginx, ids
+
+    return make
+
+
+def test_a_busy_worker_goes_by_multi(armed, redis):
+    nginx, ids = armed(redis)
+    by_script = calls(redis, "evalsha")
+    ids += append(nginx, "a", 2000)
+    once(redis, ids)
+    assert entries(redis) == ids
+    assert calls(redis, "exec") >= 10
+    assert calls(redis, "evalsha") - by_script <= 2
+    s = balanced(nginx)
+    assert s["runs_sent_total"] == len(ids)
+
+
+def test_bytes_arrive_as_they_were(armed, redis):
+    nginx, ids = armed(redis)
+    ids += append(nginx, "a", 12, 300000)
+    once(redis, ids)
+    assert calls(redis, "exec") >= 1
+    assert {f["body"] for _, f in redis.xrevrange("lunary:runs", count=12)} \
+        == {"x" * 300000}
+
+
+def test_a_single_record_ends_it(armed, redis):
+    """What is seldom goes by the script: the connection is not left inside of
+    MULTI."""
+    nginx, ids = armed(redis)
+    ids += append(nginx, "a")
+    once(redis, ids)
+    wait_for(lambda: not in_multi(redis), what="the end of MULTI")
+    ids += append(nginx, "b")
+    once(redis, ids)
+
+
+def test_a_worker_that_leaves_takes_its_watermark_along(armed, redis):
+    nginx, ids = armed(redis)
+    [mark] = watermarks(redis)
+    nginx.reload()
+    ids += append(nginx, "a", 10)
+    once(redis, ids)
+    wait_for(lambda: mark not in watermarks(redis), what="no watermark")
+
+
+@pytest.mark.parametrize("how", ["the same", "deleted"])
+def test_a_watermark_that_somebody_touches(armed, redis, how):
+    nginx, ids = armed(redis)
+    [mark] = watermarks(redis)
+    if how == "the same":
+        redis.set(mark, redis.get(mark))
+    else:
+        redis.delete(mark)
+    ids += append(nginx, "a", 100)
+    # without its watermark all that is in the ring is sent again, as ever
+    if how == "deleted":
+        nginx.wait_log("has lost the watermark: 100 records are sent again")
+        wait_for(lambda: set(entries(redis)) == set(ids))
+    else:
+        once(redis, ids)
+    s = balanced(nginx)
+    assert s["runs_sent_total"] == len(ids)
+    assert s["runs_resent_total"] == (100 if how == "deleted" else 0)
+
+
+@pytest.mark.parametrize("command", ["watch", "multi", "exec", "discard"])
+def test_without_the_right_to_it_the_script_goes_on(outbox, redis, command):
+    redis.client.execute_command("ACL", "SETUSER", "some", "on", ">secret",
+                                 "~*", "+@all", f"-{command}")
+    nginx = outbox(f"redis://some:secret@127.0.0.1:{redis.port}")
+    ids = []
+    for i in range(5):
+        ids += append(nginx, f"a{i}", 100)
+        once(redis, ids)
+    s = balanced(nginx)
+    assert total(s["runs_dropped_total"]) == 0
+    assert nginx.log().count("takes no batches by WATCH and MULTI") == (
+        command in ("watch", "multi"))
+
+
+def test_a_right_that_is_taken_away(outbox, redis):
+    redis.client.execute_command("ACL", "SETUSER", "some", "on", ">secret",
+                                 "~*", "+@all")
+    nginx = outbox(f"redis://some:secret@127.0.0.1:{redis.port}")
+    ids = append(nginx, "a", 100)
+    wait_for(lambda: in_multi(redis))
+    redis.client.execute_command("ACL", "SETUSER", "some", "-xadd")
+    ids += append(nginx, "b", 100)
+    nginx.wait_log("does not take runs .*NOPERM")
+    assert stats(nginx)["runs_spooled"] == 100
+    redis.client.execute_command("ACL", "SETUSER", "some", "+xadd")
+    once(redis, ids, 20)
+    balanced(nginx)
+
+
+def test_a_stream_of_another_type(armed, redis):
+    """XADD fails inside of EXEC, and the watermark stays where it is."""
+    nginx, _ = armed(redis)
+    redis.delete("lunary:runs")
+    redis.set("lunary:runs", "text")
+    ids = append(nginx, "a", 100)
+    nginx.wait_log("does not take runs .*WRONGTYPE")
+    [mark] = watermarks(redis)
+    assert redis.get(mark) == "100"
+    redis.delete("lunary:runs")
+    once(redis, ids, 20)
+    s = balanced(nginx)
+    assert s["runs_sent_total"] == 200 and s["runs_resent_total"] == 0
+
+
+def test_a_stream_that_has_no_id_left(armed, redis):
+    """The one case in which the watermark moves over what was not added: it
+    is set right, and nothing is taken for delivered."""
+    nginx, _ = armed(redis)
+    redis.xadd("lunary:runs", {"run_id": "last"},
+               id="18446744073709551615-18446744073709551615")
+    ids = append(nginx, "a", 20)
+    nginx.wait_log("added 0 of the 20 records of a batch")
+    nginx.wait_log("set aside")
+    [mark] = watermarks(redis)
+    assert int(redis.get(mark)) <= 102
+    redis.delete("lunary:runs")
+    wait_for(lambda: stats(nginx)["runs_spooled"] == 0, 20)
+    s = balanced(nginx)
+    refused = total(s["runs_dropped_total"])
+    assert refused <= 2
+    once(redis, ids[refused:])
+
+
+def test_a_redis_without_memory(armed, redis):
+    nginx, ids = armed(redis)
+    redis.client.config_set("maxmemory", "1")
+    ids += append(nginx, "a", 100)
+    nginx.wait_log("does not take runs .*OOM")
+    assert stats(nginx)["runs_spooled"] == 100
+    redis.client.config_set("maxmemory", "0")
+    once(redis, ids, 20)
+    balanced(nginx)
+
+
+def test_a_script_that_redis_forgets(armed, redis):
+    """What moves the watermark needs no script that Redis remembers."""
+    nginx, ids = armed(redis, stream="lunary:runs maxlen=2000")
+    for i in range(30):
+        redis.client.script_flush()
+        ids += append(nginx, f"a{i}", 200)
+        wait_for(lambda: stats(nginx)["runs_spooled"] == 0)
+    found = entries(redis)
+    assert len(found) == len(set(found)) and found == ids[-len(found):]
+    assert 2000 <= len(found) <= 2128
+    assert balanced(nginx)["runs_sent_total"] == len(ids)
+
+
+def test_a_limit_holds(armed, redis):
+    nginx, ids = armed(redis, stream="lunary:runs maxlen=2000")
+    for i in range(10):
+        ids += append(nginx, f"a{i}", 1000)
+    balanced(nginx)
+    assert entries(redis) == ids[-2000:]
+    assert calls(redis, "exec") >= 10
+
+
+def test_what_a_group_has_not_read_stays(armed, redis):
+    nginx, ids = armed(redis, stream="lunary:runs maxlen=2000")
+    redis.xgroup_create("lunary:runs", "slow", "0")
+    for i in range(3):
+        ids += append(nginx, f"a{i}", 1000)
+    nginx.wait_log('"slow" has not acknowledged')
+    # at most one batch beyond the limit, and it is all that ever came
+    found = entries(redis)
+    assert 2000 <= len(found) <= 2128
+    assert found == ids[:len(found)]
+    redis.client.xgroup_destroy("lunary:runs", "slow")
+    wait_for(lambda: stats(nginx)["runs_spooled"] == 0, 20)
+    assert entries(redis)[-1] == ids[-1]
+    assert balanced(nginx)["runs_sent_total"] == len(ids)
+
+
+class Holder:
+    """A TCP proxy that keeps a batch back: asked to, it hangs up on the client
+    when that sends a transaction, and gives it to Redis, over the connection
+    that was watching, only when told."""
+
+    def __init__(self, port):
+        self.port_of_redis = port
+        self.asked = threading.Event()
+        self.go = threading.Event()
+        self.late = 0
+        self.answers = b""
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(
+                ("127.0.0.1", self.port_of_redis))
+            threading.Thread(target=self.up, args=(client, server),
+                             daemon=True).start()
+            threading.Thread(target=self.down, args=(server, client),
+                             daemon=True).start()
+
+    def up(self, client, server):
+        try:
+            while data := client.recv(1 << 20):
+                if self.asked.is_set() and b"XADD" in data:
+                    # all of it: a transaction ends with MULTI, the next one
+                    while not data.endswith(b"$5\r\nMULTI\r\n"):
+                        data += client.recv(1 << 20)
+                    self.asked.clear()
+                    client.shutdown(socket.SHUT_RDWR)
+                    self.go.wait(30)
+                    self.go.clear()
+                    server.sendall(data)
+                    server.shutdown(socket.SHUT_WR)
+                    self.late += 1
+                    return
+                server.sendall(data)
+        except OSError:
+            pass
+
+    def down(self, server, client):
+        try:
+            while data := server.recv(1 << 20):
+                self.answers += data
+                try:
+                    client.sendall(data)
+                except OSError:
+                    pass              # what Redis says to the late one
+        except OSError:
+            pass
+
+
+def test_a_batch_that_is_late_does_nothing(armed, redis):
+    holder = Holder(redis.port)
+    nginx, ids = armed(redis, holder)
+    for i in range(4):
+        wait_for(lambda: in_multi(redis), 15, "MULTI")
+        holder.asked.set()
+        ids += append(nginx, f"a{i}", 50)
+        # by another connection they get through
+        once(redis, ids, 20)
+        holder.go.set()
+        wait_for(lambda: holder.late == i + 1)
+        wait_for(lambda: holder.answers.count(b"*-1\r\n") == i + 1,
+                 what="Redis refuses the late one")
+        ids += append(nginx, f"b{i}", 50)
+        once(redis, ids, 20)
+        # it is tried again a second after a loss
+        def again():
+            ids.extend(append(nginx, f"c{i}.{len(ids)}", 10))
+            return in_multi(redis)
+        wait_for(again, 15, "MULTI again")
+    once(redis, ids)
+    balanced(nginx)
+
+
+def test_the_late_one_may_also_be_the_first(armed, redis):
+    """Redis gets it before the new connection asks: it counts, and what was
+    sent is not sent again."""
+    holder = Holder(redis.port)
+    nginx, ids = armed(redis, holder)
+    holder.asked.set()
+    holder.go.set()
+    ids += append(nginx, "a", 50)
+    once(redis, ids, 20)
+    assert balanced(nginx)["runs_sent_total"] == len(ids)
