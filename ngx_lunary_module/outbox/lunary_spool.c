@@ -5,11 +5,17 @@
  * in is the business of lunary_spool_file.c, reading one after a crash of
  * lunary_spool_recover.c.
  *
- * Records lie one behind the other from LUNARY_SPOOL_DATA to `tail`.  Where
- * one does not fit before the end, or everything is acknowledged and the
- * window used up, a new lap begins at LUNARY_SPOOL_DATA; `end` remembers where
- * the lap before it ended.  Two laps exist at most: before a third one begins
- * all that is left of the first is given up, and that must be acknowledged.
+ * Records lie one behind the other in pieces, which have numbers in the order
+ * of their sequences, and a place of their own wherever there was room.  Most
+ * of the time there are two: as soon as there is room at the beginning of the
+ * file a new piece begins there, so that a spool that is not behind is a ring
+ * of some 5 MB, in memory that is warm.  One that is behind takes all of the
+ * file.
+ *
+ * Room is what neither unacknowledged records take, nor (at the beginning, and
+ * while there is another choice) the last `window` bytes of acknowledged ones.
+ * The place of acknowledged records is taken in their order: `first` moves,
+ * and what is behind it is whole.
  */
 
 #include "lunary_crc32c.h"
@@ -20,18 +26,28 @@
 #define LUNARY_SPOOL_WARM  2048                /* bytes; most records       */
 
 
+static void lunary_spool_look(lunary_spool_t *sp);
+static int lunary_spool_move(lunary_spool_t *sp, size_t need);
+static size_t lunary_spool_until(lunary_spool_t *sp, size_t off);
+static size_t lunary_spool_used(lunary_spool_t *sp, uint64_t n, size_t *start);
+static int lunary_spool_begin(lunary_spool_t *sp, size_t off);
+static void lunary_spool_clear(lunary_spool_t *sp, size_t need);
 static void lunary_spool_normalise(lunary_spool_t *sp,
     lunary_spool_pos_t *pos);
-static void lunary_spool_wrap(lunary_spool_t *sp);
 static void lunary_spool_warm(lunary_spool_t *sp);
 static size_t lunary_spool_record_len(lunary_spool_t *sp, size_t off);
+
+
+#define lunary_spool_look_later(sp)                                           \
+    ((sp)->look = (sp)->tail + (sp)->window / 64)
+#define lunary_spool_at(sp, n)  (&(sp)->pieces[(n) % LUNARY_SPOOL_PIECES])
 
 
 unsigned char *
 lunary_spool_reserve(lunary_spool_t *sp, size_t n,
     lunary_spool_status_e *status)
 {
-    size_t  need, room;
+    size_t  need;
 
     if (n > sp->max_record || sp->index != NULL) {
         *status = LUNARY_SPOOL_TOO_LARGE;
@@ -40,45 +56,237 @@ lunary_spool_reserve(lunary_spool_t *sp, size_t n,
 
     need = LUNARY_SPOOL_PREFIX + n;
 
-    if (sp->head.seq == sp->next_seq
-        && sp->tail - LUNARY_SPOOL_DATA >= sp->window)
-    {
-        lunary_spool_wrap(sp);
+    if (sp->tail >= sp->look) {
+        lunary_spool_look(sp);
     }
 
-    if (need > sp->size - sp->tail) {
-
-        lunary_spool_normalise(sp, &sp->head);
-
-        room = (sp->head.seq == sp->next_seq) ? sp->size : sp->head.off;
-        room -= LUNARY_SPOOL_DATA;
-
-        if (sp->head.lap != sp->lap || need > room) {
-            *status = LUNARY_SPOOL_FULL;
-            return NULL;
-        }
-
-        lunary_spool_wrap(sp);
-    }
-
-    lunary_spool_normalise(sp, &sp->head);
-
-    if (sp->head.lap != sp->lap && need > sp->head.off - sp->tail) {
+    if (need > sp->limit - sp->tail && !lunary_spool_move(sp, need)) {
         *status = LUNARY_SPOOL_FULL;
         return NULL;
     }
 
-    /* records of the lap before that lose their bytes now */
-
-    lunary_spool_normalise(sp, &sp->first);
-
-    while (sp->first.lap != sp->lap && sp->first.off < sp->tail + need) {
-        lunary_spool_next(sp, &sp->first);
+    if (sp->tail + need > sp->clear) {
+        lunary_spool_clear(sp, need);
     }
 
     *status = LUNARY_SPOOL_OK;
 
     return sp->base + sp->tail + LUNARY_SPOOL_PREFIX;
+}
+
+
+/* now and then: is there room enough at the beginning of the file? */
+
+static void
+lunary_spool_look(lunary_spool_t *sp)
+{
+    size_t  keep;
+
+    lunary_spool_normalise(sp, &sp->head);
+
+    keep = sp->window + sp->window / 8;
+
+    /* what waits will be acknowledged, and is not what was kept */
+
+    if (sp->head.seq != sp->next_seq) {
+        keep += sp->bytes;
+    }
+
+    if (lunary_spool_until(sp, LUNARY_SPOOL_DATA) - LUNARY_SPOOL_DATA >= keep
+        && sp->tail - LUNARY_SPOOL_DATA >= keep)
+    {
+        (void) lunary_spool_begin(sp, LUNARY_SPOOL_DATA);
+    }
+
+    lunary_spool_look_later(sp);
+}
+
+
+/*
+ * The current piece has no room: perhaps it has by now, else the first place
+ * that is worth it, else the largest.  0: there is none.
+ */
+
+static int
+lunary_spool_move(lunary_spool_t *sp, size_t need)
+{
+    size_t    off, end, best, room, start;
+    uint64_t  n;
+
+    lunary_spool_normalise(sp, &sp->head);
+
+    sp->limit = lunary_spool_until(sp, sp->tail);
+
+    if (need <= sp->limit - sp->tail) {
+        return 1;
+    }
+
+    best = 0;
+    room = 0;
+    off = LUNARY_SPOOL_DATA;
+
+    for ( ;; ) {
+        end = lunary_spool_until(sp, off);
+
+        if (end - off > room) {
+            best = off;
+            room = end - off;
+
+            if (room >= need && room >= sp->window / 4) {
+                break;
+            }
+        }
+
+        if (end == sp->size) {
+            break;
+        }
+
+        /* behind what is there */
+
+        for (n = sp->head.piece; n <= sp->piece; n++) {
+            off = lunary_spool_used(sp, n, &start);
+
+            if (start == end && off > start) {
+                break;
+            }
+        }
+    }
+
+    return room >= need && lunary_spool_begin(sp, best);
+}
+
+
+/* from off, which is free: the beginning of the next record that is not
+ * acknowledged, or the end of the file */
+
+static size_t
+lunary_spool_until(lunary_spool_t *sp, size_t off)
+{
+    size_t    start, end, until;
+    uint64_t  n;
+
+    until = sp->size;
+
+    for (n = sp->head.piece; n <= sp->piece; n++) {
+        end = lunary_spool_used(sp, n, &start);
+
+        if (end > start && start >= off && start < until) {
+            until = start;
+        }
+    }
+
+    return until;
+}
+
+
+/* what the records of a piece that are not acknowledged take: to where; and,
+ * in *start, from where */
+
+static size_t
+lunary_spool_used(lunary_spool_t *sp, uint64_t n, size_t *start)
+{
+    lunary_spool_piece_t  *piece;
+
+    piece = lunary_spool_at(sp, n);
+
+    *start = (n == sp->head.piece) ? sp->head.off : piece->start;
+
+    return (n == sp->piece) ? sp->tail : piece->end;
+}
+
+
+/* a new piece; 0: there are too many */
+
+static int
+lunary_spool_begin(lunary_spool_t *sp, size_t off)
+{
+    lunary_spool_piece_t  *piece;
+
+    if (sp->piece + 2 - sp->first.piece > LUNARY_SPOOL_PIECES) {
+
+        if (sp->piece + 2 - sp->head.piece > LUNARY_SPOOL_PIECES) {
+            return 0;
+        }
+
+        sp->first = sp->head;
+    }
+
+    lunary_spool_at(sp, sp->piece)->end = sp->tail;
+
+    sp->piece++;
+
+    piece = lunary_spool_at(sp, sp->piece);
+    piece->start = off;
+    piece->end = 0;
+    piece->seq = sp->next_seq;
+
+    sp->tail = off;
+    sp->clear = off;
+
+    lunary_spool_look_later(sp);
+
+    lunary_spool_normalise(sp, &sp->first);
+    lunary_spool_normalise(sp, &sp->head);
+    lunary_spool_normalise(sp, &sp->send);
+
+    sp->limit = lunary_spool_until(sp, off);
+
+    return 1;
+}
+
+
+/* what is acknowledged and lies ahead loses its place, a little more of it
+ * than is needed now */
+
+static void
+lunary_spool_clear(lunary_spool_t *sp, size_t need)
+{
+    size_t                 end, from, to;
+    uint64_t               n, last;
+
+    end = sp->tail + need + sp->window / 16;
+
+    if (end > sp->limit) {
+        end = sp->limit;
+    }
+
+    lunary_spool_normalise(sp, &sp->first);
+    lunary_spool_normalise(sp, &sp->head);
+
+    /* the last piece with such records: all before it go, too */
+
+    last = 0;
+
+    for (n = sp->first.piece; n <= sp->head.piece; n++) {
+
+        from = (n == sp->first.piece) ? sp->first.off
+                                      : lunary_spool_at(sp, n)->start;
+        to = (n == sp->head.piece) ? sp->head.off
+                                   : lunary_spool_at(sp, n)->end;
+
+        if (from < end && to > sp->tail) {
+            last = n;
+        }
+    }
+
+    if (sp->first.piece < last) {
+        sp->first.piece = last;
+        sp->first.off = lunary_spool_at(sp, last)->start;
+        sp->first.seq = lunary_spool_at(sp, last)->seq;
+    }
+
+    while (sp->first.piece == last
+           && sp->first.off < end
+           && sp->first.seq < sp->head.seq)
+    {
+        lunary_spool_next(sp, &sp->first);
+    }
+
+    sp->clear = end;
+
+    if (last) {
+        lunary_spool_hint(sp->base, LUNARY_SPOOL_HINT_FLOOR, sp->first.seq);
+    }
 }
 
 
@@ -119,10 +327,7 @@ lunary_spool_commit(lunary_spool_t *sp, size_t n, unsigned kind,
 }
 
 
-/*
- * A ring is larger than a cache: the lines that the next record is written to
- * are fetched while others work, and the head of the one that goes for it
- */
+/* the lines that the next record is written to are fetched while others work */
 
 static void
 lunary_spool_warm(lunary_spool_t *sp)
@@ -147,47 +352,19 @@ lunary_spool_warm(lunary_spool_t *sp)
         p += 64;
         n -= 64;
     }
-
-    if (sp->first.lap != sp->lap && sp->first.off < sp->size) {
-        __builtin_prefetch(sp->base + sp->first.off + LUNARY_SPOOL_R_LEN);
-    }
 }
 
 
-static void
-lunary_spool_wrap(lunary_spool_t *sp)
-{
-    lunary_spool_normalise(sp, &sp->first);
-
-    if (sp->first.lap != sp->lap) {
-        sp->first.seq = sp->lap_seq;
-        sp->first.off = LUNARY_SPOOL_DATA;
-        sp->first.lap = sp->lap;
-    }
-
-    lunary_spool_normalise(sp, &sp->send);
-
-    sp->end = sp->tail;
-    sp->tail = LUNARY_SPOOL_DATA;
-    sp->lap++;
-    sp->lap_seq = sp->next_seq;
-
-    lunary_spool_normalise(sp, &sp->first);
-    lunary_spool_normalise(sp, &sp->head);
-    lunary_spool_normalise(sp, &sp->send);
-
-    lunary_spool_hint(sp->base, LUNARY_SPOOL_HINT_FLOOR, sp->first.seq);
-}
-
-
-/* the end of the lap before is the beginning of this one */
+/* where a piece ended the next one goes on */
 
 static void
 lunary_spool_normalise(lunary_spool_t *sp, lunary_spool_pos_t *pos)
 {
-    if (pos->lap != sp->lap && pos->off == sp->end) {
-        pos->off = LUNARY_SPOOL_DATA;
-        pos->lap = sp->lap;
+    while (pos->piece < sp->piece
+           && pos->off == lunary_spool_at(sp, pos->piece)->end)
+    {
+        pos->piece++;
+        pos->off = lunary_spool_at(sp, pos->piece)->start;
     }
 }
 
@@ -354,6 +531,10 @@ lunary_spool_rewind(lunary_spool_t *sp, uint64_t seq)
 
     sp->head = from;
     sp->send = from;
+
+    /* what was free may be in use again */
+
+    sp->limit = sp->tail;
 
     return n;
 }

@@ -32,6 +32,7 @@
 #define LUNARY_SPOOL_MAX_SIZE    ((size_t) 1 << 40)
 #define LUNARY_SPOOL_MAX_RECORD  (16 * 1024 * 1024)
 #define LUNARY_SPOOL_KINDS       2
+#define LUNARY_SPOOL_PIECES      32
 #define LUNARY_SPOOL_SUFFIX      ".spool"
 #define LUNARY_SPOOL_NAME_LEN    38            /* 32 digits and the suffix   */
 
@@ -54,8 +55,17 @@ typedef enum {
 typedef struct {
     uint64_t               seq;
     size_t                 off;    /* in the file; adopted: in the index     */
-    uint64_t               lap;
+    uint64_t               piece;  /* whose number                           */
 } lunary_spool_pos_t;
+
+
+/* where records lie one behind the other */
+
+typedef struct {
+    size_t                 start;
+    size_t                 end;    /* 0: the current one                     */
+    uint64_t               seq;    /* of its first record                    */
+} lunary_spool_piece_t;
 
 
 typedef struct {
@@ -95,12 +105,15 @@ typedef struct {
     uint64_t               generation;
     unsigned               shards;
 
+    lunary_spool_piece_t   pieces[LUNARY_SPOOL_PIECES];
+                                           /* by number, the last ones       */
+    uint64_t               piece;          /* the current one                */
     size_t                 tail;           /* where the next record goes     */
-    size_t                 end;            /* where the lap before ended     */
-    uint64_t               lap;
-    uint64_t               lap_seq;        /* first sequence of this lap     */
+    size_t                 limit;          /* as far as the piece may go     */
+    size_t                 clear;          /* no record whole up to here     */
+    size_t                 look;           /* for room in front, from here   */
     uint64_t               next_seq;
-    size_t                 window;         /* rewinds once that is used      */
+    size_t                 window;         /* acknowledged, and yet kept     */
     size_t                 max_record;
 
     lunary_spool_pos_t     first;

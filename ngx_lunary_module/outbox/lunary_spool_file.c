@@ -143,14 +143,17 @@ lunary_spool_init(lunary_spool_t *sp, size_t size)
 
     sp->fd = -1;
     sp->size = size;
+    sp->piece = 1;
+    sp->pieces[1].start = LUNARY_SPOOL_DATA;
+    sp->pieces[1].seq = 1;
     sp->tail = LUNARY_SPOOL_DATA;
-    sp->lap = 1;
-    sp->lap_seq = 1;
+    sp->limit = size;
+    sp->clear = size;
     sp->next_seq = 1;
 
     sp->first.seq = 1;
     sp->first.off = LUNARY_SPOOL_DATA;
-    sp->first.lap = 1;
+    sp->first.piece = 1;
     sp->head = sp->first;
     sp->send = sp->first;
 

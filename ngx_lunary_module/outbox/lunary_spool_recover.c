@@ -277,7 +277,7 @@ lunary_spool_count(lunary_spool_t *sp)
 
     sp->first.off = 0;
     sp->first.seq = sp->nindex ? sp->index[0].seq : sp->next_seq;
-    sp->first.lap = 0;
+    sp->first.piece = 0;
 
     sp->head = sp->first;
 

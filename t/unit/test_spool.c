@@ -143,7 +143,7 @@ ring_keeps_order_and_bytes(void **state)
 
     assert_int_equal(n, sp.next_seq);
     assert_int_equal(bytes, sp.bytes);
-    assert_true(sp.lap > 100);
+    assert_true(sp.piece > 100);
     assert_int_equal(sp.unacked[0] + sp.unacked[1], sp.next_seq - 1 - acked);
 
     lunary_spool_close(&sp);
@@ -223,7 +223,7 @@ an_idle_ring_rewinds(void **state)
         }
     }
 
-    assert_true(max < sp.window + LUNARY_SPOOL_DATA + 60000);
+    assert_true(max < sp.window * 5 / 4 + LUNARY_SPOOL_DATA + 60000);
 
     /* and nearly as much of what was sent can be sent again */
 
