@@ -100,19 +100,38 @@ def test_a_watermark_that_somebody_touches(armed, redis, how):
     assert s["runs_resent_total"] == (100 if how == "deleted" else 0)
 
 
-@pytest.mark.parametrize("command", ["watch", "multi", "exec", "discard"])
+@pytest.mark.parametrize("command", ["watch", "multi", "exec", "discard",
+                                     "eval"])
 def test_without_the_right_to_it_the_script_goes_on(outbox, redis, command):
     redis.client.execute_command("ACL", "SETUSER", "some", "on", ">secret",
-                                 "~*", "+@all", f"-{command}")
-    nginx = outbox(f"redis://some:secret@127.0.0.1:{redis.port}")
-    ids = []
-    for i in range(5):
+                                 "~*", "+@all")
+    url = f"redis://some:secret@127.0.0.1:{redis.port}"
+    nginx = outbox(url)
+    once(redis, append(nginx, "first"))          # Redis knows the script
+    redis.client.execute_command("ACL", "SETUSER", "some", f"-{command}")
+    ids = ["first-0"]
+    for i in range(4):
         ids += append(nginx, f"a{i}", 100)
         once(redis, ids)
+        ids += append(nginx, f"b{i}")
+        once(redis, ids)
+        # the stream's memory is looked at once a second: by the script
+        if i == 1:
+            before = calls(redis, "memory|usage")
+            def again():
+                ids.extend(append(nginx, f"c{len(ids)}", 10))
+                return calls(redis, "memory|usage") > before
+            wait_for(again)
+    once(redis, ids)
     s = balanced(nginx)
     assert total(s["runs_dropped_total"]) == 0
-    assert nginx.log().count("takes no batches by WATCH and MULTI") == (
-        command in ("watch", "multi"))
+    assert "set aside" not in nginx.log()
+    assert nginx.log().count("takes no batches by WATCH, MULTI") == (
+        command in ("watch", "multi", "discard"))
+    # and it leaves no watermark behind, nor is inside of MULTI
+    [mark] = watermarks(redis)
+    nginx.reload()
+    wait_for(lambda: mark not in watermarks(redis), what="no watermark")
 
 
 def test_a_right_that_is_taken_away(outbox, redis):
@@ -123,7 +142,7 @@ def test_a_right_that_is_taken_away(outbox, redis):
     wait_for(lambda: in_multi(redis))
     redis.client.execute_command("ACL", "SETUSER", "some", "-xadd")
     ids += append(nginx, "b", 100)
-    nginx.wait_log("does not take runs .*NOPERM")
+    nginx.wait_log("does not take runs")
     assert stats(nginx)["runs_spooled"] == 100
     redis.client.execute_command("ACL", "SETUSER", "some", "+xadd")
     once(redis, ids, 20)
@@ -146,13 +165,12 @@ def test_a_stream_of_another_type(armed, redis):
 
 
 def test_a_stream_that_has_no_id_left(armed, redis):
-    """The one case in which the watermark moves over what was not added: it
-    is set right, and nothing is taken for delivered."""
+    """XADD fails inside of EXEC, and the watermark is put back: nothing is
+    taken for delivered."""
     nginx, _ = armed(redis)
     redis.xadd("lunary:runs", {"run_id": "last"},
                id="18446744073709551615-18446744073709551615")
     ids = append(nginx, "a", 20)
-    nginx.wait_log("added 0 of the 20 records of a batch")
     nginx.wait_log("set aside")
     [mark] = watermarks(redis)
     assert int(redis.get(mark)) <= 102
@@ -162,6 +180,42 @@ def test_a_stream_that_has_no_id_left(armed, redis):
     refused = total(s["runs_dropped_total"])
     assert refused <= 2
     once(redis, ids[refused:])
+
+
+def test_a_watermark_that_cannot_be_moved(outbox, redis):
+    """The records are added and the watermark is not: it follows as soon as
+    it can, and nothing is sent again."""
+    redis.client.execute_command("ACL", "SETUSER", "some", "on", ">secret",
+                                 "~*", "+@all")
+    nginx = outbox(f"redis://some:secret@127.0.0.1:{redis.port}")
+    ids = append(nginx, "a", 100)
+    wait_for(lambda: in_multi(redis))
+    [mark] = watermarks(redis)
+    redis.client.execute_command("ACL", "SETUSER", "some", "-set")
+    ids += append(nginx, "b", 100)
+    nginx.wait_log("records of a batch, and did not move its watermark")
+    assert redis.get(mark) == "100"
+    redis.client.execute_command("ACL", "SETUSER", "some", "+set")
+    ids += append(nginx, "c", 100)
+    once(redis, ids, 25)
+    wait_for(lambda: redis.get(mark) == "300")
+    s = balanced(nginx)
+    assert s["runs_sent_total"] == 300 and s["runs_resent_total"] == 0
+
+
+def test_a_watermark_that_was_left_in_between(outbox, redis):
+    """"~length~watermark" means the watermark that it names."""
+    nginx = outbox(redis)
+    ids = append(nginx, "a", 100)
+    once(redis, ids)
+    [mark] = watermarks(redis)
+    wait_for(lambda: redis.get(mark) == "100")
+    redis.set(mark, "~57~100")
+    redis.client.client_kill_filter(_type="normal", skipme=True)
+    ids += append(nginx, "b", 10)
+    once(redis, ids)
+    wait_for(lambda: redis.get(mark) == "110")
+    assert balanced(nginx)["runs_resent_total"] == 0
 
 
 def test_a_redis_without_memory(armed, redis):
@@ -211,6 +265,63 @@ def test_what_a_group_has_not_read_stays(armed, redis):
     wait_for(lambda: stats(nginx)["runs_spooled"] == 0, 20)
     assert entries(redis)[-1] == ids[-1]
     assert balanced(nginx)["runs_sent_total"] == len(ids)
+
+
+def test_over_a_unix_socket(armed, redis):
+    """Its buffer is smaller than a batch: Redis answers the first commands
+    while the last are on their way."""
+    nginx, ids = armed(redis, f"unix:{redis.socket}")
+    for i in range(5):
+        ids += append(nginx, f"a{i}", 100, 20000)
+        wait_for(lambda: stats(nginx)["runs_spooled"] == 0)
+    once(redis, ids)
+    assert calls(redis, "exec") >= 5
+    assert "unexpected reply" not in nginx.log()
+    assert stats(nginx)["redis_reconnects_total"] == 0
+
+
+class Slow(threading.Thread):
+    """A TCP proxy that takes what the client sends in small bites, and gives
+    it answers at once."""
+
+    def __init__(self, port):
+        super().__init__(daemon=True)
+        self.port_of_redis = port
+        self.listener = socket.socket()
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen()
+        self.port = self.listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def run(self):
+        while True:
+            client, _ = self.listener.accept()
+            server = socket.create_connection(
+                ("127.0.0.1", self.port_of_redis))
+            for a, b, n in (client, server, 2000), (server, client, 65536):
+                threading.Thread(target=self.pump, args=(a, b, n),
+                                 daemon=True).start()
+
+    @staticmethod
+    def pump(source, sink, n):
+        try:
+            while data := source.recv(n):
+                sink.sendall(data)
+        except OSError:
+            pass
+
+
+def test_over_a_slow_connection(armed, redis):
+    nginx, ids = armed(redis, Slow(redis.port))
+    for i in range(3):
+        ids += append(nginx, f"a{i}", 60, 20000)
+        wait_for(lambda: stats(nginx)["runs_spooled"] == 0, 30)
+    once(redis, ids)
+    assert calls(redis, "exec") >= 3
+    assert "unexpected reply" not in nginx.log()
+    assert stats(nginx)["redis_reconnects_total"] == 0
 
 
 class Holder:
@@ -273,27 +384,38 @@ class Holder:
             pass
 
 
+def hold_one_back(nginx, redis, holder, name):
+    """Appends until a batch by MULTI was held back; what was appended."""
+    ids = []
+
+    def more():
+        ids.extend(append(nginx, f"{name}.{len(ids)}", 10))
+        return in_multi(redis)
+
+    wait_for(more, 20, "MULTI")
+    holder.asked.set()
+    # now and then one goes by the script, which looks at the stream's memory
+
+    def held():
+        ids.extend(append(nginx, f"{name}.{len(ids)}", 10))
+        return not holder.asked.is_set()
+
+    wait_for(held, 20, "a batch that is held back")
+    return ids
+
+
 def test_a_batch_that_is_late_does_nothing(armed, redis):
     holder = Holder(redis.port)
     nginx, ids = armed(redis, holder)
     for i in range(4):
-        wait_for(lambda: in_multi(redis), 15, "MULTI")
-        holder.asked.set()
-        ids += append(nginx, f"a{i}", 50)
+        ids += hold_one_back(nginx, redis, holder, f"a{i}")
         # by another connection they get through
         once(redis, ids, 20)
         holder.go.set()
-        wait_for(lambda: holder.late == i + 1)
         wait_for(lambda: holder.answers.count(b"*-1\r\n") == i + 1,
                  what="Redis refuses the late one")
         ids += append(nginx, f"b{i}", 50)
         once(redis, ids, 20)
-        # it is tried again a second after a loss
-        def again():
-            ids.extend(append(nginx, f"c{i}.{len(ids)}", 10))
-            return in_multi(redis)
-        wait_for(again, 15, "MULTI again")
-    once(redis, ids)
     balanced(nginx)
 
 
@@ -302,8 +424,7 @@ def test_the_late_one_may_also_be_the_first(armed, redis):
     sent is not sent again."""
     holder = Holder(redis.port)
     nginx, ids = armed(redis, holder)
-    holder.asked.set()
     holder.go.set()
-    ids += append(nginx, "a", 50)
+    ids += hold_one_back(nginx, redis, holder, "a")
     once(redis, ids, 20)
     assert balanced(nginx)["runs_sent_total"] == len(ids)

@@ -461,6 +461,7 @@ static void
 ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
 {
     void                        *p;
+    ngx_buf_t                   *b;
     ngx_str_t                    text;
     redisReply                  *reply;
     ngx_lunary_redis_request_t  *req;
@@ -488,7 +489,12 @@ ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
             req = ngx_queue_data(ngx_queue_head(&rc->inflight),
                                  ngx_lunary_redis_request_t, queue);
 
-            if (req->last->buf->pos != req->last->buf->last) {
+            /* of several commands the first are answered while the others
+             * are on their way */
+
+            b = (req->replies > 1) ? req->in->buf : req->last->buf;
+
+            if (b->pos != b->last) {
 
                 /* an answer to what was not yet said, such as
                  * "-ERR max number of clients reached" */

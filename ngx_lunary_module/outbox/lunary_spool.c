@@ -327,7 +327,7 @@ lunary_spool_commit(lunary_spool_t *sp, size_t n, unsigned kind,
 }
 
 
-/* the lines that the next record is written to are fetched while others work */
+/* the lines that the next record goes to are fetched while others work */
 
 static void
 lunary_spool_warm(lunary_spool_t *sp)

@@ -60,6 +60,7 @@ ngx_lunary_outbox_init(ngx_cycle_t *cycle, ngx_lunary_outbox_conf_t *conf)
     ob->log = cycle->log;
     ob->generation = ngx_lunary_outbox_generation;
     ob->max_count = NGX_LUNARY_OUTBOX_MAX_COUNT;
+    ob->multi_after = ngx_current_msec;
 
     ngx_queue_init(&ob->sources);
     ngx_queue_init(&ob->waiters);

@@ -244,6 +244,7 @@ typedef struct {
     u_char                        watched[NGX_LUNARY_OUTBOX_WATERMARK];
     size_t                        watched_len;    /* the watermark in Redis  */
     ngx_msec_t                    multi_after;    /* not before              */
+    ngx_uint_t                    multi_row;      /* failures                */
 
     ngx_queue_t                   waiters;        /* for durability          */
     uint64_t                      others[LUNARY_SPOOL_KINDS];
@@ -253,6 +254,7 @@ typedef struct {
     unsigned                      in_multi:1;     /* the connection is       */
     unsigned                      armed:1;        /* for the next batch      */
     unsigned                      multi_off:1;    /* Redis does not let us   */
+    unsigned                      multi_never:1;  /* nor would it out of it  */
     unsigned                      in_error:1;     /* it was logged           */
     unsigned                      policy_warned:1;
     unsigned                      unsafe_logged:1;/* a sync failed           */
@@ -336,6 +338,7 @@ size_t ngx_lunary_outbox_copy(u_char *dst, size_t size, redisReply *reply);
 
 ngx_uint_t ngx_lunary_outbox_multi_ready(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src);
+size_t ngx_lunary_outbox_multi_bytes(ngx_lunary_outbox_t *ob);
 size_t ngx_lunary_outbox_multi_size(ngx_lunary_outbox_shard_t *shard);
 u_char *ngx_lunary_outbox_multi_xadd(u_char *p,
     ngx_lunary_outbox_shard_t *shard, ngx_uint_t fields);

@@ -112,7 +112,7 @@ ngx_lunary_outbox_land(ngx_lunary_outbox_t *ob)
         return;
     }
 
-    if (op != NGX_LUNARY_OUTBOX_ADD) {
+    if (op != NGX_LUNARY_OUTBOX_ADD || src->shards[0].mend) {
 
         /* what it was for comes next */
 
@@ -274,6 +274,13 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
 
         } else if (b->watermark_len) {
             ngx_lunary_outbox_progress(ob, src, b);
+        }
+
+        if (ob->flight->multi) {
+
+            /* what it means, and whose fault it is, the script finds out */
+
+            return shard->mend ? 0 : NGX_LUNARY_OUTBOX_RETRY_MIN;
         }
 
         return ngx_lunary_outbox_error(ob, src, b);

@@ -4,8 +4,8 @@
  * Batches by MULTI: what the script does at half of its cost to Redis, a
  * third where contents are large, for it never makes Lua strings of them.
  *
- *     WATCH watermark, GET watermark, MULTI      behind one batch
- *     XADD ..., EVAL (moves the watermark), EXEC  the next one
+ *     WATCH watermark, GET watermark, MULTI         behind one batch
+ *     EVAL begin, XADD ..., EVAL end, EXEC          the next one
  *
  * The connection waits inside of MULTI.  So before the first XADD leaves, it
  * is certain that the watermark was the expected one when it was watched, and
@@ -13,17 +13,22 @@
  * batch that is late finds that its watermark was touched, and EXEC does
  * nothing.
  *
+ * EXEC takes nothing back: an XADD in it may fail (no id left in the stream,
+ * another type, a right that was taken away while the batch was on its way)
+ * and what follows is executed.  So `begin` writes the stream's length into
+ * the watermark, "~length~watermark", and `end` moves it for as many as the
+ * stream has become longer, or puts it back.  Nobody sees what is in between,
+ * but where `end` itself fails: that is a watermark like the one it names.
+ * Both are EVAL, not EVALSHA: NOSCRIPT would come too late.
+ *
  * It is for a busy worker's own spool with one shard and room in the stream.
- * Everything else, all errors among it, is for the script: where EXEC
- * does not say that all went well the next batch goes that way.
+ * Everything else is for the script, and where EXEC does not say that all went
+ * well the next batches go that way: what an error means is found out there.
  *
  * Invariants
  *   - `in_multi`: the connection is inside of MULTI; whatever is not a batch
  *     of this kind says DISCARD first;
- *   - `armed`: and the watermark it watches is the shard's;
- *   - the watermark moves by EVAL, not EVALSHA: NOSCRIPT would come after the
- *     XADDs, and nothing takes these back.  It moves only where the stream is
- *     one, for an XADD that fails rolls nothing back either.
+ *   - `armed`: and the watermark it watches is the shard's.
  */
 
 #include <ngx_config.h>
@@ -40,12 +45,32 @@
 #define NGX_LUNARY_OUTBOX_BUSY       4
 #define NGX_LUNARY_OUTBOX_BUSY_SIZE  (16 * 1024)
 
-#define NGX_LUNARY_OUTBOX_MULTI_WAIT 1000      /* ms, after an error         */
+/* ms, after a failure; twice as long after the next one, seven times */
+#define NGX_LUNARY_OUTBOX_MULTI_WAIT 1000
+#define NGX_LUNARY_OUTBOX_MULTI_ROW  7
 
-#define NGX_LUNARY_OUTBOX_MOVE                                                \
-    "local n = redis.call('XLEN', KEYS[1])\n"                                 \
-    "redis.call('SET', KEYS[2], ARGV[1])\n"                                   \
-    "return n\n"
+/* KEYS: stream, watermark; ARGV: watermark */
+
+#define NGX_LUNARY_OUTBOX_BEGIN                                               \
+    "local w = '~' .. redis.call('XLEN', KEYS[1]) .. '~' .. ARGV[1]\n"        \
+    "redis.call('SET', KEYS[2], w)\n"                                         \
+    "return w\n"
+
+/* ARGV: number of records, the sequence before the first, the last one */
+
+#define NGX_LUNARY_OUTBOX_END                                                 \
+    "local len, w = string.match(redis.call('GET', KEYS[2]), "                \
+        "'^~(%d+)~(.*)$')\n"                                                  \
+    "if not len then return redis.error_reply('ERR not begun') end\n"         \
+    "local now = redis.call('XLEN', KEYS[1])\n"                               \
+    "local n = now - len\n"                                                   \
+    "if n == tonumber(ARGV[1]) then\n"                                        \
+    "  redis.call('SET', KEYS[2], ARGV[3])\n"                                 \
+    "  return now\n"                                                          \
+    "end\n"                                                                   \
+    "if n > 0 then w = string.format('%.0f', ARGV[2] + n) end\n"              \
+    "redis.call('SET', KEYS[2], w)\n"                                         \
+    "return {w, now}\n"
 
 
 static void ngx_lunary_outbox_multi_add_reply(void *data, redisReply *reply);
@@ -54,7 +79,11 @@ static void ngx_lunary_outbox_multi_exec(ngx_lunary_outbox_t *ob,
 static void ngx_lunary_outbox_multi_text(ngx_lunary_outbox_batch_t *b,
     redisReply *reply);
 static void ngx_lunary_outbox_multi_partly(ngx_lunary_outbox_t *ob,
-    ngx_lunary_outbox_batch_t *b, redisReply **added, redisReply *moved);
+    ngx_lunary_outbox_batch_t *b, redisReply **e);
+static u_char *ngx_lunary_outbox_multi_eval(u_char *p, ngx_uint_t args,
+    ngx_lunary_outbox_shard_t *shard, const char *text, size_t len);
+static void ngx_lunary_outbox_discard_reply(void *data, redisReply *reply);
+static void ngx_lunary_outbox_multi_later(ngx_lunary_outbox_t *ob);
 static void ngx_lunary_outbox_multi_watch_reply(void *data,
     redisReply *reply);
 static void ngx_lunary_outbox_multi_reply(void *data, redisReply *reply);
@@ -83,10 +112,34 @@ ngx_lunary_outbox_multi_ready(ngx_lunary_outbox_t *ob,
 
     limit = ngx_lunary_outbox_limit(ob, shard);
 
-    return limit == 0
+    if (limit == 0) {
+        return 1;
+    }
+
+    if (limit < NGX_LUNARY_OUTBOX_ROOMY) {
+        return 0;
+    }
+
+    return shard->roomy
            || (shard->length >= 0
-               && (ngx_uint_t) shard->length + ob->max_count <= limit)
-           || (shard->roomy && limit >= NGX_LUNARY_OUTBOX_ROOMY);
+               && (ngx_uint_t) shard->length + ob->max_count <= limit);
+}
+
+
+/* bytes of a batch at most; one that is lost is sent again whole */
+
+size_t
+ngx_lunary_outbox_multi_bytes(ngx_lunary_outbox_t *ob)
+{
+    size_t  max;
+
+    max = NGX_LUNARY_OUTBOX_MULTI_BYTES;
+
+    if (ob->conf->maxbytes && ob->conf->maxbytes / 64 < max) {
+        max = ngx_max(ob->conf->maxbytes / 64, NGX_LUNARY_OUTBOX_MAX_BYTES);
+    }
+
+    return max;
 }
 
 
@@ -96,8 +149,10 @@ size_t
 ngx_lunary_outbox_multi_size(ngx_lunary_outbox_shard_t *shard)
 {
     return NGX_LUNARY_OUTBOX_MAX_COUNT * (shard->stream.len + 64)
-           + 2 * (shard->stream.len + shard->key.len)
-           + sizeof(NGX_LUNARY_OUTBOX_MOVE) + 512
+           + 3 * (shard->stream.len + shard->key.len)
+           + NGX_LUNARY_OUTBOX_WATERMARK
+           + sizeof(NGX_LUNARY_OUTBOX_BEGIN) + sizeof(NGX_LUNARY_OUTBOX_END)
+           + 1024
            + ngx_lunary_outbox_arm_size(shard);
 }
 
@@ -120,7 +175,8 @@ ngx_lunary_outbox_multi_xadd(u_char *p, ngx_lunary_outbox_shard_t *shard,
 
 /*
  * Sends the flight's batch, which multi_xadd() was put in front of each
- * record of; p: room behind that.  Returns where it ended.
+ * record of; p: room behind that.  Returns where it ended, or NULL: it was
+ * not accepted, and the connection is given up.
  */
 
 u_char *
@@ -129,6 +185,7 @@ ngx_lunary_outbox_multi_add(ngx_lunary_outbox_t *ob,
 {
     u_char                      *start;
     ngx_uint_t                   limit, replies;
+    ngx_chain_t                 *cl;
     ngx_lunary_outbox_shard_t   *shard;
     ngx_lunary_outbox_batch_t   *b;
     ngx_lunary_outbox_flight_t  *f;
@@ -137,23 +194,32 @@ ngx_lunary_outbox_multi_add(ngx_lunary_outbox_t *ob,
     b = &f->batches[0];
     shard = &src->shards[0];
 
-    start = p;
-    replies = b->count + 2;
+    replies = b->count + 3;
 
-    p = ngx_cpymem(p, "*6" CRLF, sizeof("*6" CRLF) - 1);
-    p = ngx_lunary_outbox_bulk(p, "EVAL", 4);
-    p = ngx_lunary_outbox_bulk(p, NGX_LUNARY_OUTBOX_MOVE,
-                               sizeof(NGX_LUNARY_OUTBOX_MOVE) - 1);
-    p = ngx_lunary_outbox_bulk(p, "2", 1);
-    p = ngx_lunary_outbox_bulk(p, shard->stream.data, shard->stream.len);
-    p = ngx_lunary_outbox_bulk(p, shard->key.data, shard->key.len);
+    start = p;
+
+    p = ngx_lunary_outbox_multi_eval(p, 1, shard, NGX_LUNARY_OUTBOX_BEGIN,
+                                     sizeof(NGX_LUNARY_OUTBOX_BEGIN) - 1);
+    p = ngx_lunary_outbox_bulk(p, shard->watermark, shard->watermark_len);
+
+    cl = ngx_lunary_outbox_multi_link(f, 3, start, p);
+    cl->next = b->out;
+
+    start = p;
+
+    p = ngx_lunary_outbox_multi_eval(p, 3, shard, NGX_LUNARY_OUTBOX_END,
+                                     sizeof(NGX_LUNARY_OUTBOX_END) - 1);
+    p = ngx_lunary_outbox_bulk_decimal(p, b->count);
+    p = ngx_lunary_outbox_bulk_decimal(p, b->first_seq - 1);
     p = ngx_lunary_outbox_bulk_decimal(p, b->last_seq);
 
     limit = ngx_lunary_outbox_limit(ob, shard);
 
+    /* others add to the stream, too */
+
     if (limit
         && (shard->length < 0
-            || (ngx_uint_t) shard->length + b->count > limit))
+            || (ngx_uint_t) shard->length + b->count > limit / 2))
     {
         p = ngx_lunary_outbox_script_trim(p, shard, limit);
         replies++;
@@ -170,17 +236,39 @@ ngx_lunary_outbox_multi_add(ngx_lunary_outbox_t *ob,
     ob->in_multi = 0;
     ob->armed = 0;
 
-    if (ngx_lunary_redis_command(ob->redis, b->out, replies,
+    if (ngx_lunary_redis_command(ob->redis, cl, replies,
                                  ngx_lunary_outbox_multi_add_reply, ob)
-        == NGX_OK)
+        != NGX_OK)
     {
-        f->pending++;
+        /* the connection is inside of MULTI, and nobody would know */
 
-    } else {
         ngx_lunary_outbox_script_reply(b, NULL);
+        ngx_lunary_redis_reset(ob->redis, "no memory for a batch");
+
+        return NULL;
     }
 
+    f->pending++;
+
     return p;
+}
+
+
+static u_char *
+ngx_lunary_outbox_multi_eval(u_char *p, ngx_uint_t args,
+    ngx_lunary_outbox_shard_t *shard, const char *text, size_t len)
+{
+    *p++ = '*';
+    p = ngx_lunary_outbox_decimal(p, 5 + args);
+    *p++ = CR;
+    *p++ = LF;
+
+    p = ngx_lunary_outbox_bulk(p, "EVAL", 4);
+    p = ngx_lunary_outbox_bulk(p, text, len);
+    p = ngx_lunary_outbox_bulk(p, "2", 1);
+    p = ngx_lunary_outbox_bulk(p, shard->stream.data, shard->stream.len);
+
+    return ngx_lunary_outbox_bulk(p, shard->key.data, shard->key.len);
 }
 
 
@@ -198,11 +286,12 @@ static void
 ngx_lunary_outbox_multi_exec(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_batch_t *b, redisReply *reply)
 {
-    ngx_uint_t                   i, n;
-    redisReply                 **e, *moved;
+    ngx_uint_t                   n;
+    redisReply                 **e;
     ngx_lunary_outbox_shard_t   *shard;
 
     if (reply == NULL) {
+        ngx_lunary_outbox_multi_later(ob);
         ngx_lunary_outbox_script_reply(b, NULL);
         return;
     }
@@ -225,42 +314,38 @@ ngx_lunary_outbox_multi_exec(ngx_lunary_outbox_t *ob,
     n = b->count;
 
     if (reply->type != REDIS_REPLY_ARRAY
-        || reply->elements != n + 1 + (b->trim != 0))
+        || reply->elements != n + 2 + (b->trim != 0))
     {
         /* one was not accepted, and so none was executed */
 
+        ngx_lunary_outbox_multi_later(ob);
         ngx_lunary_outbox_multi_text(b, reply);
-        ob->multi_after = ngx_current_msec + NGX_LUNARY_OUTBOX_MULTI_WAIT;
         return;
     }
 
     e = reply->element;
-    moved = e[n];
 
-    for (i = 0; i < n; i++) {
-        if (e[i]->type == REDIS_REPLY_ERROR) {
-            break;
-        }
-    }
-
-    if (i < n || moved->type != REDIS_REPLY_INTEGER) {
-        ngx_lunary_outbox_multi_partly(ob, b, e, moved);
+    if (e[n + 1]->type != REDIS_REPLY_INTEGER) {
+        ngx_lunary_outbox_multi_later(ob);
+        ngx_lunary_outbox_multi_partly(ob, b, e);
         return;
     }
+
+    ob->multi_row = 0;
 
     b->result = NGX_LUNARY_OUTBOX_OK;
     b->watermark_len = ngx_lunary_outbox_decimal(b->watermark, b->last_seq)
                        - b->watermark;
-    b->length = moved->integer;
+    b->length = e[n + 1]->integer;
 
     if (b->trim) {
         shard->roomy = 0;
 
-        if (e[n + 1]->type == REDIS_REPLY_ARRAY
-            && e[n + 1]->elements >= 4
-            && e[n + 1]->element[3]->type == REDIS_REPLY_INTEGER)
+        if (e[n + 2]->type == REDIS_REPLY_ARRAY
+            && e[n + 2]->elements >= 4
+            && e[n + 2]->element[3]->type == REDIS_REPLY_INTEGER)
         {
-            b->length = e[n + 1]->element[3]->integer;
+            b->length = e[n + 2]->element[3]->integer;
             shard->roomy = (b->length <= (int64_t) b->trim);
         }
     }
@@ -268,40 +353,47 @@ ngx_lunary_outbox_multi_exec(ngx_lunary_outbox_t *ob,
 
 
 /*
- * EXEC was executed, but not all of it went well: the watermark may have been
- * moved over records that were not added, or not have been moved over some
- * that were.  `applied` is what is there, and the first thing that is sent now
- * is the watermark for it.  No command gets here in a Redis that is well: an
- * XADD only fails where the stream has no id left, or was replaced by another
- * type (then EVAL fails, too, and there is nothing to mend).
+ * EXEC was executed, but not all of it went well: the first XADDs perhaps,
+ * since what one of them fails for the others do, too.  `end` has said up to
+ * where the watermark is.  Where it could not, that is not what was added,
+ * and the first thing that is sent now is one that is (`mend`).
  */
 
 static void
 ngx_lunary_outbox_multi_partly(ngx_lunary_outbox_t *ob,
-    ngx_lunary_outbox_batch_t *b, redisReply **added, redisReply *moved)
+    ngx_lunary_outbox_batch_t *b, redisReply **e)
 {
     ngx_uint_t                   i;
-    redisReply                  *error;
+    redisReply                  *error, *end;
     ngx_lunary_outbox_shard_t   *shard;
 
     shard = &ob->flight->source->shards[0];
-    error = moved;
+    end = e[b->count + 1];
+    error = end;
 
     for (i = 0; i < b->count; i++) {
-        if (added[i]->type == REDIS_REPLY_ERROR) {
-            error = added[i];
+        if (e[1 + i]->type == REDIS_REPLY_ERROR) {
+            error = e[1 + i];
             break;
         }
     }
 
     ngx_lunary_outbox_multi_text(b, error);
 
-    ob->multi_after = ngx_current_msec + NGX_LUNARY_OUTBOX_MULTI_WAIT;
+    if (end->type == REDIS_REPLY_ARRAY
+        && end->elements == 2
+        && end->element[0]->type == REDIS_REPLY_STRING)
+    {
+        b->watermark_len = ngx_lunary_outbox_copy(b->watermark,
+                                                  NGX_LUNARY_OUTBOX_WATERMARK,
+                                                  end->element[0]);
+        return;
+    }
 
-    if (moved->type == REDIS_REPLY_INTEGER) {
-        shard->watermark_len = ngx_lunary_outbox_decimal(shard->watermark,
-                                                         b->last_seq)
-                               - shard->watermark;
+    if (e[0]->type == REDIS_REPLY_STRING) {
+        shard->watermark_len = ngx_lunary_outbox_copy(shard->watermark,
+                                                  NGX_LUNARY_OUTBOX_WATERMARK,
+                                                  e[0]);
         shard->mend = 1;
     }
 
@@ -316,7 +408,8 @@ ngx_lunary_outbox_multi_partly(ngx_lunary_outbox_t *ob,
     if (shard->mend) {
         ngx_log_error(NGX_LOG_ERR, ob->log, 0,
                       "lunary: redis %V added %ui of the %ui records of a "
-                      "batch", &ob->conf->redis->url, i, b->count);
+                      "batch, and did not move its watermark",
+                      &ob->conf->redis->url, i, b->count);
     }
 }
 
@@ -352,6 +445,7 @@ ngx_lunary_outbox_arms(ngx_lunary_outbox_t *ob,
            && ob->errors == 0
            && ob->alike == 0
            && !ob->multi_off
+           && !ob->multi_never
            && (ngx_msec_int_t) (ngx_current_msec - ob->multi_after) >= 0
            && !ngx_exiting
            && (f->count >= NGX_LUNARY_OUTBOX_BUSY
@@ -491,9 +585,31 @@ ngx_lunary_outbox_disarm(ngx_lunary_outbox_t *ob)
 
     ngx_str_set(&argv[0], "DISCARD");
 
-    if (ngx_lunary_redis_argv(ob->redis, 1, argv, NULL, ob) != NGX_OK) {
-        ngx_lunary_redis_reset(ob->redis, "it cannot leave MULTI");
+    if (ngx_lunary_redis_argv(ob->redis, 1, argv,
+                              ngx_lunary_outbox_discard_reply, ob)
+        != NGX_OK)
+    {
+        ngx_lunary_redis_reset(ob->redis, "no memory for DISCARD");
     }
+}
+
+
+/* refused: the connection stays inside of MULTI, and what follows is queued */
+
+static void
+ngx_lunary_outbox_discard_reply(void *data, redisReply *reply)
+{
+    ngx_lunary_outbox_t *ob = data;
+
+    if (reply == NULL || reply->type == REDIS_REPLY_STATUS) {
+        return;
+    }
+
+    ngx_lunary_outbox_multi_refused(ob, reply);
+
+    ob->multi_never = 1;
+
+    ngx_lunary_redis_reset(ob->redis, "DISCARD was refused");
 }
 
 
@@ -505,7 +621,7 @@ ngx_lunary_outbox_multi_refused(ngx_lunary_outbox_t *ob, redisReply *reply)
 {
     ngx_str_t  text;
 
-    ob->multi_after = ngx_current_msec + NGX_LUNARY_OUTBOX_MULTI_WAIT;
+    ngx_lunary_outbox_multi_later(ob);
 
     if (reply == NULL
         || ob->multi_off
@@ -519,9 +635,29 @@ ngx_lunary_outbox_multi_refused(ngx_lunary_outbox_t *ob, redisReply *reply)
     ngx_lunary_redis_text(reply, &text);
 
     ngx_log_error(NGX_LOG_NOTICE, ob->log, 0,
-                  "lunary: redis %V takes no batches by WATCH and MULTI: "
-                  "\"%V\"; they go by a script, which costs it twice as much",
-                  &ob->conf->redis->url, &text);
+                  "lunary: redis %V takes no batches by WATCH, MULTI, EXEC "
+                  "and DISCARD: \"%V\"; they go by a script, which costs it "
+                  "twice as much", &ob->conf->redis->url, &text);
+}
+
+
+static void
+ngx_lunary_outbox_multi_later(ngx_lunary_outbox_t *ob)
+{
+    if ((ngx_msec_int_t) (ngx_current_msec - ob->multi_after) < 0) {
+
+        /* one failure has several replies */
+
+        return;
+    }
+
+    ob->multi_after = ngx_current_msec
+                      + ((ngx_msec_t) NGX_LUNARY_OUTBOX_MULTI_WAIT
+                         << ob->multi_row);
+
+    if (ob->multi_row < NGX_LUNARY_OUTBOX_MULTI_ROW) {
+        ob->multi_row++;
+    }
 }
 
 

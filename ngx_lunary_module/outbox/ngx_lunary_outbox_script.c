@@ -326,6 +326,14 @@ ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
         return;
     }
 
+    if (reply->type == REDIS_REPLY_STATUS) {
+
+        /* queued, by a connection that did not leave MULTI: it is given up */
+
+        b->result = NGX_LUNARY_OUTBOX_LOST;
+        return;
+    }
+
     b->result = NGX_LUNARY_OUTBOX_ERROR;
     b->blame = NGX_LUNARY_OUTBOX_BLAME_BATCH;
     text = reply;

@@ -76,6 +76,13 @@ ngx_lunary_outbox_state(void *data, ngx_uint_t up)
     ob->armed = 0;
     ob->multi_off = 0;
 
+    if (ob->own->shards[0].mend && ob->own->shards[0].watermark[0] != '~') {
+
+        /* the same text may mean less than it did: rather twice than never */
+
+        ob->own->shards[0].mend = 0;
+    }
+
     /* it may be another Redis, or an older one: ask for every watermark */
 
     for (q = ngx_queue_head(&ob->sources);
@@ -286,7 +293,7 @@ static ngx_uint_t
 ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src)
 {
-    size_t                       bytes;
+    size_t                       bytes, most;
     u_char                      *xadd, *last;
     unsigned                     fields;
     ngx_uint_t                   n, max, shard;
@@ -307,6 +314,9 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
                && ngx_lunary_outbox_prefix(ob,
                               ngx_lunary_outbox_multi_size(&src->shards[0]))
                   == NGX_OK;
+
+    most = f->multi ? ngx_lunary_outbox_multi_bytes(ob)
+                    : NGX_LUNARY_OUTBOX_MAX_BYTES;
 
     xadd = f->prefix;
     last = f->prefix;
@@ -360,8 +370,7 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
             continue;
         }
 
-        if (n && bytes + rec.len > (f->multi ? NGX_LUNARY_OUTBOX_MULTI_BYTES
-                                      : NGX_LUNARY_OUTBOX_MAX_BYTES)) {
+        if (n && bytes + rec.len > most) {
             break;
         }
 
@@ -603,6 +612,11 @@ ngx_lunary_outbox_start_multi(ngx_lunary_outbox_t *ob,
     (void) ngx_lunary_outbox_prepare(ob, src, NGX_LUNARY_OUTBOX_ADD, 0);
 
     p = ngx_lunary_outbox_multi_add(ob, src, f->prefix_last);
+
+    if (p == NULL) {
+        ngx_lunary_outbox_land(ob);
+        return;
+    }
 
     if (ob->conf->redis->wait) {
         ngx_lunary_outbox_send_wait(ob);

@@ -151,12 +151,26 @@ ngx_lunary_outbox_is_wrong(ngx_lunary_outbox_shard_t *shard,
 }
 
 
-/* "0-<random>" of a watermark that was never moved is 0 */
+/* "0-<random>" of a watermark that was never moved is 0; of one that a batch
+ * by MULTI has begun, "~length~watermark", the one that it names */
 
 static uint64_t
 ngx_lunary_outbox_watermark_seq(u_char *p, size_t len)
 {
     uint64_t  seq;
+
+    if (len && *p == '~') {
+
+        do {
+            p++;
+            len--;
+        } while (len && *p != '~');
+
+        if (len) {
+            p++;
+            len--;
+        }
+    }
 
     for (seq = 0; len && *p >= '0' && *p <= '9'; p++, len--) {
 
