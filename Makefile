@@ -304,6 +304,11 @@ bench-upload: module ## what a client waits while another one uploads 64 MB
 	@.ci/deps install bench run
 	@NGINX_BIN=$(NGINX_BIN) NGINX_MODULE=$(MODULE) python3 t/bench/upload.py
 
+.PHONY: bench-redis
+bench-redis: ## what a run costs Redis, by the script and by MULTI
+	@.ci/deps install run
+	@python3 t/bench/redis_cost.py
+
 .PHONY: bench-memory
 bench-memory: module ## a worker's memory over CALLS=10000000
 	@.ci/deps install bench run
