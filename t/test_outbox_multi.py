@@ -2,11 +2,13 @@
 inside of MULTI, and nothing that happens to it, to the watermark or to the
 stream loses a record or adds one twice."""
 
+import re
 import socket
 import threading
 
 import pytest
 
+from harness import ROOT
 from harness.outbox import (append, balanced, entries,  # noqa: F401
                             once, outbox, outbox_module, stats, total,
                             watermarks)
@@ -132,6 +134,35 @@ def test_without_the_right_to_it_the_script_goes_on(outbox, redis, command):
     [mark] = watermarks(redis)
     nginx.reload()
     wait_for(lambda: mark not in watermarks(redis), what="no watermark")
+
+
+@pytest.mark.parametrize("command", ["WATCH", "MULTI", "EXEC", "DISCARD",
+                                     "EVAL"])
+def test_a_redis_that_does_not_know_it(outbox, redis_server, command):
+    """A command that is not there, as with some services: in MULTI that is not
+    the same as one that is refused."""
+    redis = redis_server(rename_command=f"{command} nobody")
+    by_eval = command == "EVAL"
+    if by_eval:
+        source = (ROOT / "ngx_lunary_module/outbox/ngx_lunary_outbox_script.c")
+        redis.client.script_load(script_of(source.read_text()))
+    nginx = outbox(redis)
+    ids = []
+    for i in range(3):
+        ids += append(nginx, f"a{i}", 100)
+        once(redis, ids, 20)
+        ids += append(nginx, f"b{i}")
+        once(redis, ids, 20)
+    assert total(balanced(nginx)["runs_dropped_total"]) == 0
+    assert "set aside" not in nginx.log()
+
+
+def script_of(source):
+    macro = re.search(r"#define NGX_LUNARY_OUTBOX_LUA(.*?[^\\])\n", source,
+                      re.S)[1]
+    macro = re.sub(r"/\*.*?\*/", "", macro, flags=re.S)
+    return "".join(part.encode().decode("unicode_escape") for part in
+                   re.findall(r'"((?:[^"\\]|\\.)*)"', macro))
 
 
 def test_a_right_that_is_taken_away(outbox, redis):

@@ -23,11 +23,18 @@
 #include "lunary_spool_format.h"
 
 
-#define LUNARY_SPOOL_WARM  2048                /* bytes; most records       */
+#define LUNARY_SPOOL_WARM   2048               /* bytes; most records       */
+#define LUNARY_SPOOL_AHEAD  (32 * 1024)        /* cleared at a time         */
+
+/* so many pieces before it matters what they are spent on, and so many kept
+ * for the one place that is sure to grow */
+#define LUNARY_SPOOL_FEW    8
+#define LUNARY_SPOOL_SPARE  3
 
 
 static void lunary_spool_look(lunary_spool_t *sp);
 static int lunary_spool_move(lunary_spool_t *sp, size_t need);
+static int lunary_spool_worth(lunary_spool_t *sp, size_t off, size_t end);
 static size_t lunary_spool_until(lunary_spool_t *sp, size_t off);
 static size_t lunary_spool_used(lunary_spool_t *sp, uint64_t n, size_t *start);
 static int lunary_spool_begin(lunary_spool_t *sp, size_t off);
@@ -60,7 +67,7 @@ lunary_spool_reserve(lunary_spool_t *sp, size_t n,
         lunary_spool_look(sp);
     }
 
-    if (need > sp->limit - sp->tail && !lunary_spool_move(sp, need)) {
+    if (sp->tail + need > sp->limit && !lunary_spool_move(sp, need)) {
         *status = LUNARY_SPOOL_FULL;
         return NULL;
     }
@@ -117,7 +124,7 @@ lunary_spool_move(lunary_spool_t *sp, size_t need)
 
     sp->limit = lunary_spool_until(sp, sp->tail);
 
-    if (need <= sp->limit - sp->tail) {
+    if (sp->tail + need <= sp->limit) {
         return 1;
     }
 
@@ -128,7 +135,7 @@ lunary_spool_move(lunary_spool_t *sp, size_t need)
     for ( ;; ) {
         end = lunary_spool_until(sp, off);
 
-        if (end - off > room) {
+        if (end - off > room && lunary_spool_worth(sp, off, end)) {
             best = off;
             room = end - off;
 
@@ -153,6 +160,28 @@ lunary_spool_move(lunary_spool_t *sp, size_t need)
     }
 
     return room >= need && lunary_spool_begin(sp, best);
+}
+
+
+/*
+ * There are so many pieces only: not one for every crumb between records.  The
+ * place in front of `head` grows with each acknowledgement.
+ */
+
+static int
+lunary_spool_worth(lunary_spool_t *sp, size_t off, size_t end)
+{
+    uint64_t  n;
+
+    if (end == sp->head.off) {
+        return 1;
+    }
+
+    n = sp->piece + 1 - sp->head.piece;
+
+    return n < LUNARY_SPOOL_FEW
+           || (n < LUNARY_SPOOL_PIECES - LUNARY_SPOOL_SPARE
+               && end - off >= sp->window / 16);
 }
 
 
@@ -200,15 +229,22 @@ lunary_spool_used(lunary_spool_t *sp, uint64_t n, size_t *start)
 static int
 lunary_spool_begin(lunary_spool_t *sp, size_t off)
 {
+    uint64_t               oldest;
     lunary_spool_piece_t  *piece;
 
-    if (sp->piece + 2 - sp->first.piece > LUNARY_SPOOL_PIECES) {
+    if (sp->piece + 2 - sp->head.piece > LUNARY_SPOOL_PIECES) {
+        return 0;
+    }
 
-        if (sp->piece + 2 - sp->head.piece > LUNARY_SPOOL_PIECES) {
-            return 0;
-        }
+    oldest = sp->piece + 2 - LUNARY_SPOOL_PIECES;
 
-        sp->first = sp->head;
+    if (sp->piece + 2 > LUNARY_SPOOL_PIECES && sp->first.piece < oldest) {
+
+        sp->first.piece = oldest;
+        sp->first.off = lunary_spool_at(sp, oldest)->start;
+        sp->first.seq = lunary_spool_at(sp, oldest)->seq;
+
+        lunary_spool_hint(sp->base, LUNARY_SPOOL_HINT_FLOOR, sp->first.seq);
     }
 
     lunary_spool_at(sp, sp->piece)->end = sp->tail;
@@ -241,10 +277,16 @@ lunary_spool_begin(lunary_spool_t *sp, size_t off)
 static void
 lunary_spool_clear(lunary_spool_t *sp, size_t need)
 {
-    size_t                 end, from, to;
+    size_t                 ahead, end, from, to;
     uint64_t               n, last;
 
-    end = sp->tail + need + sp->window / 16;
+    ahead = sp->window / 16;
+
+    if (ahead > LUNARY_SPOOL_AHEAD) {
+        ahead = LUNARY_SPOOL_AHEAD;
+    }
+
+    end = sp->tail + need + ahead;
 
     if (end > sp->limit) {
         end = sp->limit;
@@ -264,7 +306,7 @@ lunary_spool_clear(lunary_spool_t *sp, size_t need)
         to = (n == sp->head.piece) ? sp->head.off
                                    : lunary_spool_at(sp, n)->end;
 
-        if (from < end && to > sp->tail) {
+        if (from < to && from < end && to > sp->tail) {
             last = n;
         }
     }

@@ -352,6 +352,7 @@ void ngx_lunary_outbox_arm(ngx_lunary_outbox_t *ob,
 void ngx_lunary_outbox_armed(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src);
 void ngx_lunary_outbox_disarm(ngx_lunary_outbox_t *ob);
+void ngx_lunary_outbox_multi_stuck(ngx_lunary_outbox_t *ob);
 
 /* ngx_lunary_outbox_conf.c */
 

@@ -233,7 +233,7 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
         shard->known = 0;
         src->verify = 1;
         ob->max_count = ngx_max(ob->max_count / 2, 1);
-        return 0;
+        return ngx_lunary_redis_up(ob->redis) ? NGX_LUNARY_OUTBOX_RETRY_MIN : 0;
 
     case NGX_LUNARY_OUTBOX_STALE:
         ngx_lunary_outbox_watermark(ob, src, b);

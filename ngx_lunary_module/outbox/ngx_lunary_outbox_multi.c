@@ -45,9 +45,9 @@
 #define NGX_LUNARY_OUTBOX_BUSY       4
 #define NGX_LUNARY_OUTBOX_BUSY_SIZE  (16 * 1024)
 
-/* ms, after a failure; twice as long after the next one, seven times */
+/* ms, after a failure; twice as long after the next one, six times */
 #define NGX_LUNARY_OUTBOX_MULTI_WAIT 1000
-#define NGX_LUNARY_OUTBOX_MULTI_ROW  7
+#define NGX_LUNARY_OUTBOX_MULTI_ROW  6
 
 /* KEYS: stream, watermark; ARGV: watermark */
 
@@ -307,6 +307,7 @@ ngx_lunary_outbox_multi_exec(ngx_lunary_outbox_t *ob,
 
         /* somebody touched the watermark: it is asked for */
 
+        ngx_lunary_outbox_multi_later(ob);
         b->result = NGX_LUNARY_OUTBOX_STALE;
         return;
     }
@@ -594,22 +595,27 @@ ngx_lunary_outbox_disarm(ngx_lunary_outbox_t *ob)
 }
 
 
-/* refused: the connection stays inside of MULTI, and what follows is queued */
-
 static void
 ngx_lunary_outbox_discard_reply(void *data, redisReply *reply)
 {
     ngx_lunary_outbox_t *ob = data;
 
-    if (reply == NULL || reply->type == REDIS_REPLY_STATUS) {
-        return;
+    if (reply && reply->type == REDIS_REPLY_ERROR) {
+        ngx_lunary_outbox_multi_refused(ob, reply);
+        ngx_lunary_outbox_multi_stuck(ob);
     }
+}
 
-    ngx_lunary_outbox_multi_refused(ob, reply);
 
+/* the connection stays inside of MULTI, and what follows is queued: another
+ * one, and the script for good */
+
+void
+ngx_lunary_outbox_multi_stuck(ngx_lunary_outbox_t *ob)
+{
     ob->multi_never = 1;
 
-    ngx_lunary_redis_reset(ob->redis, "DISCARD was refused");
+    ngx_lunary_redis_reset(ob->redis, "it does not leave MULTI");
 }
 
 

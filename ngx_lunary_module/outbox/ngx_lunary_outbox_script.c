@@ -131,6 +131,12 @@
     "  len, held, err = room(len, n, limit)\n"                                \
     "  if err then return {'error', w, err} end\n"                            \
     "end\n"                                                                   \
+    /* may it be moved afterwards? nothing takes an XADD back */              \
+    "if n > 0 then\n"                                                         \
+    "  local r = redis.pcall('SET', KEYS[2], w)\n"                            \
+    "  if r.err then return {'error', w, r.err} end\n"                        \
+    "end\n"                                                                   \
+                                                                              \
     "local i, done, last, err = 7, 0, nil, nil\n"                             \
     "while done < n and len < limit do\n"                                     \
     "  local f = struct.unpack('<I2', ARGV[i], 33)\n"                         \
@@ -328,7 +334,7 @@ ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
 
     if (reply->type == REDIS_REPLY_STATUS) {
 
-        /* queued, by a connection that did not leave MULTI: it is given up */
+        /* queued: see ngx_lunary_outbox_multi_stuck() */
 
         b->result = NGX_LUNARY_OUTBOX_LOST;
         return;

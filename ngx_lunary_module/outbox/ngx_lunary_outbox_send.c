@@ -844,6 +844,14 @@ ngx_lunary_outbox_reply(void *data, redisReply *reply)
 
     ob = ngx_lunary_outbox_flying;
 
+    if (reply && reply->type == REDIS_REPLY_STATUS) {
+
+        /* "QUEUED": Redis did not take EXEC for the end of MULTI, or refused
+         * DISCARD */
+
+        ngx_lunary_outbox_multi_stuck(ob);
+    }
+
     ngx_lunary_outbox_script_reply(b, reply);
 
     ngx_lunary_outbox_replied(ob);

@@ -182,6 +182,61 @@ what_is_not_acknowledged_is_never_overwritten(void **state)
 }
 
 
+/* a Redis that is slow for long: what is full is full, and not in pieces */
+
+static void
+a_full_ring_is_used_well(void **state)
+{
+    int                    i, k;
+    size_t                 n, least;
+    uint64_t               acked;
+    unsigned char         *p;
+    lunary_spool_t         sp;
+    lunary_spool_status_e  status;
+
+    (void) state;
+
+    create(&sp, -1, 16 * SIZE);
+
+    acked = 0;
+    least = sp.size;
+
+    for (i = 0; i < 20000; i++) {
+
+        for (k = 0; k < 1000; k++) {
+            n = rnd(4) ? 20 + rnd(400) : rnd(16) ? 3000 + rnd(3000)
+                                                 : sp.size / 32;
+            p = lunary_spool_reserve(&sp, n, &status);
+
+            if (p == NULL) {
+                break;
+            }
+
+            memset(p, 'x', n);
+            (void) lunary_spool_commit(&sp, n, 0, 1, 0, 0);
+        }
+
+        assert_true(k < 1000 || i == 0);
+
+        if (i && sp.bytes < least) {
+            least = sp.bytes;
+        }
+
+        acked += 1 + rnd(i % 100 ? 20 : 400);
+
+        if (acked > lunary_spool_last(&sp)) {
+            acked = lunary_spool_last(&sp);
+        }
+
+        (void) ack(&sp, acked);
+    }
+
+    assert_true(least > sp.size * 3 / 4);
+
+    lunary_spool_close(&sp);
+}
+
+
 static void
 a_record_has_a_size_limit(void **state)
 {
@@ -404,6 +459,7 @@ main(void)
         cmocka_unit_test(crc_is_castagnoli),
         cmocka_unit_test(ring_keeps_order_and_bytes),
         cmocka_unit_test(what_is_not_acknowledged_is_never_overwritten),
+        cmocka_unit_test(a_full_ring_is_used_well),
         cmocka_unit_test(a_record_has_a_size_limit),
         cmocka_unit_test(an_idle_ring_rewinds),
         cmocka_unit_test(power_loss_of_sectors),
