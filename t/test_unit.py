@@ -31,7 +31,7 @@ def build(name, sanitized, folder):
     program = folder / name
     made = subprocess.run(
         ["flock", str(folder / "lock"), "make", "-s", "-C", str(UNIT),
-         f"BUILD={folder}", *(["SAN=1"] if sanitized else []), str(program)],
+         f"BUILD={folder}", f"SAN={'1' if sanitized else ''}", str(program)],
         capture_output=True, text=True)
     assert made.returncode == 0, made.stdout + made.stderr
     return program
