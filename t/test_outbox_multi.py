@@ -73,8 +73,24 @@ def test_a_single_record_ends_it(armed, redis):
     once(redis, ids)
 
 
-def test_a_worker_that_leaves_takes_its_watermark_along(armed, redis):
-    nginx, ids = armed(redis)
+def test_a_worker_that_leaves_sends_by_the_script(outbox, redis):
+    """Its last batch is refused by EXEC: it does not leave before it has sent
+    that in another way."""
+    redis.client.execute_command("ACL", "SETUSER", "some", "on", ">secret",
+                                 "~*", "+@all", "-exec")
+    nginx = outbox(f"redis://some:secret@127.0.0.1:{redis.port}",
+                   spool="off")
+    ids = append(nginx, "a", 100)
+    wait_for(lambda: in_multi(redis))
+    ids += append(nginx, "b", 2000)
+    nginx.quit()
+    once(redis, ids)
+    assert watermarks(redis) == []
+
+
+@pytest.mark.parametrize("spool", ["off", "file"])
+def test_a_worker_that_leaves_takes_its_watermark_along(armed, redis, spool):
+    nginx, ids = armed(redis, **({"spool": "off"} if spool == "off" else {}))
     [mark] = watermarks(redis)
     nginx.reload()
     ids += append(nginx, "a", 10)
@@ -102,8 +118,7 @@ def test_a_watermark_that_somebody_touches(armed, redis, how):
     assert s["runs_resent_total"] == (100 if how == "deleted" else 0)
 
 
-@pytest.mark.parametrize("command", ["watch", "multi", "exec", "discard",
-                                     "eval"])
+@pytest.mark.parametrize("command", ["watch", "multi", "exec", "eval"])
 def test_without_the_right_to_it_the_script_goes_on(outbox, redis, command):
     redis.client.execute_command("ACL", "SETUSER", "some", "on", ">secret",
                                  "~*", "+@all")
@@ -129,15 +144,14 @@ def test_without_the_right_to_it_the_script_goes_on(outbox, redis, command):
     assert total(s["runs_dropped_total"]) == 0
     assert "set aside" not in nginx.log()
     assert nginx.log().count("takes no batches by WATCH, MULTI") == (
-        command in ("watch", "multi", "discard"))
+        command in ("watch", "multi", "exec"))
     # and it leaves no watermark behind, nor is inside of MULTI
     [mark] = watermarks(redis)
     nginx.reload()
     wait_for(lambda: mark not in watermarks(redis), what="no watermark")
 
 
-@pytest.mark.parametrize("command", ["WATCH", "MULTI", "EXEC", "DISCARD",
-                                     "EVAL"])
+@pytest.mark.parametrize("command", ["WATCH", "MULTI", "EXEC", "EVAL"])
 def test_a_redis_that_does_not_know_it(outbox, redis_server, command):
     """A command that is not there, as with some services: in MULTI that is not
     the same as one that is refused."""

@@ -118,7 +118,7 @@ def test_a_user_with_no_more_rights_than_documented(outbox, redis_server):
         "ACL", "SETUSER", "nginx", "on", ">secret", "~lunary:*",
         "+evalsha", "+eval", "+get", "+set", "+del", "+xadd", "+xlen",
         "+xtrim", "+xrange", "+xpending", "+xinfo|groups", "+memory|usage",
-        "+info", "+client|setname", "+watch", "+multi", "+exec", "+discard")
+        "+info", "+client|setname", "+watch", "+multi", "+exec")
     nginx = outbox(f"redis://nginx:secret@127.0.0.1:{redis.port}",
                    stream="lunary:runs maxlen=10")
     append(nginx, "a", 50)

@@ -642,7 +642,7 @@ ngx_lunary_outbox_exit(ngx_cycle_t *cycle)
             (void) lunary_spool_sync(sp);
         }
 
-    } else if (sp->fd != -1 && ngx_lunary_outbox_leave(ob) == NGX_OK) {
+    } else if (ngx_lunary_outbox_leave(ob) == NGX_OK && sp->fd != -1) {
         (void) lunary_spool_unlink(sp, ob->thread->dirfd);
     }
 
@@ -695,13 +695,14 @@ ngx_lunary_outbox_leave(ngx_lunary_outbox_t *ob)
 
     if (ob->flight->op != NGX_LUNARY_OUTBOX_IDLE
         || !ngx_lunary_redis_up(ob->redis)
-        || lunary_spool_retire(&ob->own->spool) == -1)
+        || (ob->own->spool.fd != -1
+            && lunary_spool_retire(&ob->own->spool) == -1))
     {
         return NGX_ERROR;
     }
 
     if (ob->in_multi) {
-        ngx_str_set(&argv[0], "DISCARD");
+        ngx_str_set(&argv[0], "EXEC");
 
         if (ngx_lunary_redis_farewell(ob->redis, 1, argv) != NGX_OK) {
             return NGX_ERROR;

@@ -278,9 +278,10 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
 
         if (ob->flight->multi) {
 
-            /* what it means, and whose fault it is, the script finds out */
+            /* what it means, and whose fault it is, the script finds out, with
+             * the next batch: MULTI is left alone for a second */
 
-            return shard->mend ? 0 : NGX_LUNARY_OUTBOX_RETRY_MIN;
+            return 0;
         }
 
         return ngx_lunary_outbox_error(ob, src, b);

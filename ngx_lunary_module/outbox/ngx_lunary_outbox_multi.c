@@ -27,7 +27,7 @@
  *
  * Invariants
  *   - `in_multi`: the connection is inside of MULTI; whatever is not a batch
- *     of this kind says DISCARD first;
+ *     of this kind says EXEC first, of nothing;
  *   - `armed`: and the watermark it watches is the shard's.
  */
 
@@ -82,7 +82,7 @@ static void ngx_lunary_outbox_multi_partly(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_batch_t *b, redisReply **e);
 static u_char *ngx_lunary_outbox_multi_eval(u_char *p, ngx_uint_t args,
     ngx_lunary_outbox_shard_t *shard, const char *text, size_t len);
-static void ngx_lunary_outbox_discard_reply(void *data, redisReply *reply);
+static void ngx_lunary_outbox_disarm_reply(void *data, redisReply *reply);
 static void ngx_lunary_outbox_multi_later(ngx_lunary_outbox_t *ob);
 static void ngx_lunary_outbox_multi_watch_reply(void *data,
     redisReply *reply);
@@ -319,7 +319,16 @@ ngx_lunary_outbox_multi_exec(ngx_lunary_outbox_t *ob,
     {
         /* one was not accepted, and so none was executed */
 
-        ngx_lunary_outbox_multi_later(ob);
+        if (reply->type == REDIS_REPLY_ERROR
+            && ngx_strncmp(reply->str, "EXECABORT", 9) == 0
+            && ngx_strstr(reply->str, "NOPERM"))
+        {
+            ngx_lunary_outbox_multi_refused(ob, reply);
+
+        } else {
+            ngx_lunary_outbox_multi_later(ob);
+        }
+
         ngx_lunary_outbox_multi_text(b, reply);
         return;
     }
@@ -584,24 +593,31 @@ ngx_lunary_outbox_disarm(ngx_lunary_outbox_t *ob)
     ob->in_multi = 0;
     ob->armed = 0;
 
-    ngx_str_set(&argv[0], "DISCARD");
+    ngx_str_set(&argv[0], "EXEC");
 
     if (ngx_lunary_redis_argv(ob->redis, 1, argv,
-                              ngx_lunary_outbox_discard_reply, ob)
+                              ngx_lunary_outbox_disarm_reply, ob)
         != NGX_OK)
     {
-        ngx_lunary_redis_reset(ob->redis, "no memory for DISCARD");
+        ngx_lunary_redis_reset(ob->redis, "no memory for EXEC");
     }
 }
 
 
 static void
-ngx_lunary_outbox_discard_reply(void *data, redisReply *reply)
+ngx_lunary_outbox_disarm_reply(void *data, redisReply *reply)
 {
     ngx_lunary_outbox_t *ob = data;
 
-    if (reply && reply->type == REDIS_REPLY_ERROR) {
-        ngx_lunary_outbox_multi_refused(ob, reply);
+    if (reply == NULL || reply->type != REDIS_REPLY_ERROR) {
+        return;
+    }
+
+    ngx_lunary_outbox_multi_refused(ob, reply);
+
+    /* that leaves MULTI, too */
+
+    if (ngx_strncmp(reply->str, "EXECABORT", 9) != 0) {
         ngx_lunary_outbox_multi_stuck(ob);
     }
 }
@@ -640,10 +656,11 @@ ngx_lunary_outbox_multi_refused(ngx_lunary_outbox_t *ob, redisReply *reply)
 
     ngx_lunary_redis_text(reply, &text);
 
-    ngx_log_error(NGX_LOG_NOTICE, ob->log, 0,
-                  "lunary: redis %V takes no batches by WATCH, MULTI, EXEC "
-                  "and DISCARD: \"%V\"; they go by a script, which costs it "
-                  "twice as much", &ob->conf->redis->url, &text);
+    ngx_log_error(NGX_LOG_WARN, ob->log, 0,
+                  "lunary: redis %V takes no batches by WATCH, MULTI and "
+                  "EXEC: \"%V\"; until the next connection they go by a "
+                  "script, which costs it twice as much",
+                  &ob->conf->redis->url, &text);
 }
 
 

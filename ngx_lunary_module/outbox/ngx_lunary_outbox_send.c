@@ -846,8 +846,7 @@ ngx_lunary_outbox_reply(void *data, redisReply *reply)
 
     if (reply && reply->type == REDIS_REPLY_STATUS) {
 
-        /* "QUEUED": Redis did not take EXEC for the end of MULTI, or refused
-         * DISCARD */
+        /* "QUEUED": Redis did not take EXEC for the end of MULTI */
 
         ngx_lunary_outbox_multi_stuck(ob);
     }
