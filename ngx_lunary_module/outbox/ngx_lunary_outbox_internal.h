@@ -4,7 +4,8 @@
  * What the files of outbox/ share.
  *
  *     ngx_lunary_outbox.c          a worker's outbox: start, append, end
- *     ngx_lunary_outbox_send.c     flights: what is sent
+ *     ngx_lunary_outbox_send.c     flights: which one starts, what is sent
+ *     ngx_lunary_outbox_flight.c   what one carries: batches of records
  *     ngx_lunary_outbox_land.c     their end: what came of it, errors, pauses
  *     ngx_lunary_outbox_count.c    counters, and what is dropped
  *     ngx_lunary_outbox_source.c   a spool with its keys
@@ -168,6 +169,8 @@ typedef struct {
     size_t                        prefix_size;
 
     ngx_lunary_outbox_batch_t     batches[NGX_LUNARY_OUTBOX_MAX_SHARDS];
+
+    /* two a shard for commands, then two a record */
     ngx_chain_t                   links[2 * NGX_LUNARY_OUTBOX_MAX_SHARDS
                                         + 2 * NGX_LUNARY_OUTBOX_MAX_COUNT];
     ngx_buf_t                     bufs[2 * NGX_LUNARY_OUTBOX_MAX_SHARDS
@@ -277,9 +280,36 @@ void ngx_lunary_outbox_state(void *data, ngx_uint_t up);
 void ngx_lunary_outbox_kick(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_pause_handler(ngx_event_t *ev);
 void ngx_lunary_outbox_replied(ngx_lunary_outbox_t *ob);
-ngx_uint_t ngx_lunary_outbox_sample_due(ngx_lunary_outbox_t *ob,
-    ngx_lunary_outbox_shard_t *shard);
+
+/* ngx_lunary_outbox_flight.c */
+
+/* takes the next records into batches, and returns how many (or batches
+ * without any, to move a watermark); with src->verify set nothing flies before
+ * its watermarks are asked for */
+ngx_uint_t ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
+
+/* a new batch of the flight, empty; it is never full */
+ngx_lunary_outbox_batch_t *ngx_lunary_outbox_batch(
+    ngx_lunary_outbox_flight_t *f, ngx_uint_t shard);
+
+/* adds bytes to what it sends; they are borrowed until the flight lands */
+void ngx_lunary_outbox_append(ngx_lunary_outbox_flight_t *f,
+    ngx_lunary_outbox_batch_t *b, u_char *p, size_t len);
+
+/* there is nothing in it */
+void ngx_lunary_outbox_empty(ngx_lunary_outbox_flight_t *f);
+
+/* NGX_OK: f->prefix has room for size bytes of commands; NGX_ERROR: no
+ * memory for it.  What was there is lost */
+ngx_int_t ngx_lunary_outbox_prefix(ngx_lunary_outbox_t *ob, size_t size);
+
+/* the stream's entries at most, 0: no limit */
 ngx_uint_t ngx_lunary_outbox_limit(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_shard_t *shard);
+
+/* 1 where the stream's memory has to be looked at */
+ngx_uint_t ngx_lunary_outbox_sample_due(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_shard_t *shard);
 
 /* ngx_lunary_outbox_land.c */
