@@ -210,6 +210,24 @@ def test_inside_its_body_over_http2(nginx, upstream, only):
     assert upstream.requests == []
 
 
+def test_in_the_round_in_which_it_was_judged(nginx, upstream, runs):
+    """The end of the stream comes together with the request: nginx frees it
+    before what it was to go on with, at the end of the round."""
+    one = nginx(CONFIG)
+    with H2Client("127.0.0.1", one.port2) as c:
+        flush, c.flush = c.flush, lambda: None
+        for _ in range(5):
+            s = c.start("POST", PATH, {"content-type": "application/json"})
+            c.data(s, BODY, end=True)
+            c.h2.reset_stream(s, 8)
+        flush()
+        c.flush = flush
+        assert c.request("POST", PATH, json=CHAT).status == 200
+    assert sorted(r["outcome"] for r in runs(6)) == ["aborted"] * 5 + ["ok"]
+    assert len(upstream.requests) == 1
+    balanced(one, 6)
+
+
 # -- the upstream ends early
 
 @pytest.mark.parametrize("end", [CUT, RESET])

@@ -295,6 +295,24 @@ def test_a_user_that_may_not_is_told_and_waited_for(outbox, redis_server):
     once(redis, ids, timeout=15)
 
 
+def test_a_watermark_that_may_not_be_moved_adds_nothing(outbox, redis_server):
+    """The script asks before it adds: what was added could not be taken back,
+    and would be added again each time."""
+    redis = redis_server()
+    redis.client.execute_command(
+        "ACL", "SETUSER", "runs", "on", ">secret", "~*", "+@all", "-watch")
+    nginx = outbox(f"redis://runs:secret@127.0.0.1:{redis.port}")
+    ids = append(nginx, "a", 3)
+    once(redis, ids)
+    redis.client.execute_command("ACL", "SETUSER", "runs", "-set")
+    ids += append(nginx, "b", 3)
+    nginx.wait_log("does not take runs into")
+    assert entries(redis) == ids[:3]
+    redis.client.execute_command("ACL", "SETUSER", "runs", "+set")
+    once(redis, ids, timeout=15)
+    assert stats(nginx)["runs_resent_total"] == 0
+
+
 def test_a_redis_without_memory_is_tried_again(outbox, redis_server):
     redis = redis_server()
     redis.set("ballast", "x" * 6_000_000)
