@@ -211,14 +211,13 @@ def test_inside_its_body_over_http2(nginx, upstream, only):
 
 
 def test_in_the_round_in_which_it_was_judged(nginx, upstream, runs):
-    """The end of the stream comes together with the request: nginx frees it
-    before what it was to go on with, at the end of the round."""
+    """The end of the stream comes together with the request, which is judged
+    by then and goes on at the end of the round: not to the upstream."""
     one = nginx(CONFIG)
     with H2Client("127.0.0.1", one.port2) as c:
         flush, c.flush = c.flush, lambda: None
         for _ in range(5):
-            s = c.start("POST", PATH, {"content-type": "application/json"})
-            c.data(s, BODY, end=True)
+            s = c.start("POST", PATH, end=True)
             c.h2.reset_stream(s, 8)
         flush()
         c.flush = flush
