@@ -80,11 +80,11 @@ def fill(s, data):
     return data[at:]
 
 
-def framed(body, framing):
+def framed(body, framing, chunk=100000):
     if framing == "length":
         return head(b"Content-Length: %d" % len(body)) + body
     return head(b"Transfer-Encoding: chunked") + b"".join(
-        b"%x\r\n%s\r\n" % (len(p), p) for p in split(body, 100000)
+        b"%x\r\n%s\r\n" % (len(p), p) for p in split(body, chunk)
         ) + b"0\r\n\r\n"
 
 
@@ -112,6 +112,33 @@ def test_a_body_that_is_there_at_once(nginx, upstream, runs, framing, extra):
     assert len(at) > 2
     # one read of the buffer more, at most
     assert all(TURN <= b - a for a, b in zip(at, at[1:]))
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_large_buffer_is_not_filled_at_once(nginx, upstream, runs, framing):
+    """nginx asks the socket for as much as its buffer has room for."""
+    one = nginx(CONFIG.replace("body_buffer_size 64k", "body_buffer_size 8m"))
+    body = body_of(SIZE)
+    data = framed(body, framing, SIZE * 2)
+
+    with socket.create_connection(("127.0.0.1", one.port)) as s:
+        # more than nginx reads together with the head
+        s.sendall(data[:2000])
+        one.wait_log("http client request body rest")
+        with Stopped(one):
+            left = fill(s, data[2000:])
+        s.sendall(left)
+        assert s.recv(65536).startswith(b"HTTP/1.1 200")
+
+    value = json.loads(body)
+    del value["user_id"]
+    assert upstream.last.json() == value
+    assert runs.one()["request_bytes"] == str(len(body))
+
+    reads = re.findall(r"request body recv (\d+)", one.log())
+    assert max(map(int, reads)) == TURN
+    assert len(TURNS.findall(one.log())) > 2
+    assert "a client request body is buffered" not in one.log()
 
 
 def test_others_are_served_between_its_turns(nginx, upstream):

@@ -168,6 +168,9 @@ struct ngx_http_lunary_ctx_s {
     off_t                              request_bytes;
     off_t                              turn;         /* of them, read before
                                                         this round           */
+    ngx_buf_t                         *portion;      /* nginx's, with an end
+                                                        that is ours ...     */
+    u_char                            *portion_end;  /* ... and its own      */
     off_t                              response_bytes;
     ngx_msec_t                         ttft;         /* where has_first      */
     ngx_msec_t                         last;         /* last response byte,

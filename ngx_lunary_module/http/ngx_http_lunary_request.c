@@ -41,6 +41,9 @@ static void ngx_http_lunary_onward_handler(ngx_event_t *ev);
 static ngx_int_t ngx_http_lunary_read_body(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 static void ngx_http_lunary_body_handler(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_lunary_turns(ngx_http_request_t *r);
+static void ngx_http_lunary_portion(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
 static ngx_uint_t ngx_http_lunary_yield(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 static ngx_int_t ngx_http_lunary_scan_body(ngx_http_request_t *r,
@@ -384,6 +387,8 @@ ngx_http_lunary_request_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
         }
     }
 
+    ngx_http_lunary_portion(r, ctx);
+
     rc = ngx_http_lunary_next_request_body(r, in);
 
     if (rc == NGX_OK && ngx_http_lunary_yield(r, ctx)) {
@@ -394,14 +399,67 @@ ngx_http_lunary_request_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 }
 
 
+/* HTTP/2 and HTTP/3 share a connection, have buffers of their own, and take an
+ * NGX_AGAIN of a filter for a failure */
+
+static ngx_uint_t
+ngx_http_lunary_turns(ngx_http_request_t *r)
+{
+#if (NGX_HTTP_V2)
+    if (r->stream) {
+        return 0;
+    }
+#endif
+
+#if (NGX_HTTP_V3)
+    if (r->http_version == NGX_HTTP_VERSION_30) {
+        return 0;
+    }
+#endif
+
+    return 1;
+}
+
+
+/*
+ * nginx reads as much at once as there is room in its buffer, and of a buffer
+ * of megabytes that is what the socket has.  So the buffer ends a part behind
+ * what it holds, until that is its end.
+ *
+ * Called before those who write a full buffer into a file.
+ */
+
+static void
+ngx_http_lunary_portion(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_buf_t  *b;
+
+    b = r->request_body->buf;
+
+    if (b == NULL || !ngx_http_lunary_turns(r)) {
+        return;
+    }
+
+    if (ctx->portion != b) {
+        ctx->portion = b;
+        ctx->portion_end = b->end;
+    }
+
+    b->end = ctx->portion_end;
+
+    if (!ctx->body_ended && b->end - b->last > NGX_HTTP_LUNARY_TURN) {
+        b->end = b->last + NGX_HTTP_LUNARY_TURN;
+    }
+}
+
+
 /*
  * nginx reads a body in one go for as long as the socket has some of it, and
  * what is read is scanned: of a large one so much that others would wait for
  * milliseconds.  After a part of it the rest is left to the next round of the
  * event loop, as if the socket had no more.
  *
- * 1 where it is.  HTTP/2 and HTTP/3 share a connection, and take an NGX_AGAIN
- * of a filter for a failure.
+ * 1 where it is.
  */
 
 static ngx_uint_t
@@ -424,13 +482,7 @@ ngx_http_lunary_yield(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         || ctx->body_ended
         || r->request_body->buf == NULL
         || r->request_body_no_buffering
-#if (NGX_HTTP_V2)
-        || r->stream
-#endif
-#if (NGX_HTTP_V3)
-        || r->http_version == NGX_HTTP_VERSION_30
-#endif
-       )
+        || !ngx_http_lunary_turns(r))
     {
         return 0;
     }
