@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import socket
 import stat
 import subprocess
@@ -13,11 +14,15 @@ import time
 
 import pytest
 
-from harness import SANITIZED
+from harness import SANITIZED, VALGRIND
 from harness.outbox import (CONFIG, append, balanced, entries,  # noqa: F401
                             once, outbox, outbox_module, spools, stats,
                             watermarks)
 from harness.wait import wait_for
+
+
+counted = pytest.mark.skipif(
+    bool(SANITIZED or VALGRIND), reason="sanitizers have threads of their own")
 
 
 @pytest.fixture
@@ -203,6 +208,46 @@ def test_an_unfinished_file_is_cleared_away(left):
     serves(nginx, redis, ids)
     wait_for(lambda: not old.exists())
     assert new.exists()
+
+
+@counted
+def test_an_unfinished_file_alone_is_cleared_away(outbox, redis):
+    nginx = outbox(redis)
+    old = nginx.spool / ("1" * 32 + ".tmp")
+    old.write_bytes(b"x" * 100)
+    assert threads(nginx) == [1]
+    os.utime(old, (1, 1))
+    wait_for(lambda: not old.exists())
+    assert threads(nginx) == [2]
+
+
+def threads(nginx):
+    return sorted(len(os.listdir(f"/proc/{pid}/task"))
+                  for pid in nginx.workers())
+
+
+@counted
+def test_no_thread_before_there_is_something_to_take_over(outbox, redis):
+    nginx = outbox(redis, workers=2)
+    nginx.allow("exited on signal")
+    ids = append(nginx, "a", 20)
+    once(redis, ids)
+    assert threads(nginx) == [1, 1]
+    dead = nginx.workers()[0]
+    os.kill(dead, signal.SIGKILL)
+    wait_for(lambda: dead not in nginx.workers()
+             and len(nginx.workers()) == 2)
+    wait_for(lambda: len(spools(nginx)) == 2)
+    assert threads(nginx) in ([1, 2], [2, 2])
+    once(redis, ids + append(nginx, "b", 20))
+
+
+@counted
+@pytest.mark.parametrize("sync", ["1s", "always"])
+def test_a_thread_where_there_is_something_to_sync(outbox, redis, sync):
+    nginx = outbox(redis, spool=f"spool sync={sync}")
+    once(redis, append(nginx, "a", 20))
+    assert threads(nginx) == [2]
 
 
 def test_a_directory_that_is_none(outbox, redis, folder):

@@ -35,6 +35,8 @@
 #define LUNARY_SPOOL_PIECES      32
 #define LUNARY_SPOOL_SUFFIX      ".spool"
 #define LUNARY_SPOOL_NAME_LEN    38            /* 32 digits and the suffix   */
+#define LUNARY_SPOOL_TMP_SUFFIX  ".tmp"        /* while it is made           */
+#define LUNARY_SPOOL_TMP_LEN     36
 
 
 typedef enum {

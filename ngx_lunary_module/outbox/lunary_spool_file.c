@@ -62,7 +62,8 @@ lunary_spool_create(lunary_spool_t *sp, const lunary_spool_conf_t *conf)
     }
 
     memcpy(tmp, sp->name, 32);
-    memcpy(tmp + 32, ".tmp", sizeof(".tmp"));
+    memcpy(tmp + 32, LUNARY_SPOOL_TMP_SUFFIX,
+           sizeof(LUNARY_SPOOL_TMP_SUFFIX));
     memcpy(sp->name + 32, LUNARY_SPOOL_SUFFIX, sizeof(LUNARY_SPOOL_SUFFIX));
 
     if (conf->dirfd == -1) {

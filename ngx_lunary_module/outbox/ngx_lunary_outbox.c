@@ -82,6 +82,11 @@ ngx_lunary_outbox_init(ngx_cycle_t *cycle, ngx_lunary_outbox_conf_t *conf)
     ob->tick.log = cycle->log;
     ob->tick.cancelable = 1;
 
+    ob->glance.handler = ngx_lunary_outbox_glance_handler;
+    ob->glance.data = &ob->dummy;
+    ob->glance.log = cycle->log;
+    ob->glance.cancelable = 1;
+
     if (ngx_lunary_outbox_own_spool(ob, &dirfd) != NGX_OK) {
         return NGX_ERROR;
     }
@@ -106,11 +111,17 @@ ngx_lunary_outbox_init(ngx_cycle_t *cycle, ngx_lunary_outbox_conf_t *conf)
 
         ob->thread->dirfd = dirfd;
 
-        if (ngx_lunary_outbox_thread_start(ob) != NGX_OK) {
+        if (ngx_lunary_outbox_thread_init(ob) != NGX_OK) {
             ngx_log_error(NGX_LOG_CRIT, ob->log, 0,
                           "lunary: no helper thread: spools are not synced, "
                           "and those of finished workers are not taken over");
 
+            ob->own->durable = (uint64_t) -1;
+
+        } else if (conf->sync == NGX_LUNARY_SYNC_OFF) {
+            ngx_lunary_outbox_glance_handler(&ob->glance);
+
+        } else if (ngx_lunary_outbox_thread_start(ob) != NGX_OK) {
             ob->own->durable = (uint64_t) -1;
         }
     }
@@ -615,6 +626,10 @@ ngx_lunary_outbox_exit(ngx_cycle_t *cycle)
 
     if (ob->tick.timer_set) {
         ngx_del_timer(&ob->tick);
+    }
+
+    if (ob->glance.timer_set) {
+        ngx_del_timer(&ob->glance);
     }
 
     sp = &ob->own->spool;

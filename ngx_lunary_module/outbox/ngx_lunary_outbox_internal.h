@@ -12,6 +12,7 @@
  *     ngx_lunary_outbox_watermark.c  what Redis has: agreed, older, missing
  *     ngx_lunary_outbox_script.c   the script, its commands and replies
  *     ngx_lunary_outbox_multi.c    the same by MULTI, for busy workers
+ *     ngx_lunary_outbox_glance.c   whether there is a spool to take over
  *     ngx_lunary_outbox_thread.c   the helper thread: sync, adoption
  *     ngx_lunary_outbox_conf.c     the directives
  *     lunary_spool*.c              the ring and its file, without nginx
@@ -48,6 +49,7 @@
 #define NGX_LUNARY_OUTBOX_FATAL_DELAY  10000
 #define NGX_LUNARY_OUTBOX_FULL_DELAY   250
 #define NGX_LUNARY_OUTBOX_SCAN_EVERY   300        /* for spools of the dead  */
+#define NGX_LUNARY_OUTBOX_TMP_AGE      60         /* s, of one half made     */
 
 
 typedef struct {
@@ -213,7 +215,7 @@ typedef struct {
     ngx_queue_t                   sources;        /* own first               */
     ngx_lunary_outbox_source_t   *own;
     ngx_lunary_outbox_flight_t   *flight;
-    ngx_lunary_outbox_thread_t   *thread;         /* NULL: none              */
+    ngx_lunary_outbox_thread_t   *thread;         /* NULL: no spool folder   */
     ngx_connection_t             *notify;         /* of the thread           */
     uint64_t                      generation;
 
@@ -221,6 +223,7 @@ typedef struct {
                                                      timer                   */
     ngx_event_t                   pause;          /* an error, a full stream */
     ngx_event_t                   tick;           /* gauges, once a second   */
+    ngx_event_t                   glance;         /* until there is a thread */
     ngx_connection_t              dummy;
 
     ngx_uint_t                    max_count;      /* halved by errors        */
@@ -388,8 +391,18 @@ void ngx_lunary_outbox_multi_stuck(ngx_lunary_outbox_t *ob);
 
 extern uint64_t  ngx_lunary_outbox_generation;
 
+/* ngx_lunary_outbox_glance.c */
+
+/* starts the helper thread if there is something to take over, else sets the
+ * timer for the next look */
+void ngx_lunary_outbox_glance_handler(ngx_event_t *ev);
+
 /* ngx_lunary_outbox_thread.c */
 
+/* what the event loop and the thread share; NGX_ERROR was logged */
+ngx_int_t ngx_lunary_outbox_thread_init(ngx_lunary_outbox_t *ob);
+
+/* NGX_ERROR: there is none, which was logged */
 ngx_int_t ngx_lunary_outbox_thread_start(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_thread_stop(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_thread_sync(ngx_lunary_outbox_t *ob);

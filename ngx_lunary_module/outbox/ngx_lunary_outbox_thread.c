@@ -3,8 +3,9 @@
  *
  * A worker's helper thread: everything that may wait for a disk.  It syncs the
  * worker's spool, looks for spools whose workers are gone, locks and reads
- * them, and marks and removes the drained ones.  (nginx's own thread pools
- * are optional and are shut down before our last words.)
+ * them, and marks and removes the drained ones.  It is started where there is
+ * some of that to do (ngx_lunary_outbox_glance.c), and then stays.  (nginx's
+ * own thread pools are optional and are shut down before our last words.)
  *
  * Invariants
  *   - signals are blocked in it, so that nginx's handlers run where nginx
@@ -59,11 +60,8 @@ static ngx_lunary_outbox_known_t
 
 
 ngx_int_t
-ngx_lunary_outbox_thread_start(ngx_lunary_outbox_t *ob)
+ngx_lunary_outbox_thread_init(ngx_lunary_outbox_t *ob)
 {
-    int                          err;
-    sigset_t                     all, old;
-    pthread_attr_t               attr;
     ngx_connection_t            *c;
     pthread_condattr_t           cattr;
     ngx_lunary_outbox_thread_t  *t;
@@ -99,13 +97,12 @@ ngx_lunary_outbox_thread_start(ngx_lunary_outbox_t *ob)
     /* at worker_shutdown_timeout it is not one of the connections to close */
     c->read->channel = 1;
 
-    ob->notify = c;
-
     if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
         ngx_close_connection(c);
-        ob->notify = NULL;
         return NGX_ERROR;
     }
+
+    ob->notify = c;
 
     (void) pthread_mutex_init(&t->mutex, NULL);
 
@@ -113,6 +110,20 @@ ngx_lunary_outbox_thread_start(ngx_lunary_outbox_t *ob)
     (void) pthread_condattr_setclock(&cattr, CLOCK_MONOTONIC);
     (void) pthread_cond_init(&t->cond, &cattr);
     (void) pthread_condattr_destroy(&cattr);
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_lunary_outbox_thread_start(ngx_lunary_outbox_t *ob)
+{
+    int                          err;
+    sigset_t                     all, old;
+    pthread_attr_t               attr;
+    ngx_lunary_outbox_thread_t  *t;
+
+    t = ob->thread;
 
     (void) pthread_attr_init(&attr);
     (void) pthread_attr_setstacksize(&attr, NGX_LUNARY_OUTBOX_STACK);
@@ -126,9 +137,9 @@ ngx_lunary_outbox_thread_start(ngx_lunary_outbox_t *ob)
     (void) pthread_attr_destroy(&attr);
 
     if (err) {
-        ngx_log_error(NGX_LOG_ALERT, ob->log, err, "pthread_create() failed");
-        ngx_close_connection(c);
-        ob->notify = NULL;
+        ngx_log_error(NGX_LOG_CRIT, ob->log, err,
+                      "lunary: no helper thread: spools are not synced, and "
+                      "those of finished workers are not taken over");
         return NGX_ERROR;
     }
 
@@ -147,26 +158,26 @@ ngx_lunary_outbox_thread_stop(ngx_lunary_outbox_t *ob)
 
     t = ob->thread;
 
-    if (!t->started) {
+    if (ob->notify == NULL) {
         return;
     }
 
-    (void) pthread_mutex_lock(&t->mutex);
-    t->stop = 1;
-    (void) pthread_cond_signal(&t->cond);
-    (void) pthread_mutex_unlock(&t->mutex);
+    if (t->started) {
+        (void) pthread_mutex_lock(&t->mutex);
+        t->stop = 1;
+        (void) pthread_cond_signal(&t->cond);
+        (void) pthread_mutex_unlock(&t->mutex);
 
-    (void) pthread_join(t->id, NULL);
+        (void) pthread_join(t->id, NULL);
+
+        t->started = 0;
+    }
 
     (void) pthread_mutex_destroy(&t->mutex);
     (void) pthread_cond_destroy(&t->cond);
 
-    t->started = 0;
-
-    if (ob->notify) {
-        ngx_close_connection(ob->notify);
-        ob->notify = NULL;
-    }
+    ngx_close_connection(ob->notify);
+    ob->notify = NULL;
 
     /* what it still holds goes back to the directory */
 
@@ -458,8 +469,8 @@ ngx_lunary_outbox_thread_scan(ngx_lunary_outbox_thread_t *t)
 
         len = ngx_strlen(e->d_name);
 
-        if (len == sizeof(".tmp") - 1 + 32
-            && ngx_strcmp(e->d_name + 32, ".tmp") == 0)
+        if (len == LUNARY_SPOOL_TMP_LEN
+            && ngx_strcmp(e->d_name + 32, LUNARY_SPOOL_TMP_SUFFIX) == 0)
         {
             ngx_lunary_outbox_thread_leftover(t, e->d_name);
             continue;
@@ -626,7 +637,7 @@ ngx_lunary_outbox_thread_leftover(ngx_lunary_outbox_thread_t *t,
     if (fstat(fd, &st) == 0
         && S_ISREG(st.st_mode)
         && st.st_uid == geteuid()
-        && st.st_mtime + 60 < time(NULL)
+        && st.st_mtime + NGX_LUNARY_OUTBOX_TMP_AGE < time(NULL)
         && flock(fd, LOCK_EX|LOCK_NB) == 0)
     {
         (void) unlinkat(t->dirfd, name, 0);
