@@ -291,6 +291,24 @@ def test_both_readers_see_every_run(calls, python, node, rows, redis):
     assert redis.client.hget("tally:default:ann", "runs") == "4"
 
 
+def test_the_documented_acl_lets_a_counting_reader_count(
+        calls, node, redis_server, redis):
+    server = redis_server()
+    text = (ROOT / "docs" / "consumers.md").read_text()
+    command = re.search(r"^(ACL SETUSER tally .+)$", text, re.M).group(1)
+    server.client.execute_command(*command.split())
+    for _, entry in redis.client.xrange(STREAM):
+        server.client.xadd(STREAM, entry)
+
+    reader = node(ONCE="1")
+    reader.command[-1] = server.url.replace("redis://",
+                                            "redis://tally:secret@")
+    reader.once()
+
+    assert server.client.hget("tally:default:ann", "runs") == "4"
+    assert server.client.acl_log() == []
+
+
 def test_the_documented_acl_lets_a_reader_read_and_nothing_else(
         calls, python, rows, redis_server, redis):
     server = redis_server()

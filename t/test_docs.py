@@ -221,7 +221,8 @@ def local(text, folder):
     folder = pathlib.Path(folder)
     for name in "session.secret", "htpasswd", "lunary.keys", "user.hmac", "redis.password":
         (folder / name).write_text("secret\n")
-    text = re.sub(r"^load_module .*$", "", text, flags=re.M)
+    # the harness has both
+    text = re.sub(r"^(load_module .*|events \{\})$", "", text, flags=re.M)
     text = text.replace("/etc/nginx/", f"{folder}/")
     text = text.replace("/var/cache/nginx/", f"{folder}/")
     text = text.replace("/etc/ssl/certs/ca-certificates.crt",
@@ -379,6 +380,53 @@ def test_the_documented_acl_suffices_for_all_that_nginx_does(
     runs = [f for _, f in server.client.xrange("lunary:runs")]
     assert [r["user_source"] for r in runs] == ["session", "parent"]
     assert "NOPERM" not in nginx.log()
+    assert server.client.acl_log() == []
+
+
+def test_the_documented_acl_suffices_for_sessions(nginx, redis, redis_server):
+    server = redis_server()
+    command = re.search(r"^(ACL SETUSER sessions .+)$", read("docs/redis.md"),
+                        re.M).group(1)
+    server.client.execute_command(*command.split())
+    server.client.hset("sess:abc", mapping={"user_id": "ann"})
+    server.client.set("sess:def", '{"user_id": "bob"}')
+    call = {"model": "gpt-4o", "messages": [{"role": "user", "content": "a"}]}
+
+    nginx = nginx(
+        ACL.replace("sess:$cookie_sid", "sess:$cookie_sid redis=other")
+        .replace("lunary_spool", "lunary_redis other {{ other }};\n"
+                 "    lunary_spool"), redis=redis.url,
+        other=server.url.replace("redis://", "redis://sessions:secret@"))
+    for sid in "abc", "def":
+        assert nginx.post(json=call,
+                          headers={"Cookie": f"sid={sid}"}).status == 200
+
+    assert "NOPERM" not in nginx.log()
+    assert server.client.acl_log() == []
+
+
+def test_the_documented_acl_suffices_for_an_operator(redis_server):
+    server = redis_server()
+    command = re.search(r"^(ACL SETUSER operator .+)$", read("docs/redis.md"),
+                        re.M).group(1)
+    for user in "ann", "bob":
+        server.client.xadd("lunary:runs", run(user_id=user, thread_id="t"))
+        server.client.xadd("lunary:runs:dead", run(user_id=user))
+    once(server.url, "ledger", "--once")
+    server.client.hset("lunary:thread:t", mapping={"app": "default",
+                                                   "user": "ann"})
+    server.client.hset("lunary:policy:default:ann", "blocked", 1)
+    server.client.hset("lunary:budget:default:ann:2026-11", "spent", 1)
+    server.client.execute_command(*command.split())
+    url = server.url.replace("redis://", "redis://operator:secret@")
+
+    assert '"ann"' in once(url, "show", "default", "ann").stdout
+    for args in ([], ["--yes", "--policy"]):
+        once(url, "forget", "default", "ann", *args)
+
+    assert [f["user_id"] for _, f in server.client.xrange("lunary:runs")
+            ] == ["bob"]
+    assert not [k for k in server.client.keys() if "ann" in k]
     assert server.client.acl_log() == []
 
 

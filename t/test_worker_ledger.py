@@ -1,6 +1,7 @@
 """lunary-worker ledger: what each user used, counted once."""
 
 import json
+import re
 import threading
 import time
 
@@ -194,6 +195,28 @@ def test_metrics_are_written_for_the_node_exporter(redis, ledger, folder):
     text = (folder / "m.prom").read_text()
     assert 'lunary_worker_entries_total{command="ledger"} 2' in text
     assert 'lunary_worker_unpriced_total{command="ledger"} 1' in text
+
+
+def test_the_metrics_of_a_worker_that_has_ended_say_so(redis, folder):
+    add(redis, run(user_id="ann"))
+    file = folder / "m.prom"
+
+    def up():
+        return file.exists() and re.search(
+            r'worker_up{command="ledger"} (\d)', file.read_text())[1]
+
+    worker = Worker(folder, redis.unix_url, "ledger", "--metrics",
+                    file).start()
+    try:
+        wait_for(lambda: up() == "1", 20)
+        assert worker.term() == 0
+    finally:
+        worker.kill()
+    assert up() == "0"
+
+    # one that is for cron has done what it should
+    once(redis.unix_url, "ledger", "--once", "--metrics", file)
+    assert up() == "1"
 
 
 @pytest.mark.slow

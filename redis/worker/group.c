@@ -60,7 +60,7 @@ lw_group_run(lw_t *w, const lw_handler_t *h, int argc, char **argv)
                 lw_sleep(backoff);
                 backoff = backoff * 2 > LW_BACKOFF_MAX ? LW_BACKOFF_MAX
                                                        : backoff * 2;
-                lw_group_metrics(w);
+                lw_group_metrics(w, 1);
                 continue;
             }
 
@@ -109,7 +109,7 @@ lw_group_run(lw_t *w, const lw_handler_t *h, int argc, char **argv)
         rc = lw_group_take(w, 1);
     }
 
-    lw_group_metrics(w);
+    lw_group_metrics(w, w->options->once);
     lw_progress("%s", "");
     lw_group_leave(w);
     lw_batch_free(&group.batch);

@@ -48,8 +48,8 @@ int lw_group_collect(lw_t *w);
 /* the progress line and the metrics, where they are due */
 void lw_group_report(lw_t *w);
 
-/* the metrics now, as they are known */
-void lw_group_metrics(lw_t *w);
+/* the metrics now, as they are known; up: it goes on (else it is not up) */
+void lw_group_metrics(lw_t *w, int up);
 
 
 #endif /* LW_GROUP_INTERNAL_H */

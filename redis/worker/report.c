@@ -32,7 +32,7 @@ lw_group_report(lw_t *w)
         g->next_metrics = now + LW_METRICS_MS;
 
         if (lw_group_lag(w) == LW_OK) {
-            lw_group_metrics(w);
+            lw_group_metrics(w, 1);
         }
     }
 
@@ -120,7 +120,7 @@ lw_group_lag(lw_t *w)
 /* written whole under another name, then renamed: never half a file */
 
 void
-lw_group_metrics(lw_t *w)
+lw_group_metrics(lw_t *w, int up)
 {
     FILE                *f;
     char                 path[1024];
@@ -163,7 +163,7 @@ lw_group_metrics(lw_t *w)
     fprintf(f, "# HELP lunary_worker_up Redis is connected.\n"
             "# TYPE lunary_worker_up gauge\n"
             "lunary_worker_up{command=\"%s\"} %d\n", o->name,
-            lw_redis_connected(w->redis));
+            up && lw_redis_connected(w->redis));
 
     fprintf(f, "# HELP lunary_worker_lag Entries this group has not read.\n"
             "# TYPE lunary_worker_lag gauge\n");
