@@ -15,10 +15,8 @@ CASES = [
     ("LunaryRedisDown", {"lunary_redis_connected": "0x20"},
      {"lunary_redis_connected": "1x20"}, "5m"),
     ("LunarySpoolHalfFull",
-     {"lunary_spool_oldest_seconds": "100x20",
-      "lunary_spool_bytes": "40000000x20"},
-     {"lunary_spool_oldest_seconds": "100x20",
-      "lunary_spool_bytes": "30000000x20"}, "5m"),
+     {"lunary_spool_used_percent": "51x20"},
+     {"lunary_spool_used_percent": "50x20"}, "5m"),
     ("LunaryRunsDropped", {'lunary_runs_dropped_total{reason="full"}':
                            "0+1x20"},
      {'lunary_runs_dropped_total{reason="full"}': "7x20"}, "8m"),

@@ -131,9 +131,12 @@ def test_a_full_spool_drops_the_newest(outbox, redis_server):
     assert ids == [f"a-{i}" for i in range(len(ids))]
     lines = re.findall(r"spool is full, (\d+) records dropped", nginx.log())
     assert 1 <= len(lines) <= 2
+    # how full is looked at once a second
+    wait_for(lambda: stats(nginx)["spool_used_percent"] >= 90)
     redis.start()
     once(redis, ids)
     balanced(nginx)
+    wait_for(lambda: stats(nginx)["spool_used_percent"] == 0)
     # and there is room again
     once(redis, ids + append(nginx, "b", 100, 1000))
 

@@ -577,6 +577,8 @@ ngx_lunary_outbox_tick_handler(ngx_event_t *ev)
     }
 
     ngx_lunary_stats_set(NGX_LUNARY_G_SPOOL_OLDEST, ngx_time() - oldest);
+    ngx_lunary_stats_set(NGX_LUNARY_G_SPOOL_USED,
+                         ob->own->spool.bytes * 100 / ob->own->spool.size);
 
     ngx_lunary_outbox_log_drops(ob);
     ngx_lunary_outbox_thread_sync(ob);
@@ -683,6 +685,7 @@ ngx_lunary_outbox_exit(ngx_cycle_t *cycle)
     ngx_lunary_stats_set(NGX_LUNARY_G_EVENTS_SPOOLED, 0);
     ngx_lunary_stats_set(NGX_LUNARY_G_SPOOL_BYTES, 0);
     ngx_lunary_stats_set(NGX_LUNARY_G_SPOOL_OLDEST, 0);
+    ngx_lunary_stats_set(NGX_LUNARY_G_SPOOL_USED, 0);
 }
 
 

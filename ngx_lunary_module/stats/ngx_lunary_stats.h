@@ -75,6 +75,7 @@
     X(EVENTS_SPOOLED,      "events_spooled",      SUM)                        \
     X(SPOOL_BYTES,         "spool_bytes",         SUM)                        \
     X(SPOOL_OLDEST,        "spool_oldest_seconds", MAX)                       \
+    X(SPOOL_USED,          "spool_used_percent",  MAX)                        \
     X(REDIS_CONNECTED,     "redis_connected",     SUM)
 
 typedef enum {

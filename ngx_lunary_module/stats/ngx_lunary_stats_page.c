@@ -76,6 +76,7 @@ static ngx_lunary_stats_help_t  ngx_lunary_stats_helps[] = {
     { "events_spooled", "SDK events that wait for Redis." },
     { "spool_bytes", "Bytes in the spools that wait for Redis." },
     { "spool_oldest_seconds", "Age of the oldest run that waits." },
+    { "spool_used_percent", "How full the fullest worker's spool is." },
     { "request_duration_seconds", "Time from a call's head to its end." },
     { "ttft_seconds", "Time from a call's head to its first token." },
     { NULL, NULL }
