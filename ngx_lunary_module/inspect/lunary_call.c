@@ -123,6 +123,7 @@ lunary_call_destroy(lunary_call_t *call)
     lunary_buf_free(mem, &priv->client_request_id);
     lunary_buf_free(mem, &priv->error_type_header);
     lunary_buf_free(mem, &priv->usage);
+    lunary_buf_free(mem, &priv->error_raw);
     lunary_buf_free(mem, &priv->error_message);
     lunary_buf_free(mem, &priv->error_type);
     lunary_buf_free(mem, &priv->error_code);

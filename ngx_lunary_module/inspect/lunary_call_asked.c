@@ -6,10 +6,14 @@
  */
 
 #include "lunary_call_internal.h"
+#include "lunary_escape.h"
+#include "lunary_secret.h"
 #include "lunary_walk.h"
 
 
 static int lunary_call_is_identity(lunary_str_t key);
+static size_t lunary_call_escaped(lunary_str_t key, const lunary_str_t *names,
+    size_t n);
 
 
 /* top-level members that say who calls: no parameters of the model */
@@ -147,11 +151,28 @@ lunary_call_is_identity(lunary_str_t key)
 }
 
 
+/* the name that an escaped key stands for; n: none of them */
+
+static size_t
+lunary_call_escaped(lunary_str_t key, const lunary_str_t *names, size_t n)
+{
+    size_t  i;
+
+    for (i = 0; i < n; i++) {
+        if (names[i].len != 0 && lunary_escape_eq(key, names[i])) {
+            break;
+        }
+    }
+
+    return i;
+}
+
+
 void
 lunary_call_params(lunary_call_t *call, lunary_str_t obj,
     const lunary_str_t *but, lunary_str_t *vals, size_t n)
 {
-    size_t             i, k, len;
+    size_t             i, k, m, len;
     lunary_str_t       key, value;
     lunary_buf_t      *b;
     lunary_mem_t      *mem;
@@ -217,6 +238,22 @@ lunary_call_params(lunary_call_t *call, lunary_str_t obj,
             }
         }
 
+        if (i == n && memchr(key.data, '\\', key.len) != NULL) {
+
+            /* some write a name with escapes: it means the same upstream */
+
+            i = lunary_call_escaped(key, but, n);
+
+            if (i == n) {
+                m = lunary_call_escaped(key, lunary_identity,
+                                        LUNARY_IDENTITY_N);
+
+                if (m != LUNARY_IDENTITY_N) {
+                    key = lunary_identity[m];
+                }
+            }
+        }
+
         if (i != n) {
 
             if (vals != NULL) {
@@ -259,8 +296,10 @@ lunary_call_params(lunary_call_t *call, lunary_str_t obj,
         b->data[b->len++] = '"';
         b->data[b->len++] = ':';
 
-        memcpy(b->data + b->len, value.data, value.len);
-        b->len += value.len;
+        if (lunary_secret_copy(mem, b, key, value) != LUNARY_OK) {
+            b->len = len;
+            break;
+        }
     }
 
     if (b->len != 0 && lunary_buf_lit(mem, b, "}") != LUNARY_OK) {

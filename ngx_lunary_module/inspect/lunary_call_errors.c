@@ -73,6 +73,55 @@ lunary_call_error(lunary_call_t *call, lunary_str_t message,
 }
 
 
+void
+lunary_call_error_text(lunary_call_t *call, lunary_str_t bytes)
+{
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    call->errored = 1;
+
+    if (priv->has_error || bytes.len == 0) {
+        return;
+    }
+
+    priv->has_error = 1;
+
+    if (bytes.len > LUNARY_CALL_ERROR) {
+        bytes.len = LUNARY_CALL_ERROR;
+    }
+
+    (void) lunary_json_escape(call->mem, &priv->error_message, bytes);
+}
+
+
+void
+lunary_call_exception(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data)
+{
+    lunary_str_t   message;
+    unsigned char  type[LUNARY_FRAME_NAME + 2];
+
+    message = lunary_json_get(data, "message");
+
+    if (name.len > LUNARY_FRAME_NAME) {
+        name.len = LUNARY_FRAME_NAME;
+    }
+
+    type[0] = '"';
+    memcpy(type + 1, name.data, name.len);
+    type[name.len + 1] = '"';
+
+    if (message.len == 0) {
+        message = lunary_json_get(data, "Message");
+    }
+
+    lunary_call_error(call, message, lunary_str(type, name.len + 2),
+                      lunary_str(NULL, 0));
+}
+
+
 /* a message that is an object or array: its JSON, without white space */
 
 static void

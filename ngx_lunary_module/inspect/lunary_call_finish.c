@@ -160,7 +160,7 @@ lunary_call_set_output(lunary_call_t *call, lunary_run_t *run)
 
     for (ch = priv->out.choices; ch != NULL; ch = ch->next) {
         if (ch->finish_reason.len != 0
-            && (ch->index == 0 || ch->next == NULL))
+            && (ch->index == 0 || priv->out.nchoices == 1))
         {
             lunary_run_set(run, LUNARY_F_FINISH_REASON,
                            lunary_buf_str(&ch->finish_reason));
@@ -310,7 +310,7 @@ static void
 lunary_call_write_error(lunary_call_t *call)
 {
     int            rc;
-    lunary_buf_t   *b, text;
+    lunary_buf_t   *b;
     lunary_mem_t   *mem;
     lunary_priv_t  *priv;
 
@@ -322,28 +322,26 @@ lunary_call_write_error(lunary_call_t *call)
         return;
     }
 
-    if (!priv->has_error) {
+    if (priv->error_message.len == 0 && priv->error_type.len == 0
+        && priv->error_code.len == 0)
+    {
+        /* its plain text, where no event and no document was in it */
 
-        /* an error's plain text: kept as it came so far */
+        priv->has_error = 0;
 
-        if (priv->error_message.len == 0) {
-            return;
+        if (call->response_state == LUNARY_BODY_OTHER
+            || call->response_state == LUNARY_BODY_INVALID
+            || (call->response_state == LUNARY_BODY_STREAM
+                && !priv->rs_object)
+            || (call->response_state == LUNARY_BODY_PARTIAL
+                && priv->rs_framed && !priv->rs_object))
+        {
+            lunary_call_error_text(call, lunary_buf_str(&priv->error_raw));
         }
 
-        memset(&text, 0, sizeof(lunary_buf_t));
-
-        rc = lunary_json_escape(mem, &text,
-                                lunary_buf_str(&priv->error_message));
-
-        lunary_buf_free(mem, &priv->error_message);
-
-        if (rc != LUNARY_OK) {
-            lunary_buf_free(mem, &text);
+        if (!priv->has_error) {
             return;
         }
-
-        priv->error_message = text;
-        priv->has_error = 1;
     }
 
     rc = lunary_buf_lit(mem, b, "{");

@@ -90,6 +90,9 @@ typedef struct {
     unsigned                 rs_lines:1;
     unsigned                 rs_aws:1;
     unsigned                 rs_media:1;
+    unsigned                 rs_framed:1; /* it was read as events ...       */
+    unsigned                 rs_object:1; /* ... and one was a JSON object   */
+    unsigned                 rs_raw:1;    /* its start is kept in error_raw  */
     unsigned                 ended:1;
     unsigned char            sniff[LUNARY_FRAME_PRELUDE];
     size_t                   sniff_len;
@@ -128,6 +131,7 @@ typedef struct {
     lunary_buf_t             usage;
     lunary_tokens_e          fold;
     int64_t                  more_input;  /* input tokens beside prompt      */
+    lunary_buf_t             error_raw;        /* the start of its body      */
     lunary_buf_t             error_message;    /* insides                    */
     lunary_buf_t             error_type;
     lunary_buf_t             error_code;       /* a JSON value               */
@@ -312,6 +316,13 @@ void lunary_call_usage_responses(lunary_call_t *call, lunary_str_t usage);
 /* an error: the first one counts.  Values, message may be any JSON */
 void lunary_call_error(lunary_call_t *call, lunary_str_t message,
     lunary_str_t type, lunary_str_t code);
+
+/* an error of which there is a text only: any bytes */
+void lunary_call_error_text(lunary_call_t *call, lunary_str_t bytes);
+
+/* an AWS exception's name, and the object that tells its message */
+void lunary_call_exception(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data);
 
 /*
  * Looks for an error in a JSON value, in all the shapes that providers have.

@@ -431,7 +431,7 @@ lunary_call_read_request(lunary_call_t *call)
     if (!priv->by_path && priv->text.len != 0
         && call->request_state != LUNARY_BODY_FORM)
     {
-        d = lunary_dialect_by_body(priv->text);
+        d = lunary_dialect_by_body(priv->path, priv->text);
 
         if (d != NULL) {
             call->dialect = d;
@@ -465,7 +465,7 @@ lunary_call_elsewhere(lunary_call_t *call, lunary_str_t text)
         return 0;
     }
 
-    d = lunary_dialect_by_body(text);
+    d = lunary_dialect_by_body(lunary_priv(call)->path, text);
 
     call->dialect = d != NULL ? d : &lunary_dialect_unknown;
     call->recognised = 0;

@@ -11,6 +11,13 @@
 #include "lunary_call_internal.h"
 
 
+/* the start of an answer that tells of an error is kept: if nothing else can
+ * be read in it, its text is the message */
+
+#define lunary_call_raw(priv)                                                \
+    ((priv)->rs_raw && (priv)->error_raw.len < LUNARY_CALL_ERROR)
+
+
 static void lunary_call_type(lunary_call_t *call, lunary_str_t type);
 static void lunary_call_response_bytes(void *ctx, const unsigned char *p,
     size_t n);
@@ -152,7 +159,7 @@ lunary_call_response(lunary_call_t *call, const unsigned char *p, size_t n)
                                               : LUNARY_BODY_PARTIAL;
     }
 
-    if (priv->rs_kind == LUNARY_KIND_SKIP) {
+    if (priv->rs_kind == LUNARY_KIND_SKIP && !lunary_call_raw(priv)) {
         return;
     }
 
@@ -194,6 +201,19 @@ lunary_call_response_bytes(void *ctx, const unsigned char *p, size_t n)
         n -= k;
     }
 
+    if (lunary_call_raw(priv)) {
+
+        if (n <= LUNARY_CALL_ERROR - priv->error_raw.len) {
+            rc = lunary_buf_append(call->mem, &priv->error_raw, p, n);
+
+        } else {
+            rc = lunary_buf_append(call->mem, &priv->error_raw, p,
+                                   LUNARY_CALL_ERROR - priv->error_raw.len);
+        }
+
+        priv->rs_raw = (rc == LUNARY_OK);
+    }
+
     switch (priv->rs_kind) {
 
     case LUNARY_KIND_FRAME:
@@ -208,15 +228,6 @@ lunary_call_response_bytes(void *ctx, const unsigned char *p, size_t n)
 
     case LUNARY_KIND_JSON:
         lunary_call_json(call, p, n);
-        return;
-
-    case LUNARY_KIND_TEXT:
-
-        if (n > LUNARY_CALL_ERROR - priv->error_message.len) {
-            n = LUNARY_CALL_ERROR - priv->error_message.len;
-        }
-
-        (void) lunary_buf_append(call->mem, &priv->error_message, p, n);
         return;
 
     default:
@@ -294,7 +305,7 @@ static int
 lunary_call_sniffed(lunary_call_t *call)
 {
     int             rc, may;
-    size_t          n, i;
+    size_t          n, i, nfields;
     lunary_priv_t  *priv;
 
     static const char  *const fields[] = {
@@ -303,6 +314,14 @@ lunary_call_sniffed(lunary_call_t *call)
 
     priv = lunary_priv(call);
     n = priv->sniff_len;
+
+    /* "error: ..." and ": ..." may well be what a proxy says */
+
+    nfields = sizeof(fields) / sizeof(fields[0]);
+
+    if (priv->status >= 400 && !priv->rs_sse) {
+        nfields = 2;
+    }
 
     switch (priv->sniff[0]) {
 
@@ -316,7 +335,12 @@ lunary_call_sniffed(lunary_call_t *call)
         return LUNARY_KIND_JSON;
 
     case ':':
-        return LUNARY_KIND_FRAME;
+
+        if (nfields > 2) {
+            return LUNARY_KIND_FRAME;
+        }
+
+        break;
 
     case 0:
 
@@ -348,7 +372,7 @@ lunary_call_sniffed(lunary_call_t *call)
 
     may = 0;
 
-    for (i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+    for (i = 0; i < nfields; i++) {
         rc = lunary_call_starts(priv->sniff, n, fields[i]);
 
         if (rc > 0) {
@@ -394,6 +418,8 @@ lunary_call_response_start(lunary_call_t *call, int kind)
 
     priv = lunary_priv(call);
 
+    priv->rs_raw = (priv->status >= 400 && kind != LUNARY_KIND_SKIP);
+
     if (kind == LUNARY_KIND_FRAME) {
         lunary_call_frame(call, priv->sniff[0] == 0 ? LUNARY_FRAME_AWS
                                                     : LUNARY_FRAME_SSE);
@@ -434,6 +460,7 @@ lunary_call_frame(lunary_call_t *call, lunary_frame_kind_e kind)
                       lunary_call_event, call);
 
     priv->framed = 1;
+    priv->rs_framed = 1;
     priv->rs_kind = LUNARY_KIND_FRAME;
 }
 
@@ -442,14 +469,11 @@ static void
 lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
     unsigned flags)
 {
-    lunary_str_t    type, none;
     lunary_call_t  *call;
     lunary_priv_t  *priv;
-    unsigned char   quoted[LUNARY_FRAME_NAME + 2];
 
     call = ctx;
     priv = lunary_priv(call);
-    none = lunary_str(NULL, 0);
 
     call->response_state = LUNARY_BODY_STREAM;
 
@@ -479,14 +503,21 @@ lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
 
         /* AWS: the exception's name is the message's type */
 
-        quoted[0] = '"';
-        memcpy(quoted + 1, name.data, name.len);
-        quoted[name.len + 1] = '"';
-
-        type = lunary_str(quoted, name.len + 2);
-
-        lunary_call_error(call, lunary_json_get(data, "message"), type, none);
+        lunary_call_exception(call, name, data);
         return;
+    }
+
+    priv->rs_object |= lunary_json_is_object(data);
+
+    if (lunary_eq(name, "error") && !lunary_json_is_object(data)) {
+
+        if (lunary_json_inside(data).len != 0) {
+            lunary_call_error(call, data, lunary_str(NULL, 0),
+                              lunary_str(NULL, 0));
+
+        } else {
+            lunary_call_error_text(call, data);
+        }
     }
 
     if (priv->status >= 400 && !priv->has_error) {
@@ -688,6 +719,18 @@ lunary_call_response_last(lunary_call_t *call)
     priv = lunary_priv(call);
 
     switch (priv->rs_kind) {
+
+    case LUNARY_KIND_NONE:
+
+        /* so short that it could have been the start of anything */
+
+        if (priv->status >= 400 && priv->sniff_len != 0) {
+            call->response_state = LUNARY_BODY_OTHER;
+            (void) lunary_buf_append(call->mem, &priv->error_raw, priv->sniff,
+                                     priv->sniff_len);
+        }
+
+        break;
 
     case LUNARY_KIND_FRAME:
         lunary_frame_end(&priv->frame);

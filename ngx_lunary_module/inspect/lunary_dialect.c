@@ -272,7 +272,7 @@ lunary_path_has(lunary_str_t path, const char *word)
 
 
 const lunary_dialect_t *
-lunary_dialect_by_body(lunary_str_t text)
+lunary_dialect_by_body(lunary_str_t path, lunary_str_t text)
 {
     lunary_str_t  first, content, v[20];
 
@@ -382,6 +382,14 @@ lunary_dialect_by_body(lunary_str_t text)
         }
 
         return NULL;
+    }
+
+    /* Databricks: the model stands in the path */
+
+    if (v[INPUT].len != 0
+        && lunary_path_fits(path, "serving-endpoints/*/invocations"))
+    {
+        return &lunary_openai_embeddings;
     }
 
     if (lunary_json_is_string(v[MESSAGE])

@@ -60,7 +60,8 @@ struct lunary_dialect_s {
  */
 const lunary_dialect_t *lunary_dialect_by_path(lunary_str_t method,
     lunary_str_t path);
-const lunary_dialect_t *lunary_dialect_by_body(lunary_str_t text);
+const lunary_dialect_t *lunary_dialect_by_body(lunary_str_t path,
+    lunary_str_t text);
 
 /* by its name ("openai.chat"); NULL where there is none of that name */
 const lunary_dialect_t *lunary_dialect_by_name(lunary_str_t name);

@@ -19,6 +19,7 @@ static int lunary_messages_system(lunary_call_t *call, lunary_str_t system);
 static int lunary_messages_message(lunary_call_t *call, lunary_str_t m);
 static int lunary_messages_block(lunary_call_t *call, lunary_str_t block);
 static int lunary_messages_body(lunary_call_t *call, lunary_str_t text);
+static int lunary_messages_empty(lunary_str_t v);
 static void lunary_messages_content(lunary_call_t *call, lunary_choice_t *ch,
     lunary_str_t block, int64_t index, int stream);
 static void lunary_messages_delta(lunary_call_t *call, lunary_str_t delta,
@@ -336,6 +337,14 @@ lunary_anthropic_value(lunary_call_t *call, lunary_str_t v)
         ch = lunary_call_choice(call, 0);
         lunary_call_text(call, ch, lunary_json_inside(m[3]));
 
+    } else if (lunary_value_is(lunary_json_get(v, "type"), "message")
+               || lunary_json_is_object(m[5]))
+    {
+        /* a message without content still has cost something */
+
+        ch = lunary_call_choice(call, 0);
+        lunary_call_text(call, ch, lunary_json_inside(m[2]));
+
     } else {
         return;
     }
@@ -344,6 +353,20 @@ lunary_anthropic_value(lunary_call_t *call, lunary_str_t v)
     lunary_call_response_model(call, m[1], 0);
     lunary_call_finish_reason(call, ch, m[4]);
     lunary_messages_usage(call, m[5]);
+}
+
+
+/* 1 for an object without members, or none at all */
+
+static int
+lunary_messages_empty(lunary_str_t v)
+{
+    lunary_str_t        key, val;
+    lunary_json_iter_t  it;
+
+    lunary_json_iter(&it, v);
+
+    return !lunary_json_member(&it, &key, &val);
 }
 
 
@@ -381,7 +404,7 @@ lunary_messages_content(lunary_call_t *call, lunary_choice_t *ch,
 
         /* in a stream the input is {} here and comes by deltas */
 
-        if (!stream || v[5].len > 2) {
+        if (!stream || !lunary_messages_empty(v[5])) {
             lunary_call_tool_value(call, t, v[5]);
         }
     }

@@ -12,6 +12,9 @@
 #include "../lunary_dialects.h"
 
 
+#define LUNARY_CONVERSE_FORMAT  16    /* png, jpeg, gif, webp                 */
+
+
 static int lunary_converse_request(lunary_call_t *call, lunary_str_t text);
 static int lunary_converse_message(lunary_call_t *call, lunary_str_t m);
 static int lunary_converse_block(lunary_call_t *call, lunary_str_t block);
@@ -237,8 +240,9 @@ lunary_converse_message(lunary_call_t *call, lunary_str_t m)
 static int
 lunary_converse_block(lunary_call_t *call, lunary_str_t block)
 {
-    int           rc;
-    lunary_str_t  v, format;
+    int            rc;
+    lunary_str_t   v, format;
+    unsigned char  type[LUNARY_CONVERSE_FORMAT + 8];
 
     v = lunary_json_get(block, "text");
 
@@ -255,10 +259,18 @@ lunary_converse_block(lunary_call_t *call, lunary_str_t block)
     v = lunary_json_get(block, "image");
 
     if (lunary_json_is_object(v)) {
-        format = lunary_json_get(v, "format");
+        format = lunary_json_inside(lunary_json_get(v, "format"));
         v = lunary_json_get(lunary_json_get(v, "source"), "bytes");
 
-        return lunary_input_image(call, format, v);
+        if (format.len == 0 || format.len > LUNARY_CONVERSE_FORMAT) {
+            return lunary_input_image(call, lunary_str(NULL, 0), v);
+        }
+
+        memcpy(type, "\"image/", 7);
+        memcpy(type + 7, format.data, format.len);
+        type[7 + format.len] = '"';
+
+        return lunary_input_image(call, lunary_str(type, format.len + 8), v);
     }
 
     return lunary_input_raw(call, block);
@@ -277,13 +289,14 @@ lunary_converse_body(lunary_call_t *call, lunary_str_t text)
 void
 lunary_converse_value(lunary_call_t *call, lunary_str_t v)
 {
-    lunary_str_t         m, content;
+    lunary_str_t         m, stop, content;
     lunary_choice_t     *ch;
     lunary_json_iter_t   it;
 
     m = lunary_json_get(lunary_json_get(v, "output"), "message");
+    stop = lunary_json_get(v, "stopReason");
 
-    if (lunary_json_is_object(m)) {
+    if (lunary_json_is_object(m) || lunary_json_is_string(stop)) {
 
         ch = lunary_call_choice(call, 0);
         content = lunary_json_get(m, "content");
@@ -296,7 +309,7 @@ lunary_converse_value(lunary_call_t *call, lunary_str_t v)
             }
         }
 
-        lunary_call_finish_reason(call, ch, lunary_json_get(v, "stopReason"));
+        lunary_call_finish_reason(call, ch, stop);
     }
 
     lunary_converse_usage(call, lunary_json_get(v, "usage"));
@@ -307,12 +320,24 @@ static void
 lunary_converse_content(lunary_call_t *call, lunary_choice_t *ch,
     lunary_str_t block)
 {
-    lunary_str_t    v;
-    lunary_tool_t  *t;
+    lunary_str_t         v;
+    lunary_tool_t       *t;
+    lunary_json_iter_t   it;
 
     v = lunary_json_get(block, "text");
 
     lunary_call_text(call, ch, lunary_json_inside(v));
+
+    /* generated text, with where it comes from */
+
+    v = lunary_json_get(lunary_json_get(block, "citationsContent"),
+                        "content");
+    lunary_json_iter(&it, v);
+
+    while (lunary_json_element(&it, &v)) {
+        lunary_call_text(call, ch,
+                         lunary_json_inside(lunary_json_get(v, "text")));
+    }
 
     v = lunary_json_get(block, "toolUse");
 
@@ -413,7 +438,7 @@ lunary_converse_event(lunary_call_t *call, lunary_str_t name,
     } else if (name.len > 9
                && memcmp(name.data + name.len - 9, "Exception", 9) == 0)
     {
-        (void) lunary_call_error_of(call, data, 1);
+        lunary_call_exception(call, name, data);
     }
 }
 

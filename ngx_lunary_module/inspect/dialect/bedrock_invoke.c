@@ -153,7 +153,7 @@ lunary_invoke_event(lunary_call_t *call, lunary_str_t name,
     if (name.len > 9
         && memcmp(name.data + name.len - 9, "Exception", 9) == 0)
     {
-        (void) lunary_call_error_of(call, data, 1);
+        lunary_call_exception(call, name, data);
         return LUNARY_OK;
     }
 

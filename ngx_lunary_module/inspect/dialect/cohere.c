@@ -351,14 +351,15 @@ lunary_cohere_v2_body(lunary_call_t *call, lunary_str_t text)
     lunary_call_response_id(call, lunary_json_get(text, "id"));
     lunary_cohere_usage(call, lunary_json_get(text, "usage"));
 
-    if (!lunary_json_is_object(m)) {
+    f = lunary_json_get(text, "finish_reason");
+
+    if (!lunary_json_is_object(m) && !lunary_json_is_string(f)) {
         return LUNARY_OK;
     }
 
     ch = lunary_call_choice(call, 0);
 
-    lunary_call_finish_reason(call, ch,
-                              lunary_json_get(text, "finish_reason"));
+    lunary_call_finish_reason(call, ch, f);
     lunary_openai_content(call, ch, lunary_json_get(m, "content"));
 
     c = lunary_json_get(m, "tool_calls");

@@ -456,7 +456,7 @@ lunary_gemini_event(lunary_call_t *call, lunary_str_t name,
         (void) lunary_json_pick(v[6], keys, v, 6);
     }
 
-    if (lunary_json_is_object(v[5])) {
+    if (lunary_json_is_object(v[5]) || lunary_json_inside(v[5]).len != 0) {
         (void) lunary_call_error_of(call, data, 1);
     }
 
@@ -608,7 +608,7 @@ lunary_gemini_call(lunary_call_t *call, lunary_choice_t *ch, lunary_str_t fc)
         lunary_call_tool_id(call, t, v[3]);
 
         if (v[2].len == 0) {
-            lunary_call_tool_value(call, t, v[1].len != 0
+            lunary_call_tool_value(call, t, lunary_json_is_object(v[1])
                                             ? v[1] : lunary_str("{}", 2));
         }
     }

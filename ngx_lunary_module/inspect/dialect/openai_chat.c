@@ -175,9 +175,9 @@ lunary_openai_chat_event(lunary_call_t *call, lunary_str_t name,
 void
 lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
 {
-    int            some;
+    int            choices;
     int64_t        n;
-    lunary_str_t   key, val, error, usage;
+    lunary_str_t   key, val, error, usage, model;
     lunary_walk_t  w, at, u;
 
     lunary_walk_tape(&w, v, lunary_priv(call)->tape);
@@ -186,16 +186,16 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
         return;
     }
 
-    some = 0;
-    error = usage = lunary_str(NULL, 0);
+    choices = 0;
+    error = usage = model = lunary_str(NULL, 0);
 
     while (lunary_walk_key(&w, &key)) {
 
         if (lunary_eq(key, "choices") && lunary_walk_array(&w)) {
 
-            for (n = 0; lunary_walk_element(&w); n++) {
+            choices = 1;
 
-                some = 1;
+            for (n = 0; lunary_walk_element(&w); n++) {
 
                 if (lunary_walk_object(&w)) {
                     lunary_openai_choice(call, &w, n, stream);
@@ -222,7 +222,7 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
 
         case 5:
             if (lunary_eq(key, "model")) {
-                lunary_call_response_model(call, val, 0);
+                model = val;
 
             } else if (lunary_eq(key, "usage")) {
                 if (lunary_json_is_object(val)) {
@@ -237,10 +237,19 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
             break;
 
         case 6:
-            if (lunary_eq(key, "x_groq") && usage.len == 0) {
+            if (lunary_eq(key, "x_groq")) {
+
+                if (lunary_json_inside(lunary_json_get(val, "error")).len
+                    != 0)
+                {
+                    lunary_call_error(call, lunary_json_get(val, "error"),
+                                      lunary_str(NULL, 0),
+                                      lunary_str(NULL, 0));
+                }
+
                 val = lunary_json_get(val, "usage");
 
-                if (lunary_json_is_object(val)) {
+                if (usage.len == 0 && lunary_json_is_object(val)) {
                     usage = val;
                     lunary_walk_start(&u, usage);
                 }
@@ -249,8 +258,8 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
             break;
 
         case 8:
-            if (lunary_eq(key, "model_id")) {
-                lunary_call_response_model(call, val, 0);
+            if (lunary_eq(key, "model_id") && model.len == 0) {
+                model = val;
             }
 
             break;
@@ -260,10 +269,16 @@ lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream)
         }
     }
 
-    if (lunary_json_is_object(error)
-        || (lunary_json_inside(error).len != 0 && !some))
-    {
+    lunary_call_response_model(call, model, 0);
+
+    if (lunary_json_is_object(error) || lunary_json_inside(error).len != 0) {
         (void) lunary_call_error_of(call, v, stream);
+
+    } else if (stream && !choices) {
+
+        /* older vLLM and others: {"object":"error","message":...} */
+
+        (void) lunary_call_error_of(call, v, 0);
     }
 
     if (usage.len != 0) {
@@ -336,6 +351,14 @@ lunary_openai_choice(lunary_call_t *call, lunary_walk_t *w, int64_t n,
 
             } else if (lunary_eq(key, "usage")) {
                 lunary_call_usage_openai(call, val);
+
+            } else if (lunary_eq(key, "error") && lunary_json_is_object(val))
+            {
+                /* OpenRouter: the provider failed on the way */
+
+                lunary_call_error(call, lunary_json_get(val, "message"),
+                                  lunary_json_get(val, "type"),
+                                  lunary_json_get(val, "code"));
             }
 
             break;
@@ -407,10 +430,14 @@ static void
 lunary_openai_message(lunary_call_t *call, lunary_choice_t *ch,
     lunary_walk_t *w, int stream)
 {
-    lunary_str_t  key, val, reasoning, other, details;
+    lunary_str_t  key, val, content, refusal, audio, images, tools, function;
+    lunary_str_t  reasoning, other, details;
 
-    reasoning = lunary_str(NULL, 0);
-    other = details = reasoning;
+    content = lunary_str(NULL, 0);
+    refusal = audio = images = tools = function = content;
+    reasoning = other = details = content;
+
+    /* of a name that comes twice the last one counts */
 
     while (lunary_walk_key(w, &key)) {
 
@@ -419,31 +446,25 @@ lunary_openai_message(lunary_call_t *call, lunary_choice_t *ch,
         switch (key.len) {
 
         case 5:
-            if (lunary_eq(key, "audio") && lunary_json_is_object(val)) {
-                val = lunary_json_get(val, "transcript");
-                lunary_call_transcript(call, ch, lunary_json_inside(val));
+            if (lunary_eq(key, "audio")) {
+                audio = val;
             }
 
             break;
 
         case 6:
-            if (lunary_eq(key, "images") && lunary_json_is_array(val)) {
-                lunary_openai_pictures(call, ch, val);
+            if (lunary_eq(key, "images")) {
+                images = val;
             }
 
             break;
 
         case 7:
             if (lunary_eq(key, "content")) {
-                if (lunary_json_is_string(val)) {
-                    lunary_call_text(call, ch, lunary_json_inside(val));
-
-                } else {
-                    lunary_openai_content(call, ch, val);
-                }
+                content = val;
 
             } else if (lunary_eq(key, "refusal")) {
-                lunary_call_refusal(call, ch, lunary_json_inside(val));
+                refusal = val;
             }
 
             break;
@@ -456,17 +477,15 @@ lunary_openai_message(lunary_call_t *call, lunary_choice_t *ch,
             break;
 
         case 10:
-            if (lunary_eq(key, "tool_calls") && lunary_json_is_array(val)) {
-                lunary_openai_tools(call, ch, val, stream);
+            if (lunary_eq(key, "tool_calls")) {
+                tools = val;
             }
 
             break;
 
         case 13:
-            if (lunary_eq(key, "function_call")
-                && lunary_json_is_object(val))
-            {
-                lunary_openai_function(call, ch, val);
+            if (lunary_eq(key, "function_call")) {
+                function = val;
             }
 
             break;
@@ -484,6 +503,34 @@ lunary_openai_message(lunary_call_t *call, lunary_choice_t *ch,
         default:
             break;
         }
+    }
+
+    if (lunary_json_is_string(content)) {
+        lunary_call_text(call, ch, lunary_json_inside(content));
+
+    } else if (content.len != 0) {
+        lunary_openai_content(call, ch, content);
+    }
+
+    if (refusal.len != 0) {
+        lunary_call_refusal(call, ch, lunary_json_inside(refusal));
+    }
+
+    if (lunary_json_is_array(images)) {
+        lunary_openai_pictures(call, ch, images);
+    }
+
+    if (lunary_json_is_object(audio)) {
+        val = lunary_json_get(audio, "transcript");
+        lunary_call_transcript(call, ch, lunary_json_inside(val));
+    }
+
+    if (lunary_json_is_object(function)) {
+        lunary_openai_function(call, ch, function);
+    }
+
+    if (lunary_json_is_array(tools)) {
+        lunary_openai_tools(call, ch, tools, stream);
     }
 
     /* gateways send the same words under more than one name */
@@ -604,7 +651,7 @@ lunary_openai_content(lunary_call_t *call, lunary_choice_t *ch,
         type = lunary_json_get(v, "type");
         text = lunary_json_get(v, "text");
 
-        if (type.len == 0 || lunary_value_is(type, "text")
+        if (!lunary_json_is_string(type) || lunary_value_is(type, "text")
             || lunary_value_is(type, "output_text"))
         {
             lunary_call_text(call, ch, lunary_json_inside(text));

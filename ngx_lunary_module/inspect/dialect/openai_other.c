@@ -290,6 +290,26 @@ lunary_audio_event(lunary_call_t *call, lunary_str_t name,
         text = lunary_json_get(data, "delta");
         lunary_call_text(call, ch, lunary_json_inside(text));
 
+    } else if (lunary_value_is(type, "transcription.text.delta")) {
+
+        /* Mistral's names; transcription.language, .segment tell no text */
+
+        ch = lunary_call_choice(call, 0);
+        text = lunary_json_get(data, "text");
+        lunary_call_text(call, ch, lunary_json_inside(text));
+
+    } else if (lunary_value_is(type, "transcription.done")) {
+        ch = lunary_call_choice(call, 0);
+
+        if (ch != NULL && ch->text.size == 0) {
+            text = lunary_json_get(data, "text");
+            lunary_call_text(call, ch, lunary_json_inside(text));
+        }
+
+        lunary_call_response_model(call, lunary_json_get(data, "model"), 1);
+        lunary_call_usage_openai(call, lunary_json_get(data, "usage"));
+        call->terminal = 1;
+
     } else if (lunary_value_is(type, "transcript.text.done")) {
         ch = lunary_call_choice(call, 0);
 

@@ -14,6 +14,11 @@
 #include "../lunary_dialects.h"
 
 
+/* the place of an item whose event does not tell it */
+
+#define LUNARY_RESPONSES_NOWHERE  (-2)
+
+
 static int lunary_responses_request(lunary_call_t *call, lunary_str_t text);
 static int lunary_responses_input(lunary_call_t *call, lunary_str_t input,
     lunary_str_t instructions);
@@ -21,7 +26,8 @@ static int lunary_responses_item(lunary_call_t *call, lunary_str_t item);
 static int lunary_responses_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_responses_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data);
-static int64_t lunary_responses_index(lunary_str_t v);
+static lunary_tool_t *lunary_responses_tool(lunary_call_t *call,
+    lunary_choice_t *ch, lunary_str_t place, lunary_str_t id, int item);
 static void lunary_responses_top(lunary_call_t *call, lunary_str_t v);
 static void lunary_responses_items(lunary_call_t *call, lunary_str_t items);
 static void lunary_responses_texts(lunary_call_t *call, lunary_choice_t *ch,
@@ -259,7 +265,7 @@ static int
 lunary_responses_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data)
 {
-    lunary_str_t      v[8], type, kind;
+    lunary_str_t      v[9], type, kind, id;
     lunary_tool_t    *t;
     lunary_choice_t  *ch;
 
@@ -271,7 +277,8 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
         lunary_string("output_index"),    /* 4 */
         lunary_string("error"),           /* 5 */
         lunary_string("code"),            /* 6 */
-        lunary_string("message")          /* 7 */
+        lunary_string("message"),         /* 7 */
+        lunary_string("item_id")          /* 8 */
     };
 
     if (lunary_eq(data, "[DONE]")) {
@@ -279,7 +286,7 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
         return LUNARY_OK;
     }
 
-    (void) lunary_json_pick(data, keys, v, 8);
+    (void) lunary_json_pick(data, keys, v, 9);
 
     type = lunary_json_is_string(v[0]) ? lunary_json_inside(v[0]) : name;
 
@@ -326,7 +333,7 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
     {
         ch = lunary_call_choice(call, 0);
 
-        t = lunary_call_tool(call, ch, lunary_responses_index(v[4]));
+        t = lunary_responses_tool(call, ch, v[4], v[8], 0);
         lunary_call_tool_args(call, t, v[1]);
 
     } else if (lunary_eq(type, "output_item.added")
@@ -338,9 +345,10 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
             || lunary_value_is(kind, "custom_tool_call"))
         {
             ch = lunary_call_choice(call, 0);
-            t = lunary_call_tool(call, ch, lunary_responses_index(v[4]));
+            id = lunary_json_get(v[3], "call_id");
+            t = lunary_responses_tool(call, ch, v[4], id, 1);
 
-            lunary_call_tool_id(call, t, lunary_json_get(v[3], "call_id"));
+            lunary_call_tool_id(call, t, id);
 
             if (t != NULL && t->name.len == 0) {
                 lunary_call_tool_name(call, t, lunary_json_get(v[3], "name"));
@@ -393,14 +401,44 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
 }
 
 
-/* which item an event is of; some gateways do not say */
+/*
+ * The call that an event is of, by the item's place and its id.  llama.cpp
+ * sends no place, and its item_id is what its call_id was; others give all
+ * calls the same one.  item: the event tells of the call itself, else it adds
+ * to its arguments.
+ */
 
-static int64_t
-lunary_responses_index(lunary_str_t v)
+static lunary_tool_t *
+lunary_responses_tool(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t place, lunary_str_t id, int item)
 {
-    int64_t  index;
+    int64_t         index;
+    lunary_tool_t  *t;
 
-    return v.len != 0 && lunary_json_int(v, &index) ? index : -2;
+    if (ch == NULL) {
+        return NULL;
+    }
+
+    id = lunary_json_inside(id);
+    t = lunary_output_tool_id(ch, id);
+
+    if (t != NULL) {
+        return t;
+    }
+
+    if (place.len != 0 && lunary_json_int(place, &index)) {
+        t = lunary_output_tool(ch, index);
+
+    } else {
+        index = LUNARY_RESPONSES_NOWHERE;
+        t = ch->last_tool;
+    }
+
+    if (t == NULL || (item && id.len != 0 && t->id.len != 0)) {
+        t = lunary_call_tool_new(call, ch, index);
+    }
+
+    return t;
 }
 
 
@@ -468,7 +506,8 @@ lunary_responses_items(lunary_call_t *call, lunary_str_t items)
             while (lunary_json_element(&parts, &p)) {
                 type = lunary_json_get(p, "type");
 
-                if (type.len == 0 || lunary_value_is(type, "output_text")
+                if (!lunary_json_is_string(type)
+                    || lunary_value_is(type, "output_text")
                     || lunary_value_is(type, "text"))
                 {
                     lunary_call_text(call, ch, lunary_json_inside(

@@ -1,0 +1,380 @@
+"""inspect/: shapes that providers and gateways send now and then, and what
+clients put into requests that is nobody's business.  Through
+t/tools/lunary_inspect, without nginx."""
+
+import json
+
+import pytest
+
+from harness.inspect import Inspector
+
+JSON = {"content-type": "application/json"}
+SSE = {"content-type": "text/event-stream"}
+CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
+MESSAGES = "/v1/messages"
+
+
+@pytest.fixture(scope="module")
+def inspector():
+    tool = Inspector()
+    yield tool
+    tool.close()
+
+
+@pytest.fixture
+def read(inspector):
+    """read(request, answer): the fields, the same however it is cut."""
+
+    def run(request, answer=b"{}", path=CHAT, status=200, headers=None):
+        if not isinstance(request, bytes):
+            request = json.dumps(request).encode()
+        if isinstance(answer, list):
+            answer = b"".join(
+                (b"event: %s\n" % e[0].encode() if isinstance(e, tuple)
+                 else b"")
+                + b"data: " + line(e[1] if isinstance(e, tuple) else e)
+                + b"\n\n" for e in answer)
+            headers = headers or SSE
+        elif not isinstance(answer, bytes):
+            answer = json.dumps(answer).encode()
+        one = dict(path=path, request=request, request_type="application/json",
+                   status=status, headers=headers or JSON, response=answer)
+        got = inspector.run(**one)
+        assert inspector.run(**one, split="bytes")["fields"] == got["fields"]
+        return got["fields"]
+    return run
+
+
+def line(value):
+    return value if isinstance(value, bytes) else json.dumps(value).encode()
+
+
+def error(fields):
+    return json.loads(fields["error"])
+
+
+def calls(fields):
+    return [(c["function"]["name"], c["function"]["arguments"])
+            for c in json.loads(fields["output"])["tool_calls"]]
+
+
+# --- secrets in parameters --------------------------------------------------
+
+SECRET = "sk-0123456789"
+
+WITH_SECRETS = [
+    {"data_sources": [{"type": "azure_search", "parameters": {
+        "endpoint": "https://e", "authentication": {
+            "type": "api_key", "key": SECRET}}}]},
+    {"dataSources": [{"parameters": {"key": 1, "apiKey": SECRET}}]},
+    {"tools": [{"type": "function", "function": {"name": "f"}},
+               {"type": "mcp", "server_url": "https://s",
+                "authorization": SECRET}]},
+    {"tools": [{"type": "mcp", "headers": {"X-Any": SECRET}}]},
+    {"mcp_servers": [{"url": "https://s", "authorization_token": SECRET}]},
+    {"api_key": SECRET},
+    {"API-Key": SECRET},
+    {"extra_headers": {"Authorization": "Bearer " + SECRET}},
+    {"extra_body": {"nested": [{"api_key": SECRET}]}},
+    {"fallbacks": [{"model": "m", "api_key": SECRET}]},
+    {"vertex_credentials": {"private_key": SECRET}},
+    {"aws_secret_access_key": SECRET}]
+
+
+@pytest.mark.parametrize("params", WITH_SECRETS,
+                         ids=["+".join(p) + str(i)
+                              for i, p in enumerate(WITH_SECRETS)])
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, "/other"])
+def test_no_key_of_anybody_is_in_the_parameters(read, path, params):
+    request = {"model": "m", "messages": [], "temperature": 0.5, **params}
+    got = read(request, path=path)
+    assert SECRET not in json.dumps(got)
+    if "params" in got:
+        kept = json.loads(got["params"])
+        assert kept["temperature"] == 0.5
+        assert "[redacted]" in got["params"]
+
+
+def test_a_name_with_escapes_hides_no_key(read):
+    got = read(b'{"model":"m","messages":[],"api\\u005fkey":"%s",'
+               b'"extra_body":{"\\u0061pi_key":"%s"}}'
+               % (SECRET.encode(), SECRET.encode()))
+    assert SECRET not in json.dumps(got)
+
+
+def test_what_describes_a_tool_stays_as_it_is(read):
+    tools = [{"type": "function", "function": {
+        "name": "f", "parameters": {"type": "object", "properties": {
+            "api_key": {"type": "string"}, "headers": {"type": "object"},
+            "password": {"description": "a \" mcp \\ "}}}}}]
+    params = {"tools": tools, "tool_choice": "auto", "stop": ["a", "b"],
+              "response_format": {"type": "json_schema", "json_schema": {
+                  "schema": {"properties": {"secret": {"type": "string"}}}}}}
+    got = read({"model": "m", "messages": [], **params})
+    assert json.loads(got["params"]) == params
+
+
+def test_of_a_server_only_what_is_secret_goes(read):
+    tools = [{"type": "function", "function": {
+                  "name": "f", "parameters": {"headers": {"type": "x"}}}},
+             {"type": "mcp", "server_label": "a", "authorization": SECRET,
+              "headers": {"a": "b"}, "allowed_tools": ["x"]},
+             {"type": "function", "function": {"name": "g"}}]
+    got = read({"model": "m", "messages": [], "tools": tools})
+    kept = json.loads(got["params"])["tools"]
+    tools[1]["authorization"] = tools[1]["headers"] = "[redacted]"
+    assert kept == tools
+
+
+# --- requests ----------------------------------------------------------------
+
+def test_member_names_may_have_escapes(read):
+    got = read(b'{"mod\\u0065l":"a","m\\u0065ssages":[{"role":"user",'
+               b'"content":"x"}],"us\\u0065r":"u1","str\\u0065am":true,'
+               b'"temp\\u0065rature":1}')
+    assert (got["model"], got["stream"]) == ("a", "1")
+    assert json.loads(got["input"])[0]["content"] == "x"
+    assert json.loads(got["params"]) == {"temperature": 1}
+
+
+def test_databricks_embeddings(read):
+    got = read({"input": ["x"]},
+               {"object": "list", "data": [], "model": "bge",
+                "usage": {"prompt_tokens": 3, "total_tokens": 3}},
+               path="/serving-endpoints/bge/invocations")
+    assert (got["api"], got["model"], got["prompt_tokens"]) == (
+        "openai.embeddings", "bge", "3")
+
+
+# --- chat --------------------------------------------------------------------
+
+def completion(**choice):
+    return {"id": "c", "model": "m", "choices": [{"index": 0, **choice}]}
+
+
+def test_of_a_member_that_comes_twice_the_last_counts(read):
+    got = read({"model": "m", "messages": []},
+               b'{"model":"a","model":"b","choices":[{"index":0,"message":'
+               b'{"content":"x","content":"y","refusal":"r","refusal":null}}'
+               b']}')
+    assert (got["response_model"], json.loads(got["output"])) == (
+        "b", {"role": "assistant", "content": "y"})
+    got = read({"model": "m", "messages": []},
+               [b'{"choices":[{"index":0,"delta":{"content":"x",'
+                b'"content":"y"}}]}'])
+    assert json.loads(got["output"])["content"] == "y"
+
+
+def test_the_finish_reason_is_the_first_choices(read):
+    got = read({"model": "m", "messages": []},
+               [{"choices": [{"index": 0, "delta": {"content": "a"}}]},
+                {"choices": [{"index": 1, "delta": {"content": "b"},
+                              "finish_reason": "stop"}]}])
+    assert "finish_reason" not in got
+
+
+@pytest.mark.parametrize("event, want", [
+    ({"choices": [{"index": 0, "delta": {}}], "error": "boom"},
+     {"message": "boom"}),
+    ({"choices": [{"index": 0, "delta": {"content": ""},
+                   "finish_reason": "error",
+                   "error": {"code": 502, "message": "dead"}}]},
+     {"message": "dead", "code": 502}),
+    ({"object": "error", "message": "m", "type": "BadRequestError",
+      "code": 400}, {"message": "m", "type": "BadRequestError", "code": 400}),
+    ({"type": "error", "message": "m"}, {"message": "m", "type": "error"}),
+    ({"errors": [{"message": "m", "code": 7}]}, {"message": "m", "code": 7}),
+    ({"choices": [{"index": 0, "delta": {}}],
+      "x_groq": {"error": "over capacity"}}, {"message": "over capacity"}),
+    (("error", b"upstream timed out"), {"message": "upstream timed out"}),
+    (("error", b'"a \\"b\\""'), {"message": 'a "b"'})])
+def test_errors_in_the_middle_of_a_stream(read, event, want):
+    got = read({"model": "m", "messages": [], "stream": True},
+               [completion(delta={"content": "a"}), event])
+    assert error(got) == want
+    assert json.loads(got["output"])["content"] == "a"
+
+
+@pytest.mark.parametrize("event", [
+    {"choices": [], "usage": {"prompt_tokens": 1}}, {"id": "c"},
+    {"choices": [{"index": 0, "delta": {}}], "error": None},
+    {"choices": [{"index": 0, "delta": {}}], "error": ""},
+    {"choices": [{"index": 0, "delta": {}, "error": None}]},
+    {"message": "no error"}])
+def test_what_is_no_error(read, event):
+    got = read({"model": "m", "messages": [], "stream": True},
+               [completion(delta={"content": "a"}), event])
+    assert "error" not in got
+
+
+def test_an_error_beside_choices_that_is_a_string(read):
+    got = read({"model": "m", "messages": []},
+               {**completion(message={"content": "a"}), "error": "boom"})
+    assert error(got) == {"message": "boom"}
+
+
+def test_an_anthropic_error_event_that_is_text(read):
+    got = read({"model": "m", "messages": [], "stream": True},
+               [("error", b"overloaded")], path=MESSAGES)
+    assert error(got) == {"message": "overloaded"}
+
+
+@pytest.mark.parametrize("body", [
+    b"error: upstream connect error", b": x", b"id: abc not found",
+    b"retry: later", b"data: bad", b"event", b"event: x", b"{not json}",
+    b"{oops", b"Service Unavailable\n", b"d"])
+def test_an_error_that_is_text_is_its_message(read, body):
+    got = read({"model": "m", "messages": []}, body, status=503,
+               headers={"content-type": "text/plain"})
+    assert error(got) == {"message": body.decode()}
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"", b'{"a":1}'])
+def test_an_error_that_says_nothing_has_no_text(read, body):
+    got = read({"model": "m", "messages": []}, body, status=503)
+    assert "error" not in got
+
+
+def test_the_text_of_an_error_is_bounded(read):
+    got = read({"model": "m", "messages": []}, b"{" + b"x" * 100000,
+               status=500)
+    assert 4000 < len(error(got)["message"]) <= 4096
+
+
+def test_an_error_in_an_event_stream_is_the_events(read):
+    got = read({"model": "m", "messages": [], "stream": True},
+               [{"error": {"message": "m", "type": "t"}}], status=429)
+    assert error(got) == {"message": "m", "type": "t"}
+
+
+# --- Responses ---------------------------------------------------------------
+
+def item(kind, call, name, **more):
+    return {"type": f"response.output_item.{kind}", "item": {
+        "type": "function_call", "call_id": call, "name": name, **more}}
+
+
+def delta(call, text, **more):
+    return {"type": "response.function_call_arguments.delta",
+            "item_id": call, "delta": text, **more}
+
+
+def test_parallel_calls_whose_events_do_not_say_where(read):
+    """llama.cpp: no output_index; item_id is the call's id."""
+    got = read({"model": "m", "input": "x", "stream": True}, [
+        item("added", "fc_a", "f"), delta("fc_a", '{"a":'),
+        delta("fc_a", "1}"), item("added", "fc_b", "g"),
+        delta("fc_b", '{"b":2}'),
+        item("done", "fc_a", "f", arguments='{"a":1}'),
+        item("done", "fc_b", "g", arguments='{"b":2}')], path=RESPONSES)
+    assert calls(got) == [("f", '{"a":1}'), ("g", '{"b":2}')]
+
+
+def test_parallel_calls_at_one_place(read):
+    got = read({"model": "m", "input": "x", "stream": True}, [
+        {**item("added", "a", "f"), "output_index": 0},
+        delta("fc_1", "{}", output_index=0),
+        {**item("added", "b", "g"), "output_index": 0},
+        delta("fc_2", "[]", output_index=0)], path=RESPONSES)
+    assert calls(got) == [("f", "{}"), ("g", "[]")]
+
+
+def test_calls_as_openai_sends_them(read):
+    """The item's id is another than the call's; deltas may be mixed."""
+    got = read({"model": "m", "input": "x", "stream": True}, [
+        {**item("added", "call_a", "f", id="fc_a"), "output_index": 0},
+        {**item("added", "call_b", "g", id="fc_b"), "output_index": 1},
+        delta("fc_b", "[", output_index=1), delta("fc_a", "{",
+                                                  output_index=0),
+        delta("fc_b", "]", output_index=1), delta("fc_a", "}",
+                                                  output_index=0),
+        {**item("done", "call_a", "f", arguments="{}"), "output_index": 0},
+        {**item("done", "call_b", "g", arguments="[]"), "output_index": 1}],
+        path=RESPONSES)
+    assert calls(got) == [("f", "{}"), ("g", "[]")]
+
+
+def test_a_part_without_a_type_is_text(read):
+    got = read({"model": "m", "input": "x"}, {"output": [{
+        "type": "message", "content": [{"type": None, "text": "a"},
+                                       {"text": "b"}]}]}, path=RESPONSES)
+    assert json.loads(got["output"])["content"] == "ab"
+
+
+# --- others ------------------------------------------------------------------
+
+@pytest.mark.parametrize("content", [None, "", {}])
+def test_an_anthropic_message_without_content(read, content):
+    got = read({"model": "c", "messages": []},
+               {"type": "message", "id": "m1", "model": "c-1",
+                "content": content, "stop_reason": "refusal",
+                "usage": {"input_tokens": 5, "output_tokens": 1}},
+               path=MESSAGES)
+    assert (got["response_id"], got["response_model"], got["finish_reason"],
+            got["input_tokens"], got["output_tokens"]) == (
+        "m1", "c-1", "refusal", "5", "1")
+
+
+def test_an_empty_input_with_a_space_in_it(read):
+    got = read({"model": "c", "messages": [], "stream": True}, [
+        b'{"type":"content_block_start","index":0,"content_block":{"type":'
+        b'"tool_use","id":"t","name":"f","input":{ }}}',
+        {"type": "content_block_delta", "index": 0, "delta": {
+            "type": "input_json_delta", "partial_json": '{"a":1}'}}],
+        path=MESSAGES)
+    assert calls(got) == [("f", '{"a":1}')]
+
+
+def test_voxtral_streams(read):
+    got = read(b'{"model":"voxtral","stream":true}', [
+        {"type": "transcription.language", "audio_language": "en"},
+        {"type": "transcription.text.delta", "text": "Hel"},
+        {"type": "transcription.text.delta", "text": "lo"},
+        {"type": "transcription.done", "model": "voxtral-1", "text": "Hello",
+         "usage": {"prompt_tokens": 4, "completion_tokens": 2,
+                   "total_tokens": 6}}], path="/v1/audio/transcriptions")
+    assert json.loads(got["output"])["content"] == "Hello"
+    assert (got["response_model"], got["prompt_tokens"]) == ("voxtral-1", "4")
+
+
+def test_converse_without_a_message(read):
+    got = read({"messages": []}, {"stopReason": "guardrail_intervened",
+                                  "usage": {"inputTokens": 3}},
+               path="/model/m/converse")
+    assert (got["finish_reason"], got["input_tokens"]) == (
+        "guardrail_intervened", "3")
+
+
+def test_converse_text_with_citations(read):
+    got = read({"messages": []}, {"output": {"message": {"content": [
+        {"text": "a"}, {"citationsContent": {
+            "content": [{"text": "b"}, {"text": "c"}],
+            "citations": [{"title": "t"}]}}]}}}, path="/model/m/converse")
+    assert json.loads(got["output"])["content"] == "abc"
+
+
+def test_converse_images_have_a_media_type(read):
+    got = read({"messages": [{"role": "user", "content": [{"image": {
+        "format": "png", "source": {"bytes": "AAAA"}}}]}]},
+        path="/model/m/converse")
+    assert "data:image/png" in got["input"]
+
+
+def test_cohere_without_a_message(read):
+    got = read({"model": "m", "messages": []},
+               {"id": "i", "finish_reason": "MAX_TOKENS"}, path="/v2/chat")
+    assert got["finish_reason"] == "MAX_TOKENS"
+
+
+def test_gemini_calls_without_arguments(read):
+    got = read({"contents": []}, {"candidates": [{"content": {"parts": [
+        {"functionCall": {"name": "f", "args": None}}]}}]},
+        path="/v1beta/models/g:generateContent")
+    assert calls(got) == [("f", "{}")]
+
+
+def test_gemini_errors_that_are_text(read):
+    got = read({"contents": []}, [{"error": "boom"}],
+               path="/v1beta/models/g:streamGenerateContent")
+    assert error(got)["message"] == "boom"
