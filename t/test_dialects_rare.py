@@ -188,7 +188,9 @@ def test_the_finish_reason_is_the_first_choices(read):
     ({"choices": [{"index": 0, "delta": {}}],
       "x_groq": {"error": "over capacity"}}, {"message": "over capacity"}),
     (("error", b"upstream timed out"), {"message": "upstream timed out"}),
-    (("error", b'"a \\"b\\""'), {"message": 'a "b"'})])
+    (("error", b'"a \\"b\\""'), {"message": 'a "b"'}),
+    (("error", b'"a":"b"'), {"message": '"a":"b"'}),
+    (("error", b'"a'), {"message": '"a'})])
 def test_errors_in_the_middle_of_a_stream(read, event, want):
     got = read({"model": "m", "messages": [], "stream": True},
                [completion(delta={"content": "a"}), event])

@@ -511,7 +511,7 @@ lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
 
     if (lunary_eq(name, "error") && !lunary_json_is_object(data)) {
 
-        if (lunary_json_inside(data).len != 0) {
+        if (lunary_json_is_string(data) && lunary_json_valid(data, 1)) {
             lunary_call_error(call, data, lunary_str(NULL, 0),
                               lunary_str(NULL, 0));
 
