@@ -238,6 +238,14 @@ def test_an_error_that_says_nothing_has_no_text(read, body):
     assert "error" not in got
 
 
+@pytest.mark.parametrize("body", [b"x", b"data", b"<html>", b""])
+def test_text_that_is_no_error(inspector, body):
+    got = inspector.run(path=CHAT, request=b"{}", status=200, response=body,
+                        request_type="application/json",
+                        headers={"content-type": "text/plain"})
+    assert not got["errored"] and "error" not in got["fields"]
+
+
 def test_the_text_of_an_error_is_bounded(read):
     got = read({"model": "m", "messages": []}, b"{" + b"x" * 100000,
                status=500)

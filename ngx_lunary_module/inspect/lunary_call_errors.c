@@ -80,9 +80,13 @@ lunary_call_error_text(lunary_call_t *call, lunary_str_t bytes)
 
     priv = lunary_priv(call);
 
+    if (bytes.len == 0) {
+        return;
+    }
+
     call->errored = 1;
 
-    if (priv->has_error || bytes.len == 0) {
+    if (priv->has_error) {
         return;
     }
 
