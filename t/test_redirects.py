@@ -1,5 +1,13 @@
 """What one location proved is no proof in the next: every location that
-requires a user judges by its own sources."""
+requires a user judges by its own sources, keeps what it says itself, and sends
+on what is there by then."""
+
+import json
+import pathlib
+
+import pytest
+
+from harness import SANITIZED
 
 CONFIG = """
 {{ globals }}
@@ -45,3 +53,151 @@ def test_a_session_of_another_location_is_no_proof(nginx, redis, runs):
     assert first["user_id"] == "alice"
     assert "user_id" not in second
     assert second["outcome"] == "rejected"
+
+
+SERVER = """
+{{ modules | default("") }}
+{{ globals }}
+http {
+    {{ http }}
+    {{ lunary }}
+    {{ main | default("") }}
+    server {
+        listen {{ listen }};
+        {{ server }}
+        location / {
+            {{ first | default("") }}
+            root /nonexistent;
+            try_files $uri @llm;
+        }
+        location @llm {
+            {{ second | default("") }}
+            proxy_pass {{ upstream }};
+        }
+    }
+}
+"""
+
+HELLO = {"model": "gpt-4o", "user_id": "u1",
+         "messages": [{"role": "user", "content": "hi"}]}
+
+
+# -- a location with `lunary off` gets what the client sent
+
+def test_behind_a_redirect_to_off_nothing_is_missing(nginx, upstream, redis):
+    redis.client.hset("sess:s1", "user_id", "ann")
+    one = nginx(SERVER, second="lunary off;", server="""
+        lunary on;
+        lunary_session sess:$lunary_session_id;
+        lunary_session_id cookie=sid;""")
+    head = {"Cookie": "sid=s1", "X-Lunary-User-Id": "me"}
+
+    one.get("/account", headers=head)
+    assert upstream.last.header("cookie") == "sid=s1"
+
+    one.post("/form", json=HELLO, headers=head)
+    assert upstream.last.json() == HELLO
+    assert upstream.last.header("cookie") == "sid=s1"
+    assert upstream.last.header("x-lunary-user-id") == "me"
+
+
+# -- what is kept is the last location's to say
+
+@pytest.mark.parametrize("size", [10, 40000])
+def test_the_last_location_says_what_is_kept(nginx, runs, upstream, size):
+    one = nginx(SERVER, server="lunary on;", second="lunary_capture none;")
+    one.post(json={**HELLO, "messages": [{"role": "user",
+                                          "content": "x" * size}]})
+    run = runs.one()
+    assert "input" not in run and run["user_id"] == "u1"
+
+
+def test_the_last_location_may_keep_more(nginx, runs, upstream):
+    one = nginx(SERVER, server="lunary on;", first="lunary_capture none;",
+                second="lunary_capture full;")
+    one.post(json=HELLO)
+    assert runs.one().json("input") == HELLO["messages"]
+
+
+def test_the_last_location_names_the_api(nginx, runs, upstream):
+    one = nginx(SERVER, server="lunary on;",
+                second="lunary_api anthropic.messages;")
+    one.post("/any", json=HELLO)
+    run = runs.one()
+    assert (run["api"], run["user_id"]) == ("anthropic.messages", "u1")
+
+
+# -- $content_length
+
+def test_content_length_is_of_what_is_sent(nginx, upstream, runs):
+    """A variable that was asked for before the body was changed."""
+    one = nginx(SERVER, server="lunary on; if ($big) { return 413; }",
+                main="map $content_length $big { default 0; ~^......... 1; }",
+                second="proxy_set_header X-Length $content_length;")
+    assert one.post("/v1/chat/completions", json=HELLO).status == 200
+    assert upstream.last.header("x-length") == str(len(upstream.last.body))
+    assert "user_id" not in upstream.last.json()
+    runs.one()
+
+
+# -- other modules change the request in between
+
+MODULES = pathlib.Path("/usr/lib/nginx/modules")
+LUA = [MODULES / "ndk_http_module.so", MODULES / "ngx_http_lua_module.so"]
+
+lua = pytest.mark.skipif(
+    bool(SANITIZED) or not all(p.exists() for p in LUA),
+    reason="needs Debian's nginx with libnginx-mod-http-lua")
+
+NEW = ('{"model":"gpt-4o-mini","user":"bob","messages":[{"role":"user",'
+       '"content":"replaced, and longer than what the client sent"}]}')
+REPLACE = ("rewrite_by_lua_block { ngx.req.read_body() "
+           f"ngx.req.set_body_data('{NEW}') }}")
+
+
+@pytest.fixture
+def scripted(nginx):
+    def make(**variables):
+        return nginx(SERVER, modules="".join(
+            f"load_module {p};\n" for p in LUA), **variables)
+    return make
+
+
+@lua
+@pytest.mark.parametrize("first", ["", "lunary_strip off;"],
+                         ids=["stripped", "as-it-was"])
+def test_a_body_that_was_replaced_behind_a_redirect(scripted, upstream, runs,
+                                                    first):
+    one = scripted(server="lunary on;", first=first, second=REPLACE)
+    assert one.post("/v1/chat/completions", json=HELLO).status == 200
+    assert upstream.last.body.decode() == NEW
+    run = runs.one()
+    assert (run["user_id"], run["model"]) == ("bob", "gpt-4o-mini")
+    assert "replaced" in run["input"]
+
+
+@lua
+def test_a_body_of_the_same_length(scripted, upstream, runs):
+    """Read by our filter, then replaced, in one location."""
+    body = json.dumps(HELLO).replace(" ", "")
+    one = scripted(server="lunary on;", second="lunary_strip off; "
+                   "rewrite_by_lua_block { ngx.req.read_body() "
+                   "ngx.req.set_body_data((ngx.req.get_body_data():gsub("
+                   "'u1', 'u2'))) }", first="lunary off;")
+    assert one.post("/v1/chat/completions", body=body.encode()).status == 200
+    assert upstream.last.json()["user_id"] == "u2"
+    assert runs.one()["user_id"] == "u2"
+
+
+@lua
+def test_headers_that_were_changed_behind_a_redirect(scripted, upstream,
+                                                     runs):
+    one = scripted(server="lunary on;", second="rewrite_by_lua_block { "
+                   "ngx.req.set_header('X-Foo', 'bar') "
+                   "ngx.req.clear_header('X-Admin') }")
+    assert one.post("/v1/chat/completions", json=HELLO, headers={
+        "X-Lunary-User-Id": "ann", "X-Admin": "1"}).status == 200
+    assert upstream.last.header("x-foo") == "bar"
+    assert upstream.last.header("x-admin") is None
+    assert upstream.last.header("x-lunary-user-id") is None
+    runs.one()

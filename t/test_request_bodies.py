@@ -266,3 +266,42 @@ def test_a_failed_over_call_is_one_run_with_its_body(
     run = runs.one()
     assert (run["outcome"], run["attempts"]) == ("ok", "2")
     assert run["upstream_addr"] == f"127.0.0.1:{upstream.port}"
+
+
+@pytest.mark.parametrize("extra", ["", "lunary_strip off; "
+                                   "lunary_inject_user user;"],
+                         ids=["strip", "inject"])
+@pytest.mark.parametrize("size", [100, 40000, 300000])
+def test_the_next_upstream_gets_the_same_bytes(
+        nginx, upstream, another_upstream, runs, size, extra):
+    """nginx rewinds what lies in a file to the file's beginning."""
+    first = another_upstream()
+    first.answer({"error": {"message": "busy"}}, 503)
+    one = nginx("""
+        {{ globals }}
+        http {
+            {{ http }}
+            {{ lunary }}
+            client_max_body_size 1m;
+            upstream both {
+                server 127.0.0.1:{{ first }};
+                server 127.0.0.1:{{ second }} backup;
+            }
+            server {
+                listen {{ listen }};
+                location / {
+                    lunary on;
+                    {{ extra }}
+                    proxy_pass http://both;
+                    proxy_next_upstream http_503 non_idempotent;
+                }
+            }
+        }
+    """, first=first.port, second=upstream.port, extra=extra)
+
+    assert one.post(body=body_of(size)).status == 200
+
+    assert upstream.last.body == first.last.body
+    got = upstream.last.json()
+    assert got["messages"][0]["content"] == "x" * size
+    assert runs.one()["attempts"] == "2"

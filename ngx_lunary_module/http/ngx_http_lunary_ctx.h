@@ -111,6 +111,15 @@ typedef struct {
 } ngx_http_lunary_policy_t;
 
 
+/* a body is still the same one: other modules replace it, also in place */
+
+typedef struct {
+    ngx_chain_t               *bufs;
+    u_char                    *first;          /* byte, where it is in memory*/
+    off_t                      size;
+} ngx_http_lunary_body_id_t;
+
+
 typedef struct ngx_http_lunary_usage_s  ngx_http_lunary_usage_t;
 typedef struct ngx_http_lunary_ctx_s  ngx_http_lunary_ctx_t;
 
@@ -142,11 +151,17 @@ struct ngx_http_lunary_ctx_s {
     ngx_list_t                         received;     /* headers_in.headers as
                                                         it came, where it was
                                                         swapped              */
+    ngx_array_t                       *changes;      /* what was done to it,
+                                                        to be undone         */
     ngx_chain_t                       *body;         /* as it came, where it
                                                         was spliced ...      */
-    ngx_chain_t                       *spliced;      /* ... into this        */
+    ngx_http_lunary_body_id_t          spliced;      /* ... into this        */
+    ngx_http_lunary_body_id_t          scanned;      /* what was read        */
     off_t                              body_length;  /* Content-Length then  */
     ngx_str_t                          body_header;
+    u_char                            *map;          /* the body's file ...  */
+    size_t                             map_size;
+    ngx_fd_t                           map_fd;       /* ... this one         */
 
     ngx_str_t                          judged_uri;
     ngx_str_t                          judged_method;
@@ -168,6 +183,7 @@ struct ngx_http_lunary_ctx_s {
     off_t                              request_bytes;
     off_t                              turn;         /* of them, read before
                                                         this round           */
+    u_char                            *first;        /* byte that was read   */
     ngx_buf_t                         *portion;      /* nginx's, with an end
                                                         that is ours ...     */
     u_char                            *portion_end;  /* ... and its own      */

@@ -352,6 +352,13 @@ ngx_http_lunary_postconfiguration(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
+    ngx_str_set(&name, "content_length");
+
+    mcf->content_length = ngx_http_get_variable_index(cf, &name);
+    if (mcf->content_length == NGX_ERROR) {
+        return NGX_ERROR;
+    }
+
     if (ngx_http_lunary_provider_init(cf) != NGX_OK
         || ngx_lunary_outbox_conf_done(cf, &mcf->outbox) != NGX_CONF_OK)
     {

@@ -362,6 +362,16 @@ void ngx_http_lunary_rewrite_undo(ngx_http_request_t *r,
 ngx_int_t ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 
+/* the list as it was, but for what others have changed in it since */
+void ngx_http_lunary_restore_headers(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+
+/* of the body as it is now, and whether two are of the same one */
+void ngx_http_lunary_body_id(ngx_http_request_t *r,
+    ngx_http_lunary_body_id_t *id);
+ngx_uint_t ngx_http_lunary_same_body(ngx_http_lunary_body_id_t *a,
+    ngx_http_lunary_body_id_t *b);
+
 /* what the upstream gets: NGX_OK or NGX_ERROR (no memory) */
 ngx_int_t ngx_http_lunary_rewrite(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);

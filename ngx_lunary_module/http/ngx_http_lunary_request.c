@@ -33,6 +33,8 @@ static ngx_int_t ngx_http_lunary_handler(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf);
 static ngx_uint_t ngx_http_lunary_redirected(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
+static ngx_int_t ngx_http_lunary_reopen(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
 static ngx_uint_t ngx_http_lunary_aside(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 static ngx_int_t ngx_http_lunary_send_on(ngx_http_request_t *r,
@@ -90,6 +92,15 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     ngx_http_lunary_ctx_t  *ctx;
 
     if (!ngx_http_lunary_enabled(r, lcf) || r->post_action) {
+
+        /* behind a redirect: what the client sent is sent from here */
+
+        ctx = (r == r->main) ? ngx_http_lunary_get_ctx(r) : NULL;
+
+        if (ctx && ctx->rewritten) {
+            ngx_http_lunary_rewrite_undo(r, ctx);
+        }
+
         return NGX_DECLINED;
     }
 
@@ -115,6 +126,10 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
 
         ctx->conf = lcf;
         ctx->judged = 0;
+
+        if (ngx_http_lunary_reopen(r, ctx) != NGX_OK) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
 
         /* what another location's sources said proves nothing here */
 
@@ -231,6 +246,55 @@ ngx_http_lunary_redirected(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 
 
 /*
+ * What was read is read again where another module has replaced the body
+ * since, or where this location keeps something else of it.
+ */
+
+static ngx_int_t
+ngx_http_lunary_reopen(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    unsigned                     capture;
+    lunary_call_conf_t          *conf;
+    ngx_http_lunary_body_id_t    now;
+    ngx_http_lunary_loc_conf_t  *lcf;
+
+    lcf = ctx->conf;
+    conf = &ctx->call->conf;
+
+    capture = (unsigned) ngx_http_lunary_choice(r, &lcf->capture,
+                                            ngx_http_lunary_capture_words, 0);
+
+    if (conf->capture != capture || conf->capture_max != lcf->capture_max
+        || conf->forced != lcf->api)
+    {
+        if (ctx->read_done && r->request_body) {
+            ctx->scanned.size = -1;
+            return ngx_http_lunary_scan_body(r, ctx);
+        }
+
+        if (ngx_http_lunary_open_call(r, ctx) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        if (ctx->read_done) {
+            lunary_call_request_end(ctx->call);
+        }
+
+        return NGX_OK;
+    }
+
+    if (!ctx->read_done || r->request_body == NULL) {
+        return NGX_OK;
+    }
+
+    ngx_http_lunary_body_id(r, &now);
+
+    return ngx_http_lunary_same_body(&now, &ctx->scanned)
+           ? NGX_OK : ngx_http_lunary_scan_body(r, ctx);
+}
+
+
+/*
  * A request that becomes no run (see the log phase) and whose verdict needs
  * nothing of its body: that stays where it is, for a content handler that
  * wants it in its own way (dav in a file, proxy_request_buffering off)
@@ -321,6 +385,8 @@ ngx_http_lunary_body_handler(ngx_http_request_t *r)
 
     ctx->read_done = 1;
 
+    ngx_http_lunary_body_id(r, &ctx->scanned);
+
     if (!ctx->body_ended) {
         ctx->body_ended = 1;
         lunary_call_request_end(ctx->call);
@@ -375,6 +441,11 @@ ngx_http_lunary_request_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
         b = cl->buf;
 
         if (ngx_buf_in_memory(b) && b->last > b->pos) {
+
+            if (!ctx->body_started) {
+                ctx->first = b->pos;
+            }
+
             ctx->body_started = 1;
             ctx->request_bytes += b->last - b->pos;
 
@@ -511,30 +582,35 @@ ngx_http_lunary_yield(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 static ngx_int_t
 ngx_http_lunary_scan_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
-    off_t         left, off;
-    size_t        n;
-    u_char       *p;
-    ssize_t       got;
-    ngx_buf_t    *b;
-    ngx_chain_t  *cl;
+    off_t                       off;
+    size_t                      n;
+    u_char                     *p;
+    ssize_t                     got;
+    ngx_buf_t                  *b;
+    ngx_chain_t                *cl;
+    ngx_http_lunary_body_id_t   now;
 
-    left = 0;
+    ngx_http_lunary_body_id(r, &now);
 
-    for (cl = r->request_body->bufs; cl; cl = cl->next) {
-        left += ngx_buf_size(cl->buf);
-    }
+    if (ctx->body_ended && ctx->scanned.size == 0
+        && now.size == ctx->request_bytes
+        && (now.first == NULL || now.first == ctx->first))
+    {
+        /* it is what our filter has seen */
 
-    if (ctx->body_ended && left == ctx->request_bytes) {
+        ctx->scanned = now;
         return NGX_OK;
     }
+
+    ctx->scanned = now;
 
     if (ctx->body_ended || ctx->body_started) {
 
         /* what was scanned is not what will be sent: forget it */
 
         ngx_log_debug2(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
-                       "lunary: body of %O bytes was replaced by %O bytes",
-                       ctx->request_bytes, left);
+                       "lunary: body of %O bytes is read again, it has %O",
+                       ctx->request_bytes, now.size);
 
         if (ngx_http_lunary_open_call(r, ctx) != NGX_OK) {
             return NGX_HTTP_INTERNAL_SERVER_ERROR;

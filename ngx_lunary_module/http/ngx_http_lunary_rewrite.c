@@ -8,13 +8,26 @@
  *
  * Invariants
  *   - the body is spliced, never parsed and written anew: bytes that stay are
- *     the client's own, from its buffers or its temporary file;
+ *     the client's own, from its buffers or its temporary file.  That is mapped
+ *     into memory: before the next upstream nginx rewinds what is in a file to
+ *     the file's beginning;
+ *   - what is undone is what was done here, and nothing that others did since;
  *   - with nothing to take out the body and the headers are not touched;
  *   - old header elements stay as they are: typed pointers into them, such as
  *     headers_in.accept_encoding that nginx's gzip asks, remain true.
  */
 
 #include "ngx_http_lunary_module.h"
+
+#include <sys/mman.h>
+
+
+/* a temporary file, mapped */
+
+typedef struct {
+    u_char        *addr;
+    size_t         size;
+} ngx_http_lunary_map_t;
 
 
 static ngx_int_t ngx_http_lunary_rewrite_body(ngx_http_request_t *r,
@@ -24,8 +37,13 @@ static ngx_int_t ngx_http_lunary_edits(ngx_http_request_t *r,
     lunary_edit_t *edits);
 static ngx_int_t ngx_http_lunary_splice(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, lunary_edit_t *edits, size_t n);
-static ngx_int_t ngx_http_lunary_slice(ngx_http_request_t *r, ngx_buf_t *b,
-    off_t from, off_t to, ngx_chain_t ***last);
+static void ngx_http_lunary_length(ngx_http_request_t *r, off_t length);
+static ngx_int_t ngx_http_lunary_slice(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_buf_t *b, off_t from, off_t to,
+    ngx_chain_t ***last);
+static ngx_int_t ngx_http_lunary_map(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_buf_t *b);
+static void ngx_http_lunary_unmap(void *data);
 static ngx_int_t ngx_http_lunary_put(ngx_http_request_t *r,
     lunary_str_t *text, ngx_chain_t ***last);
 
@@ -55,13 +73,12 @@ ngx_http_lunary_rewrite(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 void
 ngx_http_lunary_rewrite_undo(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
+    ngx_http_lunary_body_id_t  now;
+
     ctx->rewritten = 0;
     ctx->usage = NULL;
 
-    if (ctx->headers_swapped) {
-        ctx->headers_swapped = 0;
-        r->headers_in.headers = ctx->received;
-    }
+    ngx_http_lunary_restore_headers(r, ctx);
 
     if (ctx->body == NULL) {
         return;
@@ -69,10 +86,13 @@ ngx_http_lunary_rewrite_undo(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 
     /* unless somebody has replaced the body since */
 
-    if (r->request_body && r->request_body->bufs == ctx->spliced) {
+    ngx_http_lunary_body_id(r, &now);
+
+    if (ngx_http_lunary_same_body(&now, &ctx->spliced)) {
 
         r->request_body->bufs = ctx->body;
-        r->headers_in.content_length_n = ctx->body_length;
+
+        ngx_http_lunary_length(r, ctx->body_length);
 
         if (r->headers_in.content_length) {
             r->headers_in.content_length->value = ctx->body_header;
@@ -80,6 +100,58 @@ ngx_http_lunary_rewrite_undo(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     }
 
     ctx->body = NULL;
+}
+
+
+void
+ngx_http_lunary_body_id(ngx_http_request_t *r, ngx_http_lunary_body_id_t *id)
+{
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
+
+    ngx_memzero(id, sizeof(ngx_http_lunary_body_id_t));
+
+    if (r->request_body == NULL || r->request_body->bufs == NULL) {
+        return;
+    }
+
+    id->bufs = r->request_body->bufs;
+    b = id->bufs->buf;
+
+    if (ngx_buf_in_memory(b)) {
+        id->first = b->pos;
+    }
+
+    for (cl = id->bufs; cl; cl = cl->next) {
+        id->size += ngx_buf_size(cl->buf);
+    }
+}
+
+
+ngx_uint_t
+ngx_http_lunary_same_body(ngx_http_lunary_body_id_t *a,
+    ngx_http_lunary_body_id_t *b)
+{
+    return a->bufs == b->bufs && a->first == b->first && a->size == b->size;
+}
+
+
+/* of the body that is sent; $content_length may have been asked for before */
+
+static void
+ngx_http_lunary_length(ngx_http_request_t *r, off_t length)
+{
+    ngx_http_variable_value_t    *v;
+    ngx_http_lunary_main_conf_t  *mcf;
+
+    r->headers_in.content_length_n = length;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_http_lunary_module);
+
+    v = &r->variables[mcf->content_length];
+
+    v->valid = 0;
+    v->not_found = 0;
 }
 
 
@@ -191,7 +263,8 @@ ngx_http_lunary_splice(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
                          : pos + size;
 
             if (to > from) {
-                if (ngx_http_lunary_slice(r, b, from - pos, to - pos, &last)
+                if (ngx_http_lunary_slice(r, ctx, b, from - pos, to - pos,
+                                          &last)
                     != NGX_OK)
                 {
                     return NGX_ERROR;
@@ -225,12 +298,12 @@ ngx_http_lunary_splice(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     }
 
     ctx->body = r->request_body->bufs;
-    ctx->spliced = out;
     ctx->body_length = r->headers_in.content_length_n;
 
     r->request_body->bufs = out;
 
-    r->headers_in.content_length_n = length;
+    ngx_http_lunary_body_id(r, &ctx->spliced);
+    ngx_http_lunary_length(r, length);
 
     h = r->headers_in.content_length;
 
@@ -253,8 +326,8 @@ ngx_http_lunary_splice(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 /* a buf over [from, to) of another's bytes, in memory or in its file */
 
 static ngx_int_t
-ngx_http_lunary_slice(ngx_http_request_t *r, ngx_buf_t *b, off_t from,
-    off_t to, ngx_chain_t ***last)
+ngx_http_lunary_slice(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_buf_t *b, off_t from, off_t to, ngx_chain_t ***last)
 {
     ngx_buf_t    *s;
     ngx_chain_t  *cl;
@@ -278,8 +351,19 @@ ngx_http_lunary_slice(ngx_http_request_t *r, ngx_buf_t *b, off_t from,
         s->in_file = 0;
 
     } else {
-        s->file_pos = b->file_pos + from;
-        s->file_last = b->file_pos + to;
+
+        if (ngx_http_lunary_map(r, ctx, b) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        s->mmap = 1;
+        s->start = ctx->map + b->file_pos + from;
+        s->pos = s->start;
+        s->last = ctx->map + b->file_pos + to;
+        s->end = s->last;
+        s->file = NULL;
+        s->in_file = 0;
+        s->temp_file = 0;
     }
 
     cl = ngx_alloc_chain_link(r->pool);
@@ -294,6 +378,60 @@ ngx_http_lunary_slice(ngx_http_request_t *r, ngx_buf_t *b, off_t from,
     *last = &cl->next;
 
     return NGX_OK;
+}
+
+
+/* the file that a buf is in: for as long as the request lives */
+
+static ngx_int_t
+ngx_http_lunary_map(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_buf_t *b)
+{
+    u_char                 *addr;
+    ngx_pool_cleanup_t     *cln;
+    ngx_http_lunary_map_t  *map;
+
+    if (ctx->map && ctx->map_fd == b->file->fd
+        && (off_t) ctx->map_size >= b->file_last)
+    {
+        return NGX_OK;
+    }
+
+    cln = ngx_pool_cleanup_add(r->pool, sizeof(ngx_http_lunary_map_t));
+    if (cln == NULL) {
+        return NGX_ERROR;
+    }
+
+    addr = mmap(NULL, (size_t) b->file_last, PROT_READ, MAP_SHARED,
+                b->file->fd, 0);
+
+    if (addr == MAP_FAILED) {
+        ngx_log_error(NGX_LOG_CRIT, r->connection->log, ngx_errno,
+                      "lunary: mmap(\"%V\") failed: a body in a temporary "
+                      "file cannot be changed", &b->file->name);
+        return NGX_ERROR;
+    }
+
+    map = cln->data;
+    map->addr = addr;
+    map->size = (size_t) b->file_last;
+
+    cln->handler = ngx_http_lunary_unmap;
+
+    ctx->map = addr;
+    ctx->map_size = map->size;
+    ctx->map_fd = b->file->fd;
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_lunary_unmap(void *data)
+{
+    ngx_http_lunary_map_t *map = data;
+
+    (void) munmap(map->addr, map->size);
 }
 
 

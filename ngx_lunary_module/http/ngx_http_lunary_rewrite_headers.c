@@ -18,6 +18,17 @@
     ngx_http_lunary_header_is(h, name, sizeof(name) - 1)
 
 
+/* what was done to a header: what it is now (no key: it is not there), and
+ * what it was (no key: it is new).  Their bytes tell it among others. */
+
+typedef struct {
+    ngx_table_elt_t    now;
+    ngx_table_elt_t    was;
+} ngx_http_lunary_change_t;
+
+
+static ngx_int_t ngx_http_lunary_note(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_table_elt_t *now, ngx_table_elt_t *was);
 static ngx_int_t ngx_http_lunary_change(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
     ngx_table_elt_t *h, ngx_str_t *value);
@@ -102,6 +113,7 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
     ngx_http_lunary_walk_t   w;
 
     changes = 0;
+    ctx->changes = NULL;
 
     ngx_str_null(&user);
 
@@ -156,6 +168,11 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
             }
 
             if (rc == NGX_OK) {
+
+                if (ngx_http_lunary_note(r, ctx, NULL, h) != NGX_OK) {
+                    return NGX_ERROR;
+                }
+
                 continue;
             }
 
@@ -168,6 +185,10 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
 
             if (rc == NGX_DONE) {
                 copy->value = value;
+
+                if (ngx_http_lunary_note(r, ctx, copy, h) != NGX_OK) {
+                    return NGX_ERROR;
+                }
             }
         }
 
@@ -199,6 +220,10 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
             }
 
             ngx_strlow(copy->lowcase_key, name[i].data, name[i].len);
+
+            if (ngx_http_lunary_note(r, ctx, copy, NULL) != NGX_OK) {
+                return NGX_ERROR;
+            }
         }
     }
 
@@ -214,6 +239,112 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
     }
 
     return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_lunary_note(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_table_elt_t *now, ngx_table_elt_t *was)
+{
+    ngx_http_lunary_change_t  *c;
+
+    if (ctx->changes == NULL) {
+        ctx->changes = ngx_array_create(r->pool, 4,
+                                        sizeof(ngx_http_lunary_change_t));
+        if (ctx->changes == NULL) {
+            return NGX_ERROR;
+        }
+    }
+
+    c = ngx_array_push(ctx->changes);
+    if (c == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memzero(c, sizeof(ngx_http_lunary_change_t));
+
+    if (now) {
+        c->now = *now;
+    }
+
+    if (was) {
+        c->was = *was;
+    }
+
+    return NGX_OK;
+}
+
+
+void
+ngx_http_lunary_restore_headers(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_list_t                 list;
+    ngx_uint_t                 i, n;
+    ngx_table_elt_t           *h, *copy;
+    ngx_http_lunary_walk_t     w;
+    ngx_http_lunary_change_t  *c;
+
+    if (!ctx->headers_swapped) {
+        return;
+    }
+
+    c = ctx->changes->elts;
+    n = ctx->changes->nelts;
+
+    if (ngx_list_init(&list, r->pool, 20, sizeof(ngx_table_elt_t)) != NGX_OK) {
+        return;
+    }
+
+    ngx_http_lunary_walk(&w, &r->headers_in.headers);
+
+    while ((h = ngx_http_lunary_walk_next(&w)) != NULL) {
+
+        for (i = 0; i < n; i++) {
+            if (c[i].now.key.data == h->key.data
+                && c[i].now.value.data == h->value.data)
+            {
+                break;
+            }
+        }
+
+        if (i < n && c[i].was.key.data == NULL) {
+            continue;
+        }
+
+        copy = ngx_list_push(&list);
+        if (copy == NULL) {
+            return;
+        }
+
+        *copy = *h;
+
+        if (i < n) {
+            copy->value = c[i].was.value;
+        }
+    }
+
+    for (i = 0; i < n; i++) {
+
+        if (c[i].now.key.data) {
+            continue;
+        }
+
+        copy = ngx_list_push(&list);
+        if (copy == NULL) {
+            return;
+        }
+
+        *copy = c[i].was;
+    }
+
+    ctx->headers_swapped = 0;
+
+    r->headers_in.headers = list;
+
+    if (r->headers_in.headers.part.next == NULL) {
+        r->headers_in.headers.last = &r->headers_in.headers.part;
+    }
 }
 
 
