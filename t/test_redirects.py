@@ -201,3 +201,16 @@ def test_headers_that_were_changed_behind_a_redirect(scripted, upstream,
     assert upstream.last.header("x-admin") is None
     assert upstream.last.header("x-lunary-user-id") is None
     runs.one()
+
+
+# -- what is kept may depend on the user
+
+def test_what_is_kept_by_user(nginx, runs, upstream):
+    one = nginx(SERVER, main="map $lunary_user_id $keep { default full; "
+                "u1 none; }", server="lunary on;",
+                second="lunary_capture $keep;")
+    one.post("/v1/chat/completions", json=HELLO)
+    one.post("/v1/chat/completions", json={**HELLO, "user_id": "u2"})
+    first, second = runs(2)
+    assert first["user_id"] == "u1" and "input" not in first
+    assert second.json("input") == HELLO["messages"]

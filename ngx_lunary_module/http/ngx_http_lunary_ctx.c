@@ -197,6 +197,19 @@ ngx_http_lunary_make_ctx(ngx_http_request_t *r,
 }
 
 
+unsigned
+ngx_http_lunary_capture(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf,
+    ngx_uint_t known)
+{
+    if (lcf->capture.cv && !known) {
+        return LUNARY_CAPTURE_INPUT|LUNARY_CAPTURE_OUTPUT;
+    }
+
+    return (unsigned) ngx_http_lunary_choice(r, &lcf->capture,
+                                             ngx_http_lunary_capture_words, 0);
+}
+
+
 ngx_int_t
 ngx_http_lunary_open_call(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
@@ -209,8 +222,7 @@ ngx_http_lunary_open_call(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     ngx_memzero(&conf, sizeof(lunary_call_conf_t));
 
     conf.capture_max = ctx->conf->capture_max;
-    conf.capture = (unsigned) ngx_http_lunary_choice(r, &ctx->conf->capture,
-                                            ngx_http_lunary_capture_words, 0);
+    conf.capture = ngx_http_lunary_capture(r, ctx->conf, 0);
     conf.forced = ctx->conf->api;
 
     call = lunary_call_create(&ctx->mem, &conf);

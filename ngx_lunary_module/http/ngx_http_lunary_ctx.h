@@ -248,6 +248,11 @@ ngx_http_lunary_ctx_t *ngx_http_lunary_get_ctx(ngx_http_request_t *r);
 ngx_http_lunary_ctx_t *ngx_http_lunary_make_ctx(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf);
 
+/* LUNARY_CAPTURE_*: what may be kept of a call; a variable may depend on the
+ * user, and is asked for once that is known: before, all is */
+unsigned ngx_http_lunary_capture(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_uint_t known);
+
 /* ctx->call anew, with the request's head; NGX_OK or NGX_ERROR (no memory) */
 ngx_int_t ngx_http_lunary_open_call(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);

@@ -157,6 +157,10 @@ ngx_http_lunary_finalize(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 
     ctx->finalized = 1;
 
+    if (!ctx->judged) {
+        ctx->call->conf.capture &= ngx_http_lunary_capture(r, ctx->conf, 1);
+    }
+
     if (!ctx->last_seen) {
         lunary_call_response_end(ctx->call, 0);
     }

@@ -171,6 +171,8 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    ctx->call->conf.capture &= ngx_http_lunary_capture(r, lcf, 1);
+
     if (ngx_http_lunary_policy_lookup(r, ctx, lcf) == NGX_AGAIN) {
         return NGX_AGAIN;
     }
@@ -261,8 +263,7 @@ ngx_http_lunary_reopen(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     lcf = ctx->conf;
     conf = &ctx->call->conf;
 
-    capture = (unsigned) ngx_http_lunary_choice(r, &lcf->capture,
-                                            ngx_http_lunary_capture_words, 0);
+    capture = ngx_http_lunary_capture(r, lcf, 0);
 
     if (conf->capture != capture || conf->capture_max != lcf->capture_max
         || conf->forced != lcf->api)
