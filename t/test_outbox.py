@@ -1,5 +1,6 @@
 """The outbox while Redis and the stream are as they like."""
 
+import os
 import re
 import signal
 import subprocess
@@ -505,6 +506,64 @@ def test_wait_keeps_what_no_replica_has(outbox, redis_server):
     assert entries(replica) == ids
     once(redis, ids)
     balanced(nginx)
+
+
+def confirms(nginx):
+    """How many workers have said that no replica confirms."""
+    return len(re.findall(r"0 of the 1 replicas of wait= confirm",
+                          nginx.log()))
+
+
+@pytest.mark.parametrize("how", ["reload", "kill"])
+def test_wait_is_kept_by_who_takes_over(outbox, redis_server, how):
+    """Applied by a worker that went before the replica had it: the watermark
+    tells the next one that it is there, and not that it is safe."""
+    redis = redis_server()
+    replica = redis_server(replicaof=f"127.0.0.1 {redis.port}")
+    wait_for(lambda: redis.info("replication")["connected_slaves"] == 1)
+    nginx = outbox(redis, params="wait=1 send_timeout=400ms", shutdown="1s")
+    nginx.allow("exited on signal")
+    before = append(nginx, "a", 5)
+    wait_for(lambda: stats(nginx)["runs_spooled"] == 0)
+    [name] = spools(nginx)
+    replica.pause()
+    ids = append(nginx, "b", 20)
+    once(redis, before + ids)
+    wait_for(lambda: confirms(nginx) == 1)
+    if how == "reload":
+        nginx.reload()
+    else:
+        os.kill(nginx.workers()[0], signal.SIGKILL)
+    nginx.wait_log("took over the spool", 15)
+    wait_for(lambda: confirms(nginx) == 2 or name not in spools(nginx), 15)
+    assert name in spools(nginx)
+    assert stats(nginx)["runs_spooled"] == 20
+    replica.resume()
+    wait_for(lambda: stats(nginx)["runs_spooled"] == 0, 15)
+    wait_for(lambda: name not in spools(nginx))
+    assert entries(replica) == before + ids
+    once(redis, before + ids)
+    balanced(nginx)
+
+
+def test_wait_after_a_lost_connection(outbox, redis_server):
+    redis = redis_server()
+    replica = redis_server(replicaof=f"127.0.0.1 {redis.port}")
+    wait_for(lambda: redis.info("replication")["connected_slaves"] == 1)
+    nginx = outbox(redis, params="wait=1 send_timeout=400ms")
+    once(redis, append(nginx, "a", 5))
+    wait_for(lambda: stats(nginx)["runs_spooled"] == 0)
+    replica.pause()
+    ids = append(nginx, "b", 20)
+    wait_for(lambda: confirms(nginx) == 1)
+    asked = redis.info("commandstats")["cmdstat_wait"]["calls"]
+    redis.client.client_kill_filter(_type="normal", skipme=True)
+    wait_for(lambda: redis.info("commandstats")["cmdstat_wait"]["calls"]
+             > asked + 1)
+    assert stats(nginx)["runs_spooled"] == 20
+    replica.resume()
+    wait_for(lambda: stats(nginx)["runs_spooled"] == 0, 15)
+    assert entries(replica)[5:] == ids
 
 
 # when a batch leaves

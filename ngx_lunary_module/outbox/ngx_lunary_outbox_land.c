@@ -13,6 +13,9 @@
  *   - a lost connection says nothing about records: it never sets one aside;
  *   - nor does an error that comes for one record after the other: after two
  *     without a success in between it is taken as fatal;
+ *   - with wait= nothing is acknowledged that a watermark alone tells of: it
+ *     may have been moved by a worker before this one, or for a reply that was
+ *     lost, and the replicas need not have it;
  *   - the log says what changed, not what goes on.
  */
 
@@ -28,6 +31,7 @@
 #define NGX_LUNARY_OUTBOX_REFUSED_FILES  100   /* kept in the directory       */
 
 
+static ngx_uint_t ngx_lunary_outbox_wrote(ngx_lunary_outbox_flight_t *f);
 static ngx_msec_t ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
 static ngx_msec_t ngx_lunary_outbox_error(ngx_lunary_outbox_t *ob,
@@ -93,8 +97,14 @@ ngx_lunary_outbox_land(ngx_lunary_outbox_t *ob)
 
     ngx_lunary_outbox_armed(ob, src);
 
-    if (op == NGX_LUNARY_OUTBOX_ADD) {
-        src->unwaited = (ob->conf->redis->wait && !f->waited);
+    if (op == NGX_LUNARY_OUTBOX_ADD && ob->conf->redis->wait) {
+
+        if (!f->waited) {
+            src->unwaited = 1;
+
+        } else if (ngx_lunary_outbox_wrote(f)) {
+            src->unwaited = 0;
+        }
 
         if (src->unwaited) {
             pause = ngx_max(pause, NGX_LUNARY_OUTBOX_RETRY_MIN);
@@ -124,6 +134,41 @@ ngx_lunary_outbox_land(ngx_lunary_outbox_t *ob)
     }
 
     ngx_lunary_outbox_schedule(ob);
+}
+
+
+/*
+ * WAIT is about the connection's own writes.  A batch that finds another
+ * watermark has written nothing, so the answer says nothing about who moved
+ * it; one that comes late may even have done so behind the others' writes.
+ */
+
+static ngx_uint_t
+ngx_lunary_outbox_wrote(ngx_lunary_outbox_flight_t *f)
+{
+    ngx_uint_t  i, wrote;
+
+    wrote = 0;
+
+    for (i = 0; i < f->nbatches; i++) {
+
+        switch (f->batches[i].result) {
+
+        case NGX_LUNARY_OUTBOX_OK:
+        case NGX_LUNARY_OUTBOX_FULL:
+            wrote = 1;
+            break;
+
+        case NGX_LUNARY_OUTBOX_STALE:
+        case NGX_LUNARY_OUTBOX_LOST:
+            return 0;
+
+        default:
+            break;
+        }
+    }
+
+    return wrote;
 }
 
 

@@ -8,6 +8,9 @@
  *     older, missing   Redis lost what it had (failover, restore, eviction):
  *                      the records above it that are still in the ring are
  *                      sent again, counted, and the log says so
+ *
+ * With wait= what is newer is not safe yet: WAIT is asked before any of it is
+ * acknowledged.
  */
 
 #include <ngx_config.h>
@@ -128,6 +131,13 @@ ngx_lunary_outbox_watermark(ngx_lunary_outbox_t *ob,
                           "lunary: %uL records before them are no longer in "
                           "the spool", src->spool.head.seq - seq - 1);
         }
+    }
+
+    if (ob->conf->redis->wait && seq >= src->spool.head.seq) {
+
+        /* applied, but who waited for the replicas? */
+
+        src->unwaited = 1;
     }
 
     shard->applied = seq;
