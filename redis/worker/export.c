@@ -228,6 +228,17 @@ lw_export_take(lw_t *w, lw_batch_t *b, int last)
         rc = lw_export_send(w, b->entries + i, n);
     }
 
+    /*
+     * What the collector did not judge is not counted as delivered; to what
+     * was acknowledged before this does nothing
+     */
+
+    if ((rc == LW_STOPPED || rc == LW_REMOTE)
+        && lw_group_excuse(w, b->entries, b->n) != LW_OK)
+    {
+        return LW_REDIS;
+    }
+
     return rc == LW_STOPPED ? LW_OK : rc;
 }
 
@@ -316,7 +327,7 @@ lw_export_post(lw_t *w, size_t n)
         wait = wait * 2 > LW_EXPORT_MAX ? LW_EXPORT_MAX : wait * 2;
 
         if (lw_stop || lw_reload) {
-            return lw_stop ? LW_STOPPED : LW_REDIS;
+            return LW_STOPPED;
         }
     }
 }

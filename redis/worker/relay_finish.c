@@ -142,9 +142,14 @@ lw_relay_settle(lw_t *w, lw_relay_t *r)
     size_t       i, n, left;
     lw_entry_t  *list;
 
-    /* nobody is to claim what is held, nor to count it as delivered again */
+    /*
+     * Nobody is to claim what is held, nor to count it as delivered again;
+     * where this worker ends, or drops it to read it again, Lunary has not
+     * judged it either
+     */
 
-    held = lw_clock() - r->excused_at >= w->options->claim_after / 4;
+    held = lw_stop || lw_reload || w->options->once
+           || lw_clock() - r->excused_at >= w->options->claim_after / 4;
 
     if (held) {
         r->excused_at = lw_clock();
@@ -169,6 +174,12 @@ lw_relay_settle(lw_t *w, lw_relay_t *r)
         case LW_ITEM_DONE:
             list[n++] = r->items[i].entry;
             break;
+
+        case LW_ITEM_SEND:
+
+            /* cut short before Lunary answered: no outage counts against it */
+
+            /* fall through */
 
         case LW_ITEM_LEFT:
             list[--left] = r->items[i].entry;

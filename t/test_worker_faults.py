@@ -1,0 +1,89 @@
+"""lunary-worker while what it depends on fails: no good entry is lost, and
+none is given up for what is not its fault."""
+
+import json
+
+import pytest
+
+from harness.wait import wait_for
+from harness.worker import Worker, event, once, run, uuid7
+from ingest_standin.server import Ingest
+
+
+@pytest.fixture
+def lunary(folder):
+    server = Ingest().start()
+    (folder / "key").write_text("key\n")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start(folder):
+    """start(url, *args): a worker that is gone after the test."""
+    made = []
+
+    def go(url, *args):
+        made.append(Worker(folder, url, *args).start())
+        return made[-1]
+
+    yield go
+    for w in made:
+        w.kill()
+
+
+def flags(lunary, folder, *args):
+    return ["relay", "--api", lunary.url, "--project", f"*={folder}/key",
+            "--linger", "20ms", *args]
+
+
+def add(redis, *entries, stream="lunary:runs"):
+    return [redis.client.xadd(stream, e) for e in entries]
+
+
+def pending(redis, group="relay"):
+    """Entries that are read and not acknowledged."""
+    return redis.client.xpending("lunary:runs", group)["pending"]
+
+
+def counted(redis, group="relay"):
+    """How often each pending entry counts as delivered."""
+    return [x["times_delivered"] for x in redis.client.xpending_range(
+        "lunary:runs", group, "-", "+", 100)]
+
+
+def dead(redis):
+    return [f for _, f in redis.client.xrange("lunary:runs:dead")]
+
+
+# -- an outage is no entry's fault
+
+def test_an_outage_counts_as_no_delivery_for_once(redis, lunary, folder):
+    """cron tries again and again."""
+    add(redis, run(), run())
+    lunary.kill()
+    for _ in range(2):
+        done = once(redis.unix_url, *flags(lunary, folder, "--once"),
+                    check=False)
+        assert done.returncode == 4
+        assert counted(redis) == [0, 0]
+
+
+def test_an_outage_counts_as_no_delivery_for_a_restart(redis, lunary, folder,
+                                                       start):
+    add(redis, run(), run())
+    lunary.fail(10 ** 4, 503)
+    for _ in range(2):
+        w = start(redis.unix_url, *flags(lunary, folder))
+        w.says("answered 503")
+        assert w.term() == 0
+        assert counted(redis) == [0, 0]
+
+
+def test_an_outage_of_a_collector_counts_as_no_delivery(redis, lunary,
+                                                        start):
+    add(redis, run(), run())
+    w = start(redis.unix_url, "export", "--endpoint", lunary.url)
+    w.says("answered 404")
+    assert w.term() == 0
+    assert counted(redis, "export") == [0, 0]
