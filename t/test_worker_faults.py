@@ -87,3 +87,22 @@ def test_an_outage_of_a_collector_counts_as_no_delivery(redis, lunary,
     w.says("answered 404")
     assert w.term() == 0
     assert counted(redis, "export") == [0, 0]
+
+
+def test_a_bad_configuration_drops_no_batch(redis, lunary, folder, start):
+    """SIGHUP in an outage, with a file that is wrong: the old one stays, and
+    what was being sent goes on at once."""
+    conf = folder / "c.conf"
+    conf.write_text(f"[relay]\napi {lunary.url}\nproject *={folder}/key\n")
+    one = run()
+    add(redis, one)
+    lunary.fail(10 ** 4, 503)
+    w = start(redis.unix_url, "relay", "--config", conf, "--claim-after",
+              "1h")
+    w.says("answered 503")
+    conf.write_text("[relay]\nnonsense yes\n")
+    w.hup()
+    w.says("the old one stays")
+    lunary.failures.clear()
+    wait_for(lambda: list(lunary.runs) == [one["run_id"]], 20)
+    wait_for(lambda: pending(redis) == 0)

@@ -293,6 +293,10 @@ lw_group_reread(lw_t *w, int argc, char **argv)
     lw_prices_t   *prices;
     lw_options_t  *fresh;
 
+    /* a batch that the signal cut short is dropped, and still ours */
+
+    w->group->again = 1;
+
     fresh = malloc(sizeof(*fresh));
     if (fresh == NULL) {
         return LW_OK;
