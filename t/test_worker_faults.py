@@ -106,3 +106,31 @@ def test_a_bad_configuration_drops_no_batch(redis, lunary, folder, start):
     lunary.failures.clear()
     wait_for(lambda: list(lunary.runs) == [one["run_id"]], 20)
     wait_for(lambda: pending(redis) == 0)
+
+
+# -- a 200 that is not Lunary's
+
+@pytest.mark.parametrize("body", [b"<html>maintenance</html>", b"",
+                                  b'{"ok":true}', b'{"results":{}}',
+                                  b'{"results":[]}'])
+def test_a_200_of_somebody_else_kills_no_entry(redis, lunary, folder, start,
+                                               body):
+    """Also one whose id is none of Lunary's."""
+    entries = [run(), run(run_id="no-uuid", status=201)]
+    add(redis, *entries)
+    lunary.instead = body
+    w = start(redis.unix_url, *flags(lunary, folder))
+    wait_for(lambda: len(lunary.requests) >= 5, 30)
+    assert dead(redis) == [] and pending(redis) == 2
+    lunary.instead = None
+    wait_for(lambda: len(lunary.runs) == 2, 40)
+    wait_for(lambda: pending(redis) == 0)
+    assert dead(redis) == [] and "answer" in w.said
+
+
+def test_once_tells_that_it_is_not_lunary(redis, lunary, folder):
+    add(redis, run())
+    lunary.instead = b"<html>maintenance</html>"
+    done = once(redis.unix_url, *flags(lunary, folder, "--once"), check=False)
+    assert done.returncode == 4 and "--api" in done.stderr
+    assert dead(redis) == [] and counted(redis) == [0]

@@ -42,7 +42,8 @@ int lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
 /*
  * relay_suspect.c: count() comes first in a round, send() after all others of
  * the project, with lw_relay_lot()'s results.  failed() says whether an item
- * that was answered with 500, now so many times, is settled for this round.
+ * that was answered with 500 (or without a result), now so many times, is
+ * settled for this round.  note() makes one a suspect that failed at `when`.
  */
 void lw_relay_suspect_count(lw_relay_t *r);
 int lw_relay_suspect_due(lw_t *w, lw_relay_t *r, const lw_item_t *item);
@@ -50,6 +51,8 @@ int lw_relay_suspect_send(lw_t *w, lw_relay_t *r,
     const lw_project_t *project);
 int lw_relay_suspect_failed(lw_t *w, lw_relay_t *r, lw_item_t *item,
     unsigned times);
+void lw_relay_suspect_note(lw_t *w, lw_relay_t *r, lw_item_t *item,
+    int64_t when);
 
 /* remembers and acknowledges what was confirmed: LW_OK or LW_REDIS */
 int lw_relay_finish(lw_t *w, lw_relay_t *r);

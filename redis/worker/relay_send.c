@@ -6,12 +6,14 @@
  *
  *   no answer, 502 503 504   the same again, later and later; chat messages
  *                            only where the request cannot have arrived
+ *   200 without results      that is not Lunary: the same
  *   429                      the same again when the server says
- *   500                      the same; the third time in halves, and a single
- *                            entry becomes a suspect (relay_suspect.c)
+ *   500, or 200 with the     the same; the third time in halves, and a single
+ *   results of no entry      entry becomes a suspect (relay_suspect.c)
  *   400 413 422              in halves; a single entry is dead
  *   401 402 403 404          the project waits; its entries stay pending
  *   200, an event refused    by itself, twice more; then its entry is dead
+ *   200, none of its events  a suspect, while others passed
  */
 
 #include <stdlib.h>
@@ -27,8 +29,11 @@ static int lw_relay_halves(lw_t *w, lw_relay_t *r,
     const lw_project_t *project, lw_item_t **list, size_t n,
     const char *reason);
 static int lw_relay_body(lw_relay_t *r, lw_item_t **list, size_t n);
-static int lw_relay_results(lw_t *w, lw_relay_t *r, lw_item_t **list,
-    size_t n);
+static int lw_relay_answer(lw_relay_t *r, lunary_str_t *results);
+static int lw_relay_results(lw_t *w, lw_relay_t *r, lunary_str_t results,
+    lw_item_t **list, size_t n);
+static int lw_relay_settled(lw_t *w, lw_relay_t *r, lw_item_t *item,
+    const char *why);
 static lw_item_t *lw_relay_find(lw_item_t **table, size_t size,
     lunary_str_t id);
 static void lw_relay_insert(lw_item_t **table, size_t size, lunary_str_t id,
@@ -99,10 +104,12 @@ int
 lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
     lw_item_t **list, size_t n)
 {
-    int       rc;
-    size_t    i;
-    int64_t   wait;
-    unsigned  tries, broken;
+    int           rc;
+    long          status;
+    size_t        i;
+    int64_t       wait;
+    unsigned      tries, broken;
+    lunary_str_t  results;
 
     wait = LW_RETRY_MIN;
     broken = 0;
@@ -133,25 +140,43 @@ lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
             return LW_REDIS;
         }
 
-        if (rc == LW_OK && r->http.status == 200) {
-            r->last_success = lw_clock();
-            r->suspects_pause = 0;
-            r->suspects_at = 0;
-            return lw_relay_results(w, r, list, n);
+        status = (rc == LW_OK) ? r->http.status : 0;
+
+        if (status == 200) {
+
+            if (!lw_relay_answer(r, &results)) {
+
+                /* a page of a proxy, or of something else at that address */
+
+                status = 503;
+                lw_log(LW_LOG_WARN, "200, but no answer of Lunary's: is --api "
+                       "its address?");
+
+            } else {
+
+                rc = lw_relay_results(w, r, results, list, n);
+
+                if (rc != LW_ERROR) {
+                    return rc;
+                }
+
+                status = 500;
+                lw_log(LW_LOG_WARN, "Lunary answered 200 without a result to "
+                       "%zu entries", n);
+            }
+
+        } else if (status) {
+            lw_log(LW_LOG_WARN, "Lunary answered %ld to %zu entries", status,
+                   n);
         }
 
         w->failures++;
 
-        if (rc == LW_OK) {
-            lw_log(LW_LOG_WARN, "Lunary answered %ld to %zu entries",
-                   r->http.status, n);
-        }
-
-        if (!r->http.unsent && (rc != LW_OK || r->http.status >= 500)) {
+        if (!r->http.unsent && (status == 0 || status >= 500)) {
             lw_relay_lost(r, list, n);
         }
 
-        switch (rc == LW_OK ? r->http.status : 0) {
+        switch (status) {
 
         case 400:
         case 413:
@@ -296,17 +321,46 @@ lw_relay_lost(lw_relay_t *r, lw_item_t **list, size_t n)
 }
 
 
-/* results are in an order of Lunary's own: matched by id */
+/* whether it has an array of results */
 
 static int
-lw_relay_results(lw_t *w, lw_relay_t *r, lw_item_t **list, size_t n)
+lw_relay_answer(lw_relay_t *r, lunary_str_t *results)
+{
+    lunary_str_t          answer;
+    const unsigned char  *p;
+
+    if (!lunary_json_valid(lw_text_get(&r->http.answer), 64)) {
+        return 0;
+    }
+
+    p = r->http.answer.buf.data;
+    answer = lunary_json_value(&p, p + r->http.answer.buf.len);
+
+    if (!lunary_json_is_object(answer)) {
+        return 0;
+    }
+
+    *results = lunary_json_get(answer, "results");
+
+    return lunary_json_is_array(*results);
+}
+
+
+/*
+ * Results are in an order of Lunary's own: matched by id.  LW_ERROR where
+ * there is none of these entries, which tells nothing of any of them.
+ */
+
+static int
+lw_relay_results(lw_t *w, lw_relay_t *r, lunary_str_t results,
+    lw_item_t **list, size_t n)
 {
     int                  rc;
     char                 why[256];
-    size_t               i, k, size, missing;
+    size_t               i, k, size, known, strange, missing;
     lw_text_t            id;
     lw_item_t           *item, **table;
-    lunary_str_t         results, one, error;
+    lunary_str_t         one, error;
     lunary_json_iter_t   it;
 
     for (size = 64; size < n * 8; size *= 2) {
@@ -336,17 +390,8 @@ lw_relay_results(lw_t *w, lw_relay_t *r, lw_item_t **list, size_t n)
 
     lw_text_init(&id, &w->mem);
     why[0] = '\0';
-
-    results = lunary_str(NULL, 0);
-
-    if (lunary_json_valid(lw_text_get(&r->http.answer), 64)) {
-
-        const unsigned char  *p;
-
-        p = r->http.answer.buf.data;
-        one = lunary_json_value(&p, p + r->http.answer.buf.len);
-        results = lunary_json_get(one, "results");
-    }
+    known = 0;
+    strange = 0;
 
     lunary_json_iter(&it, results);
 
@@ -358,8 +403,11 @@ lw_relay_results(lw_t *w, lw_relay_t *r, lw_item_t **list, size_t n)
         item = lw_relay_find(table, size, lw_text_get(&id));
 
         if (item == NULL) {
+            strange++;
             continue;
         }
+
+        known++;
 
         if (lunary_json_is_true(lunary_json_get(one, "success"))) {
             item->confirmed = 1;
@@ -393,43 +441,23 @@ lw_relay_results(lw_t *w, lw_relay_t *r, lw_item_t **list, size_t n)
     free(table);
     lw_text_free(&id);
 
-    missing = 0;
-
     for (i = 0; i < n; i++) {
-
-        item = list[i];
-
-        if (!item->failed
-            && (item->confirmed || (item->unmatched && results.len)))
-        {
-            item->state = LW_ITEM_DONE;
-            continue;
+        if (list[i]->unmatched && strange && !list[i]->failed) {
+            list[i]->confirmed = 1;
+            known++;
         }
+    }
 
-        missing++;
+    if (known == 0) {
+        return LW_ERROR;
+    }
 
-        /* chats that went well are not sent again with what did not */
+    r->last_success = lw_clock();
+    r->suspects_pause = 0;
+    r->suspects_at = 0;
 
-        if (item->chats && item->entry.run) {
-            item->chats = 0;
-            item->marked = 1;
-        }
-
-        if (++item->entry.tries >= LW_EVENT_TRIES) {
-
-            item->state = LW_ITEM_DEAD;
-            item->reason = "no result from Lunary";
-
-            if (item->failed && why[0]) {
-
-                k = item->text.buf.len;
-                lw_text_add(&item->text, why, strlen(why) + 1);
-
-                if (!item->text.failed) {
-                    item->reason = (char *) item->text.buf.data + k;
-                }
-            }
-        }
+    for (i = 0, missing = 0; i < n; i++) {
+        missing += !lw_relay_settled(w, r, list[i], why);
     }
 
     if (missing == 0) {
@@ -439,11 +467,11 @@ lw_relay_results(lw_t *w, lw_relay_t *r, lw_item_t **list, size_t n)
     w->failures++;
     lw_log(LW_LOG_WARN, "Lunary did not take %zu of %zu entries", missing, n);
 
-    /* each by itself, so that it stands for itself */
+    /* each by itself, so that it stands for itself; suspects come last */
 
     for (i = 0, rc = LW_OK; i < n && rc == LW_OK; i++) {
 
-        if (list[i]->state != LW_ITEM_SEND) {
+        if (list[i]->state != LW_ITEM_SEND || list[i]->failed_at) {
             continue;
         }
 
@@ -460,6 +488,48 @@ lw_relay_results(lw_t *w, lw_relay_t *r, lw_item_t **list, size_t n)
     }
 
     return rc;
+}
+
+
+/* what its result, or that it has none, makes of an entry: 1 if it is done */
+
+static int
+lw_relay_settled(lw_t *w, lw_relay_t *r, lw_item_t *item, const char *why)
+{
+    size_t  k;
+
+    if (item->confirmed && !item->failed) {
+        item->state = LW_ITEM_DONE;
+        return 1;
+    }
+
+    /* chats that went well are not sent again with what did not */
+
+    if (item->chats && item->entry.run) {
+        item->chats = 0;
+        item->marked = 1;
+    }
+
+    if (!item->failed) {
+
+        /* others of the request have theirs */
+
+        lw_relay_suspect_note(w, r, item, r->last_success - 1);
+        return 0;
+    }
+
+    if (++item->entry.tries >= LW_EVENT_TRIES) {
+
+        item->state = LW_ITEM_DEAD;
+
+        k = item->text.buf.len;
+        lw_text_add(&item->text, why, strlen(why) + 1);
+
+        item->reason = item->text.failed ? "refused by Lunary"
+                                         : (char *) item->text.buf.data + k;
+    }
+
+    return 0;
 }
 
 

@@ -1,9 +1,10 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * Suspects: entries that Lunary answered with 500 when they were alone, three
- * times.  The server may be in trouble, or the entry breaks it: what tells
- * them apart is whether others pass.
+ * Suspects: entries that Lunary answered with 500, or without a result, when
+ * they were alone, three times; or that alone got no result of a request.
+ * The server may be in trouble, or the entry breaks it: what tells them apart
+ * is whether others pass.
  *
  * Invariants
  *   - no entry waits for a suspect, but for a moment: suspects come after all
@@ -180,8 +181,25 @@ lw_relay_suspect_failed(lw_t *w, lw_relay_t *r, lw_item_t *item,
 
     if (item->failed_at) {
         item->state = LW_ITEM_DEAD;
-        item->reason = "500: Lunary fails at it";
+        item->reason = (r->http.status == 200) ? "no result from Lunary"
+                                               : "500: Lunary fails at it";
         return 1;
+    }
+
+    item->state = LW_ITEM_HOLD;
+    lw_relay_suspect_note(w, r, item, lw_clock());
+
+    return 1;
+}
+
+
+/* a suspect from now on, as it failed then; or left, where there are too many */
+
+void
+lw_relay_suspect_note(lw_t *w, lw_relay_t *r, lw_item_t *item, int64_t when)
+{
+    if (item->failed_at) {
+        return;
     }
 
     if (!w->options->once
@@ -189,14 +207,11 @@ lw_relay_suspect_failed(lw_t *w, lw_relay_t *r, lw_item_t *item,
             || r->suspects_size >= (size_t) w->options->batch_bytes))
     {
         item->state = LW_ITEM_LEFT;
-        return 1;
+        return;
     }
 
-    item->failed_at = lw_clock();
-    item->state = LW_ITEM_HOLD;
+    item->failed_at = when;
 
     r->suspects++;
     r->suspects_size += lw_entry_size(&item->entry);
-
-    return 1;
 }
