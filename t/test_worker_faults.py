@@ -134,3 +134,49 @@ def test_once_tells_that_it_is_not_lunary(redis, lunary, folder):
     done = once(redis.unix_url, *flags(lunary, folder, "--once"), check=False)
     assert done.returncode == 4 and "--api" in done.stderr
     assert dead(redis) == [] and counted(redis) == [0]
+
+
+# -- dead letters
+
+def test_a_poison_entry_of_many_fields_is_buried(redis, lunary, folder):
+    """With the first thousand: Lua's stack, which it goes through, is not
+    for all."""
+    many = {"kind": "run", "run_id": "bad"}
+    many.update({f"f{i}": "x" for i in range(5000)})
+    good = run()
+    add(redis, many, good)
+    once(redis.unix_url, *flags(lunary, folder, "--once"))
+    (d,) = dead(redis)
+    assert d["run_id"] == "bad" and d["f997"] == "x" and "f998" not in d
+    assert d["dead_left_out"] == "4002"
+    assert list(lunary.runs) == [good["run_id"]] and pending(redis) == 0
+
+
+def test_an_entry_that_cannot_be_buried_stops_no_other(redis, lunary, folder,
+                                                       start):
+    redis.client.set("lunary:runs:dead", "x")
+    (bad,) = add(redis, {"kind": "run", "run_id": "bad"})
+    w = start(redis.unix_url, *flags(lunary, folder, "--claim-after",
+                                     "200ms"))
+    w.says("cannot be moved")
+    for n in range(1, 4):
+        add(redis, run())
+        wait_for(lambda: len(lunary.runs) == n)
+    wait_for(lambda: pending(redis) == 1)
+    wait_for(lambda: counted(redis)[0] >= 3, 10, "claimed, and tried again")
+    assert w.said.count("cannot be moved") == 1
+    assert "WRONGTYPE" in w.said and "refused" not in w.said
+
+    # put right
+    redis.client.delete("lunary:runs:dead")
+    wait_for(lambda: [d["dead_id"] for d in dead(redis)] == [bad], 10)
+    wait_for(lambda: pending(redis) == 0)
+
+
+def test_once_tells_that_one_could_not_be_buried(redis, lunary, folder):
+    redis.client.set("lunary:runs:dead", "x")
+    good = run()
+    add(redis, {"kind": "run", "run_id": "bad"}, good)
+    done = once(redis.unix_url, *flags(lunary, folder, "--once"), check=False)
+    assert done.returncode == 1
+    assert list(lunary.runs) == [good["run_id"]] and pending(redis) == 1

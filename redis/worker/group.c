@@ -109,6 +109,10 @@ lw_group_run(lw_t *w, const lw_handler_t *h, int argc, char **argv)
         rc = lw_group_take(w, 1);
     }
 
+    if (rc == LW_OK && w->options->once && group.unburied) {
+        rc = LW_ERROR;
+    }
+
     lw_group_metrics(w, w->options->once);
     lw_progress("%s", "");
     lw_group_leave(w);

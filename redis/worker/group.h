@@ -63,7 +63,8 @@ int lw_group_ahead(lw_t *w);
 
 /*
  * Acknowledges entries: LW_OK or LW_REDIS, as these all.  lw_group_bury()
- * moves one to the dead letters and acknowledges it in the same step.
+ * moves one to the dead letters and acknowledges it in the same step; where
+ * Redis refuses that the entry stays pending, which is logged, and LW_OK.
  */
 int lw_group_ack(lw_t *w, const lw_entry_t *entries, size_t n);
 

@@ -23,6 +23,8 @@ struct lw_group_s {
     int64_t               next_metrics;
     int64_t               started;
     uint64_t              reported;
+    uint64_t              unburied;      /* that could not be buried          */
+    int64_t               next_unburied;      /* when that is told again      */
     unsigned              again:1;       /* read what is pending with us      */
     unsigned              full:1;        /* the last read got what it asked   */
     int64_t               asked;         /* entries, by the last read         */
