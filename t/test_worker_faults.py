@@ -180,3 +180,16 @@ def test_once_tells_that_one_could_not_be_buried(redis, lunary, folder):
     done = once(redis.unix_url, *flags(lunary, folder, "--once"), check=False)
     assert done.returncode == 1
     assert list(lunary.runs) == [good["run_id"]] and pending(redis) == 1
+
+
+# -- Redis
+
+def test_a_command_that_redis_does_not_know_tells_no_password(
+        redis_server, lunary, folder, start):
+    server = redis_server(requirepass="s3cret-word",
+                          rename_command="AUTH xAUTH")
+    (folder / "pw").write_text("s3cret-word\n")
+    w = start(server.unix_url, *flags(lunary, folder, "--password-file",
+                                      folder / "pw"))
+    w.says("Redis refused: ERR unknown command")
+    assert "s3cret" not in w.said

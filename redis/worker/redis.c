@@ -498,7 +498,8 @@ lw_redis_read(lw_redis_t *r)
 static void
 lw_redis_complain(const redisReply *reply)
 {
-    size_t  i;
+    size_t       i, n;
+    const char  *args;
 
     static const char  *expected[] = { "NOGROUP", "BUSYGROUP", "NOSCRIPT" };
 
@@ -508,9 +509,16 @@ lw_redis_complain(const redisReply *reply)
         }
     }
 
-    /* the code and some words: an error may quote an argument */
+    /*
+     * The code and some words, without arguments, which may be a password or
+     * a user: "unknown command 'AUTH', with args beginning with: 'secret'"
+     */
 
-    lw_log(LW_LOG_ERROR, "Redis refused: %.80s", reply->str);
+    args = strcasestr(reply->str, ", with args");
+    n = args ? (size_t) (args - reply->str) : strlen(reply->str);
+
+    lw_log(LW_LOG_ERROR, "Redis refused: %.*s", (int) (n > 80 ? 80 : n),
+           reply->str);
 }
 
 
