@@ -193,3 +193,29 @@ def test_a_command_that_redis_does_not_know_tells_no_password(
                                       folder / "pw"))
     w.says("Redis refused: ERR unknown command")
     assert "s3cret" not in w.said
+
+
+def test_a_member_that_ended_with_entries_pending_is_removed(
+        redis, lunary, folder, start):
+    """When others have done them; one with a name of its own stays, and so
+    does one that has any."""
+    add(redis, run(), run())
+    client = redis.client
+    client.xgroup_create("lunary:runs", "relay", "0")
+    client.xreadgroup("relay", "gone-123", {"lunary:runs": ">"}, count=1)
+    client.xreadgroup("relay", "named", {"lunary:runs": ">"}, count=1)
+    (held,) = add(redis, run())
+    client.xreadgroup("relay", "busy-456", {"lunary:runs": ">"}, count=1)
+    w = start(redis.unix_url, *flags(lunary, folder, "--claim-after", "2s",
+                                     "--consumer", "me"))
+
+    def members():
+        # which asks like one that is at work
+        client.xclaim("lunary:runs", "relay", "busy-456", 0, [held],
+                      idle=0, justid=True)
+        return {c["name"] for c in client.xinfo_consumers("lunary:runs",
+                                                          "relay")}
+
+    wait_for(lambda: members() == {"named", "busy-456", "me"}, 20)
+    assert len(lunary.runs) == 2 and pending(redis) == 1
+    assert w.term() == 0

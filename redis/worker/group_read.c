@@ -20,6 +20,7 @@
 
 
 static int lw_group_judge(lw_t *w, unsigned stream, size_t from);
+static int lw_group_tidy(lw_t *w, unsigned stream);
 static int lw_group_read(lw_t *w, int64_t block);
 static void lw_group_command(lw_t *w, lw_args_t *a, int64_t block);
 static int64_t lw_group_count(lw_t *w);
@@ -173,7 +174,58 @@ lw_group_claim(lw_t *w)
             }
 
         } while (strcmp(next, "0-0") != 0 && !lw_stop);
+
+        rc = lw_group_tidy(w, (unsigned) i);
+
+        if (rc != LW_OK) {
+            return rc;
+        }
     }
+
+    return LW_OK;
+}
+
+
+/*
+ * Members with a made-up name (host-pid) that ended with entries pending, and
+ * have none left now.  One that lives asks each second, or has some in hand;
+ * would it be taken all the same, Redis makes it anew when it asks.
+ */
+
+static int
+lw_group_tidy(lw_t *w, unsigned stream)
+{
+    lw_args_t   *a;
+    redisReply  *reply;
+
+    static lw_script_t  script = {
+        "for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1],"
+        " ARGV[1])) do "
+        "local c = {} "
+        "for i = 1, #row, 2 do c[row[i]] = row[i + 1] end "
+        "if c.pending == 0 and c.idle >= tonumber(ARGV[3])"
+        " and c.name ~= ARGV[2] and string.find(c.name, '.%-%d+$') then "
+        "redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], c.name) "
+        "end end "
+        "return 0", ""
+    };
+
+    a = lw_script(w->redis, &script, 1);
+
+    lw_arg_z(a, w->options->streams[stream]);
+    lw_arg_z(a, w->options->group);
+    lw_arg_z(a, w->options->consumer);
+    lw_arg_int(a, w->options->claim_after);
+
+    reply = lw_script_call(a, &script);
+
+    if (reply == NULL) {
+        return LW_REDIS;
+    }
+
+    /* where it is not allowed nothing depends on it */
+
+    lw_reply_free(reply);
 
     return LW_OK;
 }
