@@ -219,3 +219,56 @@ def test_a_member_that_ended_with_entries_pending_is_removed(
     wait_for(lambda: members() == {"named", "busy-456", "me"}, 20)
     assert len(lunary.runs) == 2 and pending(redis) == 1
     assert w.term() == 0
+
+
+# -- forget
+
+@pytest.fixture
+def forget(redis, lunary, folder):
+    """Relays three runs of ann; forget() deletes them, also in Lunary."""
+    add(redis, *[run(user_id="ann") for _ in range(3)])
+    once(redis.unix_url, *flags(lunary, folder, "--once"))
+    assert len(lunary.runs) == 3
+    (folder / "private").write_text("private\n")
+    return lambda: once(
+        redis.unix_url, "forget", "default", "ann", "--yes", "--api",
+        lunary.url, "--lunary-key-file", folder / "private", check=False)
+
+
+def test_forget_can_be_run_again_where_lunary_failed(redis, lunary, forget):
+    """Redis alone knows which runs are the user's."""
+    lunary.fail(10 ** 4, 403)
+    done = forget()
+    assert done.returncode == 4 and "run forget again" in done.stderr
+    assert redis.client.xlen("lunary:runs") == 3
+    lunary.failures.clear()
+    assert forget().returncode == 0
+    assert lunary.runs == {} and lunary.users == {}
+    assert redis.client.xlen("lunary:runs") == 0
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_forget_asks_lunary_again(redis, lunary, forget, status):
+    lunary.fail(2, status)
+    assert forget().returncode == 0
+    assert lunary.runs == {} and lunary.users == {}
+
+
+def test_forget_finds_the_user_behind_others_of_like_names(redis, lunary,
+                                                           forget):
+    """Lunary searches for a part, and answers a hundred at a time."""
+    ann = lunary.users.pop(("key", "ann"))
+    for n in range(150):
+        lunary.users[("key", f"joanne-{n}")] = {"id": 1000 + n, "props": None}
+    lunary.users[("key", "ann")] = ann
+    assert forget().returncode == 0
+    assert ("key", "ann") not in lunary.users and len(lunary.users) == 150
+
+
+def test_forget_tells_that_lunary_does_not_page(redis, lunary, forget,
+                                                monkeypatch):
+    users = [{"id": n, "externalId": f"joanne-{n}"} for n in range(100)]
+    monkeypatch.setattr(lunary, "get", lambda h: lunary.answer(h, 200, users))
+    done = forget()
+    assert done.returncode == 4 and "by hand" in done.stderr
+    assert lunary.deleted == [] and redis.client.xlen("lunary:runs") == 3

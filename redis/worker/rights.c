@@ -20,8 +20,20 @@ typedef struct {
     int64_t         entries;
     int64_t         dead;
     int64_t         nkeys;
+    int64_t         lunary;        /* what was deleted there                  */
     int             first;
+
+    /* forget: what a round found, to be deleted when Lunary has done so */
+    lw_text_t       runs;          /* ids, each ended by a newline            */
+    lw_text_t       found;         /* of lw_found_t, each with its names      */
 } lw_rights_t;
+
+
+typedef struct {
+    int             dead;
+    size_t          stream;        /* length of its name; 0: this is a key    */
+    size_t          len;           /* of the entry's id, or the key's name    */
+} lw_found_t;
 
 
 static int lw_show_entry(lw_t *w, void *ctx, const char *stream, int dead,
@@ -30,6 +42,10 @@ static int lw_show_key(lw_t *w, void *ctx, lunary_str_t key, int policy);
 static int lw_forget_entry(lw_t *w, void *ctx, const char *stream, int dead,
     const lw_entry_t *e);
 static int lw_forget_key(lw_t *w, void *ctx, lunary_str_t key, int policy);
+static int lw_forget_run(lw_t *w, void *ctx, lunary_str_t id);
+static int lw_forget_note(lw_rights_t *r, lunary_str_t stream, int dead,
+    lunary_str_t name);
+static int lw_forget_round(lw_t *w, lw_rights_t *r, int round);
 static int lw_forget_lists(lw_t *w, lw_rights_t *r);
 static void lw_rights_count(lw_rights_t *r, int dead);
 static int lw_rights_code(int rc, const lw_rights_t *r);
@@ -185,15 +201,15 @@ lw_show_key(lw_t *w, void *ctx, lunary_str_t key, int policy)
 
 
 /*
- * Entries go first and keys last, so that what was interrupted is found
- * again; more than once, for workers may be writing.
+ * All is found, then deleted in Lunary, and then here, for the ids of the runs
+ * are nowhere else: what was interrupted is found again.  More than once, for
+ * workers may be writing.
  */
 
 int
 lw_forget(lw_t *w, int argc, char **argv)
 {
     int           rc, round;
-    int64_t       before;
     lw_rights_t   r;
     lw_subject_t  s;
 
@@ -205,23 +221,28 @@ lw_forget(lw_t *w, int argc, char **argv)
 
     lw_text_init(&r.out, &w->mem);
     lw_text_init(&r.keys, &w->mem);
+    lw_text_init(&r.runs, &w->mem);
+    lw_text_init(&r.found, &w->mem);
 
     s.ctx = &r;
     s.entry = lw_forget_entry;
     s.key = lw_forget_key;
+    s.run = lw_forget_run;
 
     rc = lw_redis_connect(w->redis);
 
     for (round = 0; rc == LW_OK && round < LW_FORGET_ROUNDS; round++) {
 
-        before = r.entries + r.dead + r.nkeys;
+        lw_text_clear(&r.runs);
+        lw_text_clear(&r.found);
+
         rc = lw_subject_find(w, &s);
 
-        if (rc == LW_OK && w->options->yes) {
-            rc = lw_forget_lists(w, &r);
+        if (rc == LW_OK) {
+            rc = lw_forget_round(w, &r, round);
         }
 
-        if (!w->options->yes || r.entries + r.dead + r.nkeys == before) {
+        if (!w->options->yes || r.found.buf.len == 0) {
             break;
         }
     }
@@ -250,6 +271,8 @@ lw_forget(lw_t *w, int argc, char **argv)
     }
 
     lw_text_free(&r.out);
+    lw_text_free(&r.runs);
+    lw_text_free(&r.found);
     lw_text_free(&r.keys);
 
     return lw_rights_code(rc, &r);
@@ -262,20 +285,9 @@ lw_forget_entry(lw_t *w, void *ctx, const char *stream, int dead,
 {
     lw_rights_t *r = ctx;
 
-    lw_args_t  *a;
+    (void) w;
 
-    lw_rights_count(r, dead);
-
-    if (!w->options->yes) {
-        return LW_OK;
-    }
-
-    a = lw_args(w->redis);
-    lw_arg_lit(a, "XDEL");
-    lw_arg_z(a, stream);
-    lw_arg_str(a, e->id);
-
-    return lw_args_done(a);
+    return lw_forget_note(r, lw_str(stream), dead, e->id);
 }
 
 
@@ -284,25 +296,107 @@ lw_forget_key(lw_t *w, void *ctx, lunary_str_t key, int policy)
 {
     lw_rights_t *r = ctx;
 
-    lw_args_t  *a;
-
     /* what an operator decided outlives the user's wish, unless told so */
 
     if (policy && !w->options->policy) {
         return LW_OK;
     }
 
-    r->nkeys++;
+    return lw_forget_note(r, lw_str(NULL), 0, key);
+}
 
-    if (!w->options->yes) {
-        return LW_OK;
+
+static int
+lw_forget_run(lw_t *w, void *ctx, lunary_str_t id)
+{
+    lw_rights_t *r = ctx;
+
+    (void) w;
+
+    lw_text_str(&r->runs, id);
+    lw_text_lit(&r->runs, "\n");
+
+    return r->runs.failed ? LW_NOMEM : LW_OK;
+}
+
+
+static int
+lw_forget_note(lw_rights_t *r, lunary_str_t stream, int dead,
+    lunary_str_t name)
+{
+    lw_found_t  f;
+
+    memset(&f, 0, sizeof(f));
+
+    f.stream = stream.len;
+    f.dead = dead;
+    f.len = name.len;
+
+    lw_text_add(&r->found, &f, sizeof(f));
+    lw_text_str(&r->found, stream);
+    lw_text_str(&r->found, name);
+
+    return r->found.failed ? LW_NOMEM : LW_OK;
+}
+
+
+/* what this round found is counted, and deleted; entries come before keys */
+
+static int
+lw_forget_round(lw_t *w, lw_rights_t *r, int round)
+{
+    int                   rc;
+    lw_args_t            *a;
+    lw_found_t            f;
+    const unsigned char  *p, *end;
+
+    if (w->options->yes && w->options->lunary_key_file
+        && (round == 0 || r->runs.buf.len))
+    {
+        rc = lw_subject_lunary(w, &r->runs, &r->lunary);
+
+        if (rc != LW_OK) {
+            lw_log(LW_LOG_ERROR, "what Redis has is kept until Lunary has "
+                   "deleted its part: run forget again");
+            return rc;
+        }
     }
 
-    a = lw_args(w->redis);
-    lw_arg_lit(a, "UNLINK");
-    lw_arg_str(a, key);
+    p = r->found.buf.data;
+    end = p + r->found.buf.len;
 
-    return lw_args_done(a);
+    for ( /* void */ ; p < end; p += f.stream + f.len) {
+
+        memcpy(&f, p, sizeof(f));
+        p += sizeof(f);
+
+        if (w->options->yes) {
+
+            a = lw_args(w->redis);
+
+            if (f.stream) {
+                lw_arg_lit(a, "XDEL");
+                lw_arg(a, p, f.stream);
+
+            } else {
+                lw_arg_lit(a, "UNLINK");
+            }
+
+            lw_arg(a, p + f.stream, f.len);
+
+            if (lw_args_done(a) != LW_OK) {
+                return LW_REDIS;
+            }
+        }
+
+        if (f.stream) {
+            lw_rights_count(r, f.dead);
+        } else {
+            r->nkeys++;
+        }
+    }
+
+    return w->options->yes ? lw_forget_lists(w, r) : LW_OK;
 }
 
 
@@ -340,7 +434,8 @@ lw_rights_code(int rc, const lw_rights_t *r)
     switch (rc) {
 
     case LW_OK:
-        return r->entries + r->dead + r->nkeys ? LW_EXIT_OK : LW_EXIT_ABSENT;
+        return r->entries + r->dead + r->nkeys + r->lunary ? LW_EXIT_OK
+                                                           : LW_EXIT_ABSENT;
 
     case LW_REDIS:
         return LW_EXIT_REDIS;

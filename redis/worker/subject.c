@@ -19,7 +19,7 @@ typedef struct {
 
 
 static int lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream,
-    int dead, lw_runs_t *runs, lw_text_t *list);
+    int dead, lw_runs_t *runs);
 static int lw_subject_mine(lw_t *w, const lw_entry_t *e, lw_runs_t *runs);
 static int lw_subject_uuid(lunary_str_t id);
 static int lw_subject_note(lw_runs_t *runs, lunary_str_t id, int *added);
@@ -40,17 +40,13 @@ lw_subject_find(lw_t *w, lw_subject_t *s)
     char        dead[512];
     size_t      i;
     lw_runs_t   runs;
-    lw_text_t   list;
 
     memset(&runs, 0, sizeof(runs));
-    lw_text_init(&list, &w->mem);
-    s->runs = &list;
 
     rc = LW_OK;
 
     for (i = 0; rc == LW_OK && i < w->options->nstreams; i++) {
-        rc = lw_subject_stream(w, s, w->options->streams[i], 0, &runs,
-                               &list);
+        rc = lw_subject_stream(w, s, w->options->streams[i], 0, &runs);
     }
 
     for (i = 0; rc == LW_OK && i < w->options->nstreams; i++) {
@@ -58,22 +54,13 @@ lw_subject_find(lw_t *w, lw_subject_t *s)
         (void) snprintf(dead, sizeof(dead), "%s:dead",
                         w->options->streams[i]);
 
-        rc = lw_subject_stream(w, s, dead, 1, &runs, &list);
+        rc = lw_subject_stream(w, s, dead, 1, &runs);
     }
 
     if (rc == LW_OK) {
         rc = lw_subject_keys(w, s);
     }
 
-    if (rc == LW_OK && w->options->lunary_key_file && w->options->yes) {
-
-        int64_t  deleted;
-
-        rc = lw_subject_lunary(w, &list, &deleted);
-    }
-
-    s->runs = NULL;
-    lw_text_free(&list);
     free(runs.slots);
 
     return rc;
@@ -82,7 +69,7 @@ lw_subject_find(lw_t *w, lw_subject_t *s)
 
 static int
 lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream, int dead,
-    lw_runs_t *runs, lw_text_t *list)
+    lw_runs_t *runs)
 {
     int            rc, added;
     char           from[80];
@@ -132,9 +119,10 @@ lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream, int dead,
 
                 /* Lunary has an id of its own for what is no UUID */
 
-                if (added && lw_subject_uuid(lw_field(&e, RUN_ID))) {
-                    lw_text_str(list, lw_field(&e, RUN_ID));
-                    lw_text_lit(list, "\n");
+                if (added && s->run
+                    && lw_subject_uuid(lw_field(&e, RUN_ID)))
+                {
+                    rc = s->run(w, s->ctx, lw_field(&e, RUN_ID));
                 }
 
                 if (rc == LW_OK) {
@@ -149,7 +137,7 @@ lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream, int dead,
 
     } while (rc == LW_OK && n == 500);
 
-    return list->failed ? LW_NOMEM : rc;
+    return rc;
 }
 
 
@@ -500,132 +488,6 @@ lw_subject_value(lw_t *w, lunary_str_t key, lunary_str_t rest, int skip)
     rc = v.len && lw_str_same(v, lw_str(w->options->user));
 
     lw_reply_free(reply);
-
-    return rc;
-}
-
-
-/*
- * Lunary's own API: the user is found by its external id, then deleted; its
- * runs one by one.
- */
-
-int
-lw_subject_lunary(lw_t *w, const lw_text_t *runs, int64_t *deleted)
-{
-    int                   rc;
-    char                 *escaped, url[2048], bearer[4200];
-    size_t                i, n;
-    int64_t               id;
-    lw_http_t             http;
-    lw_text_t             key, name;
-    lunary_str_t          list, one;
-    lunary_json_iter_t    it;
-    const unsigned char  *p;
-
-    *deleted = 0;
-
-    lw_text_init(&key, &w->mem);
-    lw_text_init(&name, &w->mem);
-
-    if (lw_file_read(w->options->lunary_key_file, &key, 4096) != LW_OK
-        || lw_http_init(&http, w->options, &w->mem) != LW_OK)
-    {
-        lw_text_free(&key);
-        return LW_REMOTE;
-    }
-
-    lw_text_add(&key, "", 1);
-    n = key.failed ? 0 : strcspn((char *) key.buf.data, "\r\n");
-
-    (void) snprintf(bearer, sizeof(bearer), "Bearer %.*s", (int) n,
-                    n ? (char *) key.buf.data : "");
-
-    rc = lw_http_header(&http, "Authorization", bearer);
-
-    escaped = curl_easy_escape(http.curl, w->options->user, 0);
-
-    if (escaped == NULL || rc != LW_OK
-        || (size_t) snprintf(url, sizeof(url),
-                             "%s/v1/external-users?search=%s&limit=100",
-                             w->options->api, escaped) >= sizeof(url)
-        || lw_http_send(&http, "GET", url, NULL, 0) != LW_OK
-        || http.status != 200
-        || !lunary_json_valid(lw_text_get(&http.answer), 64))
-    {
-        lw_log(LW_LOG_ERROR, "Lunary does not tell its users (status %ld)",
-               http.status);
-        curl_free(escaped);
-        lw_http_free(&http);
-        lw_text_free(&key);
-        return LW_REMOTE;
-    }
-
-    curl_free(escaped);
-
-    p = http.answer.buf.data;
-    list = lunary_json_value(&p, p + http.answer.buf.len);
-
-    if (lunary_json_is_object(list)) {
-        list = lunary_json_get(list, "data");
-    }
-
-    id = -1;
-    lunary_json_iter(&it, list);
-
-    while (lunary_json_element(&it, &one)) {
-
-        lw_text_clear(&name);
-        lw_text_plain(&name, lunary_json_get(one, "externalId"));
-
-        if (lw_str_same(lw_text_get(&name), lw_str(w->options->user))) {
-            (void) lunary_json_int(lunary_json_get(one, "id"), &id);
-        }
-    }
-
-    rc = LW_OK;
-
-    for (i = 0; rc == LW_OK && i < runs->buf.len; i += n + 1) {
-
-        p = memchr(runs->buf.data + i, '\n', runs->buf.len - i);
-        n = (size_t) (p - (runs->buf.data + i));
-
-        escaped = curl_easy_escape(http.curl, (char *) runs->buf.data + i,
-                                   (int) n);
-
-        if (escaped == NULL
-            || (size_t) snprintf(url, sizeof(url), "%s/v1/runs/%s",
-                                 w->options->api, escaped) >= sizeof(url)
-            || lw_http_send(&http, "DELETE", url, NULL, 0) != LW_OK
-            || (http.status >= 300 && http.status != 404))
-        {
-            rc = LW_REMOTE;
-        }
-
-        curl_free(escaped);
-        *deleted += (rc == LW_OK && http.status < 300);
-    }
-
-    if (rc == LW_OK && id >= 0) {
-
-        (void) snprintf(url, sizeof(url), "%s/v1/external-users/%lld",
-                        w->options->api, (long long) id);
-
-        if (lw_http_send(&http, "DELETE", url, NULL, 0) != LW_OK
-            || (http.status >= 300 && http.status != 404))
-        {
-            rc = LW_REMOTE;
-        }
-    }
-
-    if (rc != LW_OK) {
-        lw_log(LW_LOG_ERROR, "Lunary did not delete everything (status %ld)",
-               http.status);
-    }
-
-    lw_http_free(&http);
-    lw_text_free(&key);
-    lw_text_free(&name);
 
     return rc;
 }

@@ -23,15 +23,19 @@ typedef struct {
     /* a key; policy: the operator's.  LW_OK goes on */
     int           (*key)(lw_t *w, void *ctx, lunary_str_t key, int policy);
 
-    /* the ids of the user's runs, found so far; owned by lw_subject_find() */
-    const lw_text_t  *runs;
+    /* a run's id, a UUID and seldom one twice; may be NULL.  LW_OK goes on */
+    int           (*run)(lw_t *w, void *ctx, lunary_str_t id);
 } lw_subject_t;
 
 
 /* LW_OK, LW_REDIS, LW_NOMEM, or what a callback returned */
 int lw_subject_find(lw_t *w, lw_subject_t *s);
 
-/* deletes the user, and the runs (ids, each ended by a newline), in Lunary */
+/*
+ * subject_lunary.c: deletes the runs (ids, each ended by a newline) and then
+ * the user in Lunary; *deleted grows by those that were there.  LW_OK, or
+ * LW_REMOTE, which was logged: to be done again, all of it.
+ */
 int lw_subject_lunary(lw_t *w, const lw_text_t *runs, int64_t *deleted);
 
 

@@ -220,16 +220,21 @@ class Ingest:
             return self.answer(h, 401, {"error": "Unauthorized"})
         if path == "/v1/external-users":
             from urllib.parse import parse_qs
-            search = parse_qs(query).get("search", [""])[0].lower()
+            query = parse_qs(query)
+            search = query.get("search", [""])[0].lower()
+            limit = int(query.get("limit", ["100"])[0])
+            first = int(query.get("page", ["0"])[0]) * limit
             found = [{"id": u["id"], "externalId": uid, "props": u["props"]}
                      for (_, uid), u in self.users.items()
                      if search in uid.lower()]
-            return self.answer(h, 200, found)
+            return self.answer(h, 200, found[first:first + limit])
         self.answer(h, 404, {"error": "Not Found"})
 
     def delete(self, h):
         if self.key(h) not in self.private_keys:
             return self.answer(h, 401, {"error": "Unauthorized"})
+        if self.failures:
+            return self.answer(h, self.failures.pop(0))
         self.deleted.append(h.path)
         m = re.match(r"/v1/external-users/(\d+)$", h.path)
         if m:

@@ -1,0 +1,279 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Deleting a user in Lunary, by its own API: the user is found by its external
+ * id, its runs are deleted one by one, and then the user.
+ *
+ * Invariant: what was deleted before is no error, so that all of it can be
+ * done again; the user goes last.
+ */
+
+#include "subject.h"
+
+
+#define LW_LUNARY_PAGE    100
+#define LW_LUNARY_PAGES   1000
+#define LW_LUNARY_TRIES   4
+#define LW_LUNARY_MIN     500          /* ms                                */
+#define LW_LUNARY_MAX     15000
+
+
+static int lw_lunary_user(lw_t *w, lw_http_t *http, int64_t *id);
+static int lw_lunary_page(lw_t *w, lw_http_t *http, int64_t *id, size_t *n,
+    uint64_t *first);
+static int lw_lunary_runs(lw_t *w, lw_http_t *http, const lw_text_t *runs,
+    int64_t *deleted);
+static int lw_lunary_delete(lw_http_t *http, const char *url,
+    int64_t *deleted);
+static int lw_lunary_ask(lw_http_t *http, const char *method,
+    const char *url);
+
+
+int
+lw_subject_lunary(lw_t *w, const lw_text_t *runs, int64_t *deleted)
+{
+    int         rc;
+    char        url[2048], bearer[4200];
+    size_t      n;
+    int64_t     id;
+    lw_http_t   http;
+    lw_text_t   key;
+
+    lw_text_init(&key, &w->mem);
+
+    if (lw_file_read(w->options->lunary_key_file, &key, 4096) != LW_OK
+        || lw_http_init(&http, w->options, &w->mem) != LW_OK)
+    {
+        lw_text_free(&key);
+        return LW_REMOTE;
+    }
+
+    lw_text_add(&key, "", 1);
+    n = key.failed ? 0 : strcspn((char *) key.buf.data, "\r\n");
+
+    (void) snprintf(bearer, sizeof(bearer), "Bearer %.*s", (int) n,
+                    n ? (char *) key.buf.data : "");
+
+    id = -1;
+    rc = lw_http_header(&http, "Authorization", bearer);
+
+    if (rc == LW_OK) {
+        rc = lw_lunary_user(w, &http, &id);
+    }
+
+    if (rc == LW_OK) {
+
+        rc = lw_lunary_runs(w, &http, runs, deleted);
+
+        if (rc == LW_OK && id >= 0) {
+
+            (void) snprintf(url, sizeof(url), "%s/v1/external-users/%lld",
+                            w->options->api, (long long) id);
+
+            rc = lw_lunary_delete(&http, url, deleted);
+        }
+
+        if (rc != LW_OK) {
+            lw_log(LW_LOG_ERROR, "Lunary did not delete everything (status "
+                   "%ld)", http.status);
+        }
+    }
+
+    lw_http_free(&http);
+    lw_text_free(&key);
+
+    return rc == LW_OK ? LW_OK : LW_REMOTE;
+}
+
+
+/*
+ * Lunary searches for a part of an id, name or email, and answers a page at a
+ * time: all are looked at until it is there.  *id stays where it is not.
+ */
+
+static int
+lw_lunary_user(lw_t *w, lw_http_t *http, int64_t *id)
+{
+    int          rc;
+    char        *escaped, url[2048];
+    size_t       n;
+    unsigned     page;
+    uint64_t     first, before;
+
+    escaped = curl_easy_escape(http->curl, w->options->user, 0);
+
+    if (escaped == NULL) {
+        return LW_NOMEM;
+    }
+
+    rc = LW_OK;
+    before = 0;
+
+    for (page = 0; rc == LW_OK; page++) {
+
+        if ((size_t) snprintf(url, sizeof(url), "%s/v1/external-users?search="
+                              "%s&limit=%d&page=%u", w->options->api, escaped,
+                              LW_LUNARY_PAGE, page) >= sizeof(url)
+            || lw_lunary_ask(http, "GET", url) != LW_OK
+            || http->status != 200
+            || lw_lunary_page(w, http, id, &n, &first) != LW_OK)
+        {
+            lw_log(LW_LOG_ERROR, "Lunary does not tell its users (status "
+                   "%ld)", http->status);
+            rc = LW_REMOTE;
+            break;
+        }
+
+        if (*id >= 0 || n < LW_LUNARY_PAGE) {
+            break;
+        }
+
+        /* the same page again: it does not know pages */
+
+        if ((page > 0 && first == before) || page == LW_LUNARY_PAGES) {
+            lw_log(LW_LOG_ERROR, "too many of Lunary's users are like this "
+                   "one, and it is not among those it tells: delete it in "
+                   "Lunary by hand, then run forget without "
+                   "--lunary-key-file");
+            rc = LW_REMOTE;
+        }
+
+        before = first;
+    }
+
+    curl_free(escaped);
+
+    return rc;
+}
+
+
+/* the user among n of an answer, of which the first is told by its hash */
+
+static int
+lw_lunary_page(lw_t *w, lw_http_t *http, int64_t *id, size_t *n,
+    uint64_t *first)
+{
+    lw_text_t             name;
+    lunary_str_t          list, one;
+    lunary_json_iter_t    it;
+    const unsigned char  *p;
+
+    *n = 0;
+    *first = 0;
+
+    if (!lunary_json_valid(lw_text_get(&http->answer), 64)) {
+        return LW_ERROR;
+    }
+
+    p = http->answer.buf.data;
+    list = lunary_json_value(&p, p + http->answer.buf.len);
+
+    if (lunary_json_is_object(list)) {
+        list = lunary_json_get(list, "data");
+    }
+
+    if (!lunary_json_is_array(list)) {
+        return LW_ERROR;
+    }
+
+    lw_text_init(&name, &w->mem);
+    lunary_json_iter(&it, list);
+
+    while (lunary_json_element(&it, &one)) {
+
+        if ((*n)++ == 0) {
+            *first = lw_hash(one, 0);
+        }
+
+        lw_text_clear(&name);
+        lw_text_plain(&name, lunary_json_get(one, "externalId"));
+
+        if (lw_str_same(lw_text_get(&name), lw_str(w->options->user))) {
+            (void) lunary_json_int(lunary_json_get(one, "id"), id);
+        }
+    }
+
+    lw_text_free(&name);
+
+    return LW_OK;
+}
+
+
+static int
+lw_lunary_runs(lw_t *w, lw_http_t *http, const lw_text_t *runs,
+    int64_t *deleted)
+{
+    int                   rc;
+    char                  url[2048];
+    size_t                i, n;
+    const unsigned char  *p;
+
+    rc = LW_OK;
+
+    for (i = 0; rc == LW_OK && i < runs->buf.len; i += n + 1) {
+
+        /* digits and hyphens: nothing to escape */
+
+        p = memchr(runs->buf.data + i, '\n', runs->buf.len - i);
+        n = (size_t) (p - (runs->buf.data + i));
+
+        if ((size_t) snprintf(url, sizeof(url), "%s/v1/runs/%.*s",
+                              w->options->api, (int) n,
+                              (char *) runs->buf.data + i) >= sizeof(url))
+        {
+            return LW_REMOTE;
+        }
+
+        rc = lw_lunary_delete(http, url, deleted);
+    }
+
+    return rc;
+}
+
+
+static int
+lw_lunary_delete(lw_http_t *http, const char *url, int64_t *deleted)
+{
+    if (lw_lunary_ask(http, "DELETE", url) != LW_OK
+        || (http->status >= 300 && http->status != 404))
+    {
+        return LW_REMOTE;
+    }
+
+    *deleted += (http->status < 300);
+
+    return LW_OK;
+}
+
+
+/* an answer of any status; what may pass by itself is asked again */
+
+static int
+lw_lunary_ask(lw_http_t *http, const char *method, const char *url)
+{
+    int       rc;
+    int64_t   wait, pause;
+    unsigned  tries;
+
+    wait = LW_LUNARY_MIN;
+
+    for (tries = 1; /* void */ ; tries++) {
+
+        rc = lw_http_send(http, method, url, NULL, 0);
+
+        if (rc == LW_NOMEM || lw_stop || tries == LW_LUNARY_TRIES
+            || (rc == LW_OK && http->status != 429 && http->status < 500))
+        {
+            return rc;
+        }
+
+        pause = http->retry_after >= 0 ? http->retry_after : wait;
+        wait *= 2;
+
+        lw_sleep(pause > LW_LUNARY_MAX ? LW_LUNARY_MAX : pause);
+
+        if (lw_stop) {
+            return rc;
+        }
+    }
+}
