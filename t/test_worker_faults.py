@@ -272,3 +272,26 @@ def test_forget_tells_that_lunary_does_not_page(redis, lunary, forget,
     done = forget()
     assert done.returncode == 4 and "by hand" in done.stderr
     assert lunary.deleted == [] and redis.client.xlen("lunary:runs") == 3
+
+
+# -- export
+
+@pytest.mark.parametrize("rejected", ['"2"', "2"])
+def test_a_partial_success_of_a_collector_is_told(redis, lunary, folder,
+                                                  monkeypatch, rejected):
+    """Once in a while, and without the collector's words."""
+    def post(h):
+        h.rfile.read(int(h.headers["Content-Length"]))
+        lunary.answer(h, 200, b'{"partialSuccess":{"rejectedSpans":%s,'
+                      b'"errorMessage":"TOP"}}' % rejected.encode())
+    monkeypatch.setattr(lunary, "post", post)
+    add(redis, *[run() for _ in range(6)])
+    done = once(redis.unix_url, "export", "--once", "--batch", "3",
+                "--endpoint", lunary.url, "--metrics", folder / "m")
+    assert done.stderr.count("rejected 2 of 3 spans") == 1
+    assert "TOP" not in done.stderr
+    assert 'failures_total{' in (folder / "m").read_text()
+    assert [line.split()[-1] for line in (folder / "m").read_text()
+            .splitlines() if "failures_total" in line
+            and line[0] != "#"] == ["2"]
+    assert pending(redis, "export") == 0
