@@ -295,3 +295,31 @@ def test_a_partial_success_of_a_collector_is_told(redis, lunary, folder,
             .splitlines() if "failures_total" in line
             and line[0] != "#"] == ["2"]
     assert pending(redis, "export") == 0
+
+
+# -- ledger
+
+def test_an_event_that_is_in_the_stream_twice_counts_once(redis):
+    """In one batch and in two, and as another event than those of its run
+    before."""
+    rid = uuid7(1763772000123)
+    begin = event(event="start", type="llm", runId=rid, name="gpt-4o",
+                  userId="bob")
+    end = event(event="end", type="llm", runId=rid,
+                tokensUsage={"prompt": 10, "completion": 5})
+    error = event(event="error", type="llm", runId=rid)
+    for entries in ((begin, begin), (begin, end, end), (end, error), (error,)):
+        add(redis, *entries)
+        once(redis.unix_url, "ledger", "--once")
+    bob = redis.client.hgetall("lunary:user:default:bob")
+    assert (bob["runs"], bob["input_tokens"], bob["output_tokens"],
+            bob["errors"]) == ("1", "10", "5", "1")
+    assert pending(redis, "ledger") == 0
+
+
+def test_an_event_of_a_run_that_passed_nginx_is_not_that_run(redis):
+    one = run(user_id="bob")
+    add(redis, one, event(event="start", type="llm", runId=one["run_id"],
+                          userId="bob"))
+    once(redis.unix_url, "ledger", "--once")
+    assert redis.hget("lunary:user:default:bob", "runs") == "2"

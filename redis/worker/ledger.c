@@ -194,7 +194,7 @@ lw_ledger_read(lw_t *w, lw_ledger_t *l, lw_batch_t *b)
 }
 
 
-/* a run that is in the batch twice counts once */
+/* a run, or event, that is in the batch twice counts once */
 
 static int
 lw_ledger_twins(lw_t *w, lw_ledger_t *l)
@@ -329,7 +329,7 @@ lw_ledger_event(lw_t *w, lw_share_t *s)
 {
     int64_t        ms;
     lw_usage_t     u;
-    lunary_str_t   event, type, what, usage;
+    lunary_str_t   event, type, what, usage, run;
 
     event = lw_field(s->entry, EVENT);
 
@@ -368,14 +368,20 @@ lw_ledger_event(lw_t *w, lw_share_t *s)
     s->counts = 1;
     s->model = lw_ledger_text(s, lunary_json_get(event, "name"));
 
+    /* sent again, by a spool or an SDK, it is the same event */
+
+    run = lw_ledger_text(s, lunary_json_get(event, "runId"));
+
     if (lunary_eq(what, "start")) {
-        s->open = lw_ledger_text(s, lunary_json_get(event, "runId"));
+        lw_ledger_event_member(s, run, 's');
+        s->open = run;
         s->sums[LW_SUM_RUNS] = 1;
         s->sums[LW_SUM_CLAIMED] = (s->user.len != 0);
         return;
     }
 
     if (lunary_eq(what, "error")) {
+        lw_ledger_event_member(s, run, 'x');
         s->looks_up = 1;
         s->sums[LW_SUM_ERRORS] = 1;
         return;
@@ -386,6 +392,7 @@ lw_ledger_event(lw_t *w, lw_share_t *s)
         return;
     }
 
+    lw_ledger_event_member(s, run, 'e');
     s->looks_up = 1;
 
     memset(&u, 0, sizeof(u));

@@ -337,7 +337,7 @@ lw_ledger_member(lw_share_t *s, lunary_str_t run)
         return;
     }
 
-    s->member = lunary_str(key, sizeof(s->key));
+    s->member = lunary_str(key, 16);
 
     if ((key[6] >> 4) == 7) {
 
@@ -347,4 +347,24 @@ lw_ledger_member(lw_share_t *s, lunary_str_t run)
 
         s->bucket = ms / LW_BUCKET_MS;
     }
+}
+
+
+/* beside the run's own: what SDKs say of a run does not hide it */
+
+void
+lw_ledger_event_member(lw_share_t *s, lunary_str_t run, char event)
+{
+    lw_ledger_member(s, run);
+
+    if (s->member.data != s->key) {
+
+        /* an id as a text would lie in one that may move */
+
+        s->member = lunary_str(NULL, 0);
+        return;
+    }
+
+    s->key[16] = (unsigned char) event;
+    s->member.len = sizeof(s->key);
 }

@@ -39,7 +39,7 @@ typedef struct {
     lunary_str_t        model;
     lunary_str_t        thread;
     lunary_str_t        member;       /* what must not count twice; or empty  */
-    unsigned char       key[16];      /* that, of a UUID                      */
+    unsigned char       key[17];      /* that, of a UUID; and of which event  */
     int64_t             bucket;       /* where it is remembered               */
     lunary_str_t        open;         /* an SDK's start: its run id           */
     lw_text_t           text;         /* what an event's ids decode to        */
@@ -71,6 +71,9 @@ int lw_ledger_stream(lw_t *w, lw_ledger_t *l, unsigned stream);
 
 /* the share's member, key and bucket, of a run's id */
 void lw_ledger_member(lw_share_t *s, lunary_str_t run);
+
+/* the same of an SDK's event, told by a letter; none but of a UUID */
+void lw_ledger_event_member(lw_share_t *s, lunary_str_t run, char event);
 
 /* where a start that an SDK told of is kept: its user */
 void lw_ledger_open_key(lw_t *w, lw_text_t *key, lunary_str_t app,
