@@ -398,10 +398,62 @@ def test_a_record_that_redis_refuses_is_set_aside(outbox, redis):
     assert len(list(nginx.spool.glob("*.refused"))) == 1
 
 
-def test_a_last_record_that_is_refused_stays_refused(outbox, redis):
+def test_a_first_record_that_is_refused_holds_nothing_up(outbox, redis):
+    nginx = outbox(redis)
+    append(nginx, "bad", 3, 0, "&fields=0")
+    ids = append(nginx, "a", 10)
+    once(redis, ids, 5)
+    s = balanced(nginx)
+    assert s["runs_dropped_total"]["refused"] == 3
+    assert len(list(nginx.spool.glob("*.refused"))) == 3
+
+
+def test_a_record_that_is_refused_waits_for_another_one(outbox, redis):
+    """Nothing else shows that it is not Redis."""
+    nginx = outbox(redis)
+    ids = append(nginx, "a", 3)
+    once(redis, ids)
+    append(nginx, "bad", 1, 0, "&fields=0")
+    nginx.wait_log("refuses a run: .*; it waits in the spool for another one")
+    s = stats(nginx)
+    assert s["runs_spooled"] == 1 and total(s["runs_dropped_total"]) == 0
+    began = time.monotonic()
+    ids += append(nginx, "b", 1)
+    once(redis, ids)
+    assert time.monotonic() - began < 5     # not at the next try
+    assert balanced(nginx)["runs_dropped_total"]["refused"] == 1
+
+
+def test_a_record_that_is_refused_in_a_spool_taken_over(outbox, redis):
+    """The last one there: the worker's own show that it is not Redis."""
     nginx = outbox(redis)
     ids = append(nginx, "a", 3)
     append(nginx, "bad", 1, 0, "&fields=0")
+    nginx.wait_log("refuses a run")
+    [name] = spools(nginx)
+    nginx.reload()
+    nginx.wait_log("took over the spool", 15)
+    for i in range(3):
+        ids += append(nginx, f"b{i}", 1)
+        once(redis, ids, 20)
+    wait_for(lambda: name not in spools(nginx), 20)
+    assert balanced(nginx)["runs_dropped_total"]["refused"] == 1
+
+
+def test_a_record_of_one_shard_that_is_refused(outbox, redis):
+    nginx = outbox(redis, stream="lunary:runs shards=2")
+    append(nginx, "a", 100)
+    append(nginx, "bad", 1, 0, "&fields=0")
+    append(nginx, "b", 100)
+    s = balanced(nginx)
+    assert s["runs_dropped_total"]["refused"] == 1
+    assert s["runs_sent_total"] == 200
+
+
+def test_a_last_record_that_is_refused_stays_refused(outbox, redis):
+    nginx = outbox(redis)
+    append(nginx, "bad", 1, 0, "&fields=0")
+    ids = append(nginx, "a", 3)
     nginx.wait_log("refused a record")
     s = balanced(nginx)
     redis.client.client_kill_filter(_type="normal", skipme=True)
@@ -432,17 +484,47 @@ def test_a_batch_that_is_refused_is_halved_down_to_the_record(outbox,
         assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_first_one_that_something_refuses(outbox, redis_server):
+    """No record is named: the one behind it is tried, once."""
+    redis = redis_server()
+    with Proxy(redis.port, poison=b"bad-0") as proxy:
+        nginx = outbox(proxy)
+        append(nginx, "bad")
+        nginx.wait_log("refuses a run")
+        ids = append(nginx, "a", 3)
+        once(redis, ids, 20)
+        s = balanced(nginx)
+        assert s["runs_dropped_total"]["refused"] == 1
+
+
 def test_an_error_for_every_record_costs_none(outbox, redis):
     nginx = outbox(redis)
     once(redis, append(nginx, "a", 1))
     # no id can be greater than this one: every XADD fails
     redis.xadd("lunary:runs", {"run_id": "last"},
                id="18446744073709551615-18446744073709551615")
-    append(nginx, "b", 20)
+    ids = append(nginx, "b", 20)
     nginx.wait_log("refuses every run")
+    for i in range(2):
+        nginx.reload()
+        wait_for(lambda: nginx.log().count("refuses every run") == i + 2, 15)
     s = stats(nginx)
-    assert total(s["runs_dropped_total"]) <= 2
-    assert s["runs_spooled"] >= 18
+    assert total(s["runs_dropped_total"]) == 0
+    assert s["runs_spooled"] == 20
+    redis.delete("lunary:runs")
+    once(redis, ids, 20)
+    assert total(balanced(nginx)["runs_dropped_total"]) == 0
+
+
+def test_a_redis_without_xadd_costs_none(outbox, redis_server):
+    redis = redis_server(rename_command="XADD nobody")
+    nginx = outbox(redis, shutdown="1s")
+    append(nginx, "a", 40)
+    nginx.wait_log("does not take runs .*(?i:unknown).*10 seconds")
+    nginx.reload()
+    wait_for(lambda: nginx.log().count("does not take runs") == 2, 15)
+    s = stats(nginx)
+    assert total(s["runs_dropped_total"]) == 0 and s["runs_spooled"] == 40
 
 
 # what Redis has lost

@@ -172,15 +172,17 @@ def test_one_that_was_set_aside_stays_so_for_the_next_worker(outbox, redis,
     nginx = outbox(redis)
     append(nginx, "a", 1)
     balanced(nginx)
-    pid = die(nginx, COUNTED, POINTS["unplanned"])
     with nginx.client() as c:
         c.request("GET", "/append?fields=0")
+    nginx.wait_log("refuses a run")
+    pid = die(nginx, COUNTED, POINTS["unplanned"])
+    append(nginx, "good", 1)
     nginx.wait_log("it is set aside")
     dead(nginx, pid)
     append(nginx, "b", 3)
     s = settled(nginx)
     assert s["runs_dropped_total"]["refused"] == 1
-    assert (total(s["runs_total"]), s["runs_sent_total"]) == (5, 4)
+    assert (total(s["runs_total"]), s["runs_sent_total"]) == (6, 5)
     assert nginx.log().count("it is set aside") == 1
 
 

@@ -157,6 +157,56 @@ ngx_lunary_redis_text(redisReply *reply, ngx_str_t *text)
 }
 
 
+/*
+ * 1 where a command is missing: versions and services differ in the case of
+ * the letters, and a script has words of its own, and perhaps its line first,
+ * "@user_script: 12: Unknown Redis command called from Lua script"
+ */
+
+static ngx_uint_t
+ngx_lunary_redis_is_unknown(redisReply *reply)
+{
+    size_t       len;
+    u_char      *p, *last;
+    ngx_uint_t   i;
+
+    static const ngx_str_t  texts[] = {
+        ngx_string("unknown command"),
+        ngx_string("unknown redis command")
+    };
+
+    p = (u_char *) reply->str;
+    last = p + reply->len;
+
+    if (last - p > 4 && ngx_strncmp(p, "ERR ", 4) == 0) {
+        p += 4;
+    }
+
+    if (last - p > 14 && ngx_strncmp(p, "@user_script: ", 14) == 0) {
+
+        for (p += 14; p < last && *p >= '0' && *p <= '9'; p++) {
+            /* void */
+        }
+
+        while (p < last && (*p == ':' || *p == ' ')) {
+            p++;
+        }
+    }
+
+    for (i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        len = texts[i].len;
+
+        if ((size_t) (last - p) >= len
+            && ngx_strncasecmp(p, texts[i].data, len) == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
 ngx_lunary_redis_error_e
 ngx_lunary_redis_error(redisReply *reply)
 {
@@ -190,7 +240,6 @@ ngx_lunary_redis_error(redisReply *reply)
         { ngx_string("NOPERM"),       NGX_LUNARY_REDIS_FATAL },
         { ngx_string("WRONGTYPE"),    NGX_LUNARY_REDIS_FATAL },
         { ngx_string("DENIED"),       NGX_LUNARY_REDIS_FATAL },
-        { ngx_string("ERR unknown command"), NGX_LUNARY_REDIS_FATAL },
         { ngx_string("ERR invalid password"), NGX_LUNARY_REDIS_FATAL },
         { ngx_string("ERR DB index"), NGX_LUNARY_REDIS_FATAL },
         { ngx_string("ERR operation not permitted"), NGX_LUNARY_REDIS_FATAL },
@@ -203,6 +252,10 @@ ngx_lunary_redis_error(redisReply *reply)
 
     if (reply == NULL) {
         return NGX_LUNARY_REDIS_RETRY;
+    }
+
+    if (ngx_lunary_redis_is_unknown(reply)) {
+        return NGX_LUNARY_REDIS_FATAL;
     }
 
     for (i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {

@@ -300,6 +300,7 @@ ngx_lunary_outbox_commit(u_char *last)
     ngx_lunary_stats_end();
 
     ngx_lunary_outbox_gauges(ob);
+    ngx_lunary_outbox_company(ob);
     ngx_lunary_outbox_schedule(ob);
 }
 

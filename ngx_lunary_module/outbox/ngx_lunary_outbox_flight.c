@@ -7,7 +7,8 @@
  * Invariants
  *   - a flight has at most one batch a shard, of records in their order;
  *   - it holds nothing that Redis is known to have, nothing that was set
- *     aside, and nothing that has to be durable first and is not;
+ *     aside, and nothing that has to be durable first and is not; and not the
+ *     suspect, where it is to be found out whether others are taken;
  *   - of its links those of records come behind LINKS, those of the commands
  *     around them before.
  */
@@ -35,7 +36,7 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
     size_t                       bytes, most;
     u_char                      *xadd, *last;
     unsigned                     fields;
-    ngx_uint_t                   n, max, shard;
+    ngx_uint_t                   n, max, shard, passed;
     lunary_spool_t              *sp;
     lunary_spool_pos_t           pos;
     lunary_spool_record_t        rec;
@@ -67,7 +68,16 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
         max = ob->conf->maxlen;
     }
 
+    if (src->trying) {
+
+        /* the one that is refused is not to be alone */
+
+        src->trying = 0;
+        max = ngx_max(max, NGX_LUNARY_OUTBOX_TRY);
+    }
+
     n = 0;
+    passed = 0;
     bytes = 0;
     pos = sp->send;
 
@@ -100,10 +110,22 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
         if (rec.seq <= src->shards[shard].applied) {
             lunary_spool_next(sp, &pos);
 
-            if (n == 0) {
+            if (n == 0 && !passed) {
                 sp->send = pos;
             }
 
+            continue;
+        }
+
+        if (src->shards[shard].passing
+            && rec.seq == src->shards[shard].suspect)
+        {
+            if (n) {
+                break;
+            }
+
+            passed = 1;
+            lunary_spool_next(sp, &pos);
             continue;
         }
 
@@ -147,6 +169,17 @@ ngx_lunary_outbox_collect(ngx_lunary_outbox_t *ob,
         bytes += rec.len;
 
         lunary_spool_next(sp, &pos);
+    }
+
+    if (n == 0 && passed) {
+
+        /* there is none behind it, then that one again */
+
+        for (shard = 0; shard < sp->shards; shard++) {
+            src->shards[shard].passing = 0;
+        }
+
+        return ngx_lunary_outbox_collect(ob, src);
     }
 
     f->count = n;

@@ -7,6 +7,7 @@
  *     ngx_lunary_outbox_send.c     flights: which one starts, what is sent
  *     ngx_lunary_outbox_flight.c   what one carries: batches of records
  *     ngx_lunary_outbox_land.c     their end: what came of it, errors, pauses
+ *     ngx_lunary_outbox_refuse.c   a record that Redis refuses, or all of them
  *     ngx_lunary_outbox_count.c    counters, and what is dropped
  *     ngx_lunary_outbox_source.c   a spool with its keys
  *     ngx_lunary_outbox_watermark.c  what Redis has: agreed, older, missing
@@ -37,6 +38,7 @@
 
 
 #define NGX_LUNARY_OUTBOX_MAX_COUNT    128        /* records a flight        */
+#define NGX_LUNARY_OUTBOX_TRY          16         /* with a suspect          */
 #define NGX_LUNARY_OUTBOX_MAX_BYTES    (512 * 1024)
 #define NGX_LUNARY_OUTBOX_MULTI_BYTES  (4 * 1024 * 1024)
 #define NGX_LUNARY_OUTBOX_ENOUGH       (256 * 1024) /* not to wait for more  */
@@ -63,6 +65,14 @@ typedef struct {
     unsigned                      known:1;        /* since the last connect  */
     unsigned                      opened:1;       /* the key exists          */
     unsigned                      mend:1;         /* it is not `applied`     */
+
+    uint64_t                      suspect;        /* refused, or 0           */
+    uint64_t                      took;           /* of the stream, by then  */
+    uint64_t                      error_seq;      /* the last error was      */
+    ngx_uint_t                    error_hash;     /*   behind it, and this   */
+    unsigned                      alike:1;        /* not for the first time  */
+    unsigned                      trying:1;       /* with those behind it    */
+    unsigned                      passing:1;      /* only those behind it    */
 
     ngx_uint_t                    limit;          /* entries, by memory      */
     ngx_msec_t                    sampled;
@@ -95,6 +105,7 @@ struct ngx_lunary_outbox_source_s {
     unsigned                      own:1;
     unsigned                      verify:1;       /* ask for its watermarks  */
     unsigned                      unwaited:1;     /* applied, WAIT is short  */
+    unsigned                      trying:1;       /* one of its shards is    */
 };
 
 
@@ -229,10 +240,11 @@ typedef struct {
     ngx_uint_t                    max_count;      /* halved by errors        */
     ngx_uint_t                    errors;         /* in a row                */
     ngx_uint_t                    kept;           /* refused records, files  */
-    ngx_uint_t                    alike;          /* the same error again    */
-    ngx_uint_t                    refused;        /* set aside in a row      */
-    uint64_t                      error_seq;
-    ngx_uint_t                    error_hash;
+    ngx_uint_t                    error_hash;     /* of what was logged      */
+    u_char                        refusal[128];   /* the last one's text     */
+    size_t                        refusal_len;
+    uint64_t                      took[NGX_LUNARY_OUTBOX_MAX_SHARDS + 1];
+                                                  /* batches, by stream      */
     u_char                        held[128];      /* the group that holds up */
     size_t                        held_len;
     ngx_msec_t                    logged;
@@ -262,6 +274,8 @@ typedef struct {
     unsigned                      multi_off:1;    /* Redis does not let us   */
     unsigned                      multi_never:1;  /* nor would it out of it  */
     unsigned                      in_error:1;     /* it was logged           */
+    unsigned                      lonely:1;       /* a refused record waits
+                                                     for another one         */
     unsigned                      policy_warned:1;
     unsigned                      unsafe_logged:1;/* a sync failed           */
     unsigned                      wait_logged:1;  /* too few replicas        */
@@ -320,6 +334,28 @@ ngx_uint_t ngx_lunary_outbox_sample_due(ngx_lunary_outbox_t *ob,
 void ngx_lunary_outbox_land(ngx_lunary_outbox_t *ob);
 void ngx_lunary_outbox_settle(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src);
+
+/* ngx_lunary_outbox_refuse.c */
+
+/* an error that may be about a record; returns how long to pause */
+ngx_msec_t ngx_lunary_outbox_refused(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+
+/* the reply to a script in `try` mode: sets aside those it names, which one
+ * behind them has shown to be at fault */
+void ngx_lunary_outbox_refused_reply(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_batch_t *b, redisReply *reply);
+
+/* `applied` has moved: what became of the record that was suspected */
+void ngx_lunary_outbox_cleared(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_uint_t n);
+
+/* records of this worker have gone into the stream of shard n just now */
+void ngx_lunary_outbox_took(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src, ngx_uint_t n);
+
+/* there is one more record, which may tell what is at fault */
+void ngx_lunary_outbox_company(ngx_lunary_outbox_t *ob);
 
 /* ngx_lunary_outbox_count.c */
 

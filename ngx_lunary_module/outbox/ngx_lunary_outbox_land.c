@@ -6,13 +6,10 @@
  *
  *     retry    Redis will be well again: backoff with jitter
  *     fatal    an operator must act: told once, tried every 10 seconds
- *     other    it may be a record: the same error twice halves the batch, and
- *              a record that is known, or alone, is set aside in a file
+ *     other    it may be a record: ngx_lunary_outbox_refuse.c finds out
  *
  * Invariants
  *   - a lost connection says nothing about records: it never sets one aside;
- *   - nor does an error that comes for one record after the other: after two
- *     without a success in between it is taken as fatal;
  *   - with wait= nothing is acknowledged that a watermark alone tells of: it
  *     may have been moved by a worker before this one, or for a reply that was
  *     lost, and the replicas need not have it;
@@ -27,18 +24,10 @@
 #include "stats/ngx_lunary_stats.h"
 
 
-#define NGX_LUNARY_OUTBOX_REFUSED_ROW    2     /* set aside without a success */
-#define NGX_LUNARY_OUTBOX_REFUSED_FILES  100   /* kept in the directory       */
-
-
 static ngx_uint_t ngx_lunary_outbox_wrote(ngx_lunary_outbox_flight_t *f);
 static ngx_msec_t ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
 static ngx_msec_t ngx_lunary_outbox_error(ngx_lunary_outbox_t *ob,
-    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
-static ngx_msec_t ngx_lunary_outbox_refused(ngx_lunary_outbox_t *ob,
-    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
-static void ngx_lunary_outbox_set_aside(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
 static void ngx_lunary_outbox_sampled(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
@@ -215,11 +204,13 @@ static ngx_msec_t
 ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
 {
+    uint64_t                    applied;
     ngx_uint_t                  open;
     ngx_lunary_outbox_shard_t  *shard;
 
     shard = &src->shards[b->shard];
     open = !shard->known;
+    applied = shard->applied;
 
     switch (b->result) {
 
@@ -237,7 +228,10 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
             }
 
             shard->length = b->length;
-            ob->refused = 0;
+
+            if (shard->applied > applied) {
+                ngx_lunary_outbox_took(ob, src, b->shard);
+            }
         }
 
         if (ob->in_error) {
@@ -257,7 +251,7 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
         }
 
         ob->errors = 0;
-        ob->alike = 0;
+        shard->alike = 0;
         ob->use_eval = 0;
 
         /* to be asked where it stands is no proof that a batch gets through:
@@ -319,6 +313,10 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
 
         } else if (b->watermark_len) {
             ngx_lunary_outbox_progress(ob, src, b);
+
+            if (shard->applied > applied) {
+                ngx_lunary_outbox_took(ob, src, b->shard);
+            }
         }
 
         if (ob->flight->multi) {
@@ -410,138 +408,6 @@ ngx_lunary_outbox_error(ngx_lunary_outbox_t *ob,
     }
 
     return ngx_lunary_outbox_backoff(ob);
-}
-
-
-/*
- * An error that may be about a record.  Twice alike: the batch is halved, or
- * where the record is known, or alone, it is set aside.
- */
-
-static ngx_msec_t
-ngx_lunary_outbox_refused(ngx_lunary_outbox_t *ob,
-    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
-{
-    ngx_str_t                   text;
-    ngx_uint_t                  hash;
-    ngx_lunary_outbox_shard_t  *shard;
-
-    shard = &src->shards[b->shard];
-    hash = ngx_hash_key(b->text, b->text_len);
-
-    if (ob->alike == 0
-        || ob->error_hash != hash
-        || ob->error_seq != shard->applied)
-    {
-        ob->alike = 1;
-        ob->error_hash = hash;
-        ob->error_seq = shard->applied;
-
-        return NGX_LUNARY_OUTBOX_RETRY_MIN;
-    }
-
-    ob->alike = 0;
-
-    if (b->blame == NGX_LUNARY_OUTBOX_BLAME_BATCH && b->count > 1) {
-        ob->max_count = ngx_max(b->count / 2, 1);
-        return NGX_LUNARY_OUTBOX_RETRY_MIN;
-    }
-
-    if (ob->refused >= NGX_LUNARY_OUTBOX_REFUSED_ROW) {
-
-        /* one after the other: it is not about them */
-
-        ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_REPLY);
-
-        if (!ob->in_error) {
-            ob->in_error = 1;
-
-            text.data = b->text;
-            text.len = b->text_len;
-
-            ngx_log_error(NGX_LOG_ERR, ob->log, 0,
-                          "lunary: redis %V refuses every run: \"%V\"; they "
-                          "wait in the spool, tried again every 10 seconds",
-                          &ob->conf->redis->url, &text);
-        }
-
-        return NGX_LUNARY_OUTBOX_FATAL_DELAY;
-    }
-
-    ngx_lunary_outbox_set_aside(ob, src, b);
-
-    return 1;
-}
-
-
-/* the first record above the watermark leaves the queue, for a file */
-
-static void
-ngx_lunary_outbox_set_aside(ngx_lunary_outbox_t *ob,
-    ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b)
-{
-    int                         fd;
-    char                        name[64];
-    ngx_str_t                   text;
-    lunary_spool_t             *sp;
-    lunary_spool_pos_t          pos;
-    lunary_spool_record_t       rec;
-    ngx_lunary_outbox_shard_t  *shard;
-
-    sp = &src->spool;
-    shard = &src->shards[b->shard];
-    pos = sp->send;
-
-    for ( ;; ) {
-        if (!lunary_spool_read(sp, &pos, &rec)) {
-            return;
-        }
-
-        if (rec.hash % sp->shards == b->shard && rec.seq > shard->applied
-            && !rec.refused)
-        {
-            break;
-        }
-
-        lunary_spool_next(sp, &pos);
-    }
-
-    ob->refused++;
-
-    shard->applied = rec.seq;
-    shard->skipped = rec.seq;
-
-    text.data = b->text;
-    text.len = b->text_len;
-
-    name[0] = '\0';
-
-    if (ob->thread && ob->kept < NGX_LUNARY_OUTBOX_REFUSED_FILES) {
-
-        *ngx_sprintf((u_char *) name, "%*s.%uL.refused", (size_t) 32,
-                     sp->name, rec.seq) = '\0';
-
-        fd = openat(ob->thread->dirfd, name,
-                    O_WRONLY|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600);
-
-        if (fd == -1 || write(fd, rec.data, rec.len) != (ssize_t) rec.len) {
-            name[0] = '\0';
-
-        } else {
-            ob->kept++;
-        }
-
-        if (fd != -1) {
-            (void) close(fd);
-        }
-    }
-
-    lunary_spool_refuse(sp, &rec);
-
-    ngx_log_error(NGX_LOG_ERR, ob->log, 0,
-                  "lunary: redis %V refused a record of %uz bytes: \"%V\"; "
-                  "it is set aside%s%s", &ob->conf->redis->url, rec.len, &text,
-                  name[0] ? " in the spool's directory as " : "", name);
 }
 
 

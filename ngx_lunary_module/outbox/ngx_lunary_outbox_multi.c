@@ -453,7 +453,8 @@ ngx_lunary_outbox_arms(ngx_lunary_outbox_t *ob,
            && ngx_queue_last(&ob->sources) == ngx_queue_head(&ob->sources)
            && ob->max_count == NGX_LUNARY_OUTBOX_MAX_COUNT
            && ob->errors == 0
-           && ob->alike == 0
+           && !src->shards[0].alike
+           && !src->shards[0].suspect
            && !ob->multi_off
            && !ob->multi_never
            && (ngx_msec_int_t) (ngx_current_msec - ob->multi_after) >= 0

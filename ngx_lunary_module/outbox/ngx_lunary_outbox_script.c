@@ -109,7 +109,8 @@
                                                                               \
     /* add, expected watermark, sequence to move it to, entries at most, bytes\
      * at most (0: not looked at now), number of records; then the records:   \
-     * head, name, value, name, value ... */                                  \
+     * head, name, value, name, value ...; "try" for "add": records that are  \
+     * refused are passed over where one behind them goes in, and named */    \
     "if w ~= ARGV[2] then return {'stale', w or ''} end\n"                    \
     "local n, limit, bytes = tonumber(ARGV[6]), tonumber(ARGV[4]), "          \
         "tonumber(ARGV[5])\n"                                                 \
@@ -137,30 +138,43 @@
     "  if r.err then return {'error', w, r.err} end\n"                        \
     "end\n"                                                                   \
                                                                               \
+    "local function seq(i)\n"                                                 \
+    "  return string.format('%.0f', (struct.unpack('<I8', ARGV[i], 17)))\n"   \
+    "end\n"                                                                   \
     "local i, done, last, err = 7, 0, nil, nil\n"                             \
+    "local bad, some = {}, {}\n"                                              \
     "while done < n and len < limit do\n"                                     \
     "  local f = struct.unpack('<I2', ARGV[i], 33)\n"                         \
     "  local r = redis.pcall('XADD', KEYS[1], '*', "                          \
            "unpack(ARGV, i + 1, i + 2 * f))\n"                                \
-    "  if type(r) == 'table' then err = r.err break end\n"                    \
-    "  last = i\n"                                                            \
+    "  if type(r) == 'table' then\n"                                          \
+    "    err = r.err\n"                                                       \
+    "    if ARGV[1] ~= 'try' or string.sub(err, 1, 4) ~= 'ERR ' then "        \
+             "break end\n"                                                    \
+    "    some[#some + 1] = seq(i)\n"                                          \
+    "  else\n"                                                                \
+    "    for _, s in ipairs(some) do bad[#bad + 1] = s end\n"                 \
+    "    some, last, len = {}, i, len + 1\n"                                  \
+    "  end\n"                                                                 \
     "  done = done + 1\n"                                                     \
-    "  len = len + 1\n"                                                       \
     "  i = i + 1 + 2 * f\n"                                                   \
     "end\n"                                                                   \
                                                                               \
-    "if done == n then\n"                                                     \
+    "local all = done == n and #some == 0\n"                                  \
+    "if all then\n"                                                           \
     "  w = ARGV[3]\n"                                                         \
     "elseif last then\n"                                                      \
-    "  w = string.format('%.0f', (struct.unpack('<I8', ARGV[last], 17)))\n"   \
+    "  w = seq(last)\n"                                                       \
     "end\n"                                                                   \
     "if w ~= ARGV[2] or n == 0 then\n"                                        \
     "  local r = redis.pcall('SET', KEYS[2], w)\n"                            \
     "  if r.err then return {'error', ARGV[2], r.err} end\n"                  \
     "end\n"                                                                   \
-    "if err then return {'error', w, err, 'record'} end\n"                    \
-    "if done < n then return {'full', w, held} end\n"                         \
-    "return {'ok', w, '', len, mem}\n"
+    "if all then return {'ok', w, '', len, mem, bad, err} end\n"              \
+    "if err and (#some > 0 or len < limit) then\n"                            \
+    "  return {'error', w, err, 'record', 0, bad, err}\n"                     \
+    "end\n"                                                                   \
+    "return {'full', w, held, 0, 0, bad, err}\n"
 
 
 static u_char *ngx_lunary_outbox_script_start(u_char *p, ngx_uint_t eval,
@@ -223,7 +237,7 @@ ngx_lunary_outbox_script_add(u_char *p, ngx_uint_t eval,
     ngx_uint_t limit, size_t maxbytes)
 {
     p = ngx_lunary_outbox_script_start(p, eval, 6 + b->args, shard);
-    p = ngx_lunary_outbox_bulk(p, "add", 3);
+    p = ngx_lunary_outbox_bulk(p, shard->trying ? "try" : "add", 3);
     p = ngx_lunary_outbox_bulk(p, shard->watermark, shard->watermark_len);
     p = ngx_lunary_outbox_bulk_decimal(p, b->last_seq);
     p = ngx_lunary_outbox_bulk_decimal(p, limit);

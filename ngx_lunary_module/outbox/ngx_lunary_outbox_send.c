@@ -113,6 +113,7 @@ ngx_lunary_outbox_pause_handler(ngx_event_t *ev)
 
     c = ev->data;
     ob = c->data;
+    ob->lonely = 0;
 
     ngx_lunary_outbox_kick(ob);
 }
@@ -569,6 +570,7 @@ ngx_lunary_outbox_reply(void *data, redisReply *reply)
     }
 
     ngx_lunary_outbox_script_reply(b, reply);
+    ngx_lunary_outbox_refused_reply(ob, b, reply);
 
     ngx_lunary_outbox_replied(ob);
 }

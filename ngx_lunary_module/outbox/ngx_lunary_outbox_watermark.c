@@ -62,6 +62,7 @@ ngx_lunary_outbox_progress(ngx_lunary_outbox_t *ob,
 
     if (seq > shard->applied) {
         shard->applied = seq;
+        ngx_lunary_outbox_cleared(ob, src, b->shard);
     }
 
     shard->mend = 0;
@@ -140,8 +141,11 @@ ngx_lunary_outbox_watermark(ngx_lunary_outbox_t *ob,
         src->unwaited = 1;
     }
 
-    shard->applied = seq;
     src->spool.send = src->spool.head;
+
+    if (seq < shard->applied) {
+        shard->applied = seq;
+    }
 
     ngx_lunary_outbox_progress(ob, src, b);
     ngx_lunary_outbox_others(ob);
