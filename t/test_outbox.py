@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socketserver
 import subprocess
 import threading
 import time
@@ -541,6 +542,58 @@ def test_a_missing_watermark_is_a_counted_resend(outbox, redis):
     assert s["runs_resent_total"] == 50
     assert s["runs_sent_total"] == 55
     nginx.wait_log("has lost the watermark: 50 records are sent again")
+
+
+@pytest.mark.parametrize("value", [b"", b"x\x01y", b"7" * 80, b"0-", b"~3~",
+                                   b"words"])
+def test_what_is_no_watermark_counts_as_missing(outbox, redis, value):
+    nginx = outbox(redis)
+    before = append(nginx, "a", 50)
+    once(redis, before)
+    balanced(nginx)
+    [key] = watermarks(redis)
+    redis.set(key, value)
+    ids = append(nginx, "b", 5)
+    wait_for(lambda: entries(redis) == before + before + ids)
+    s = balanced(nginx)
+    assert s["runs_resent_total"] == 50 and s["runs_sent_total"] == 55
+    nginx.wait_log(f'something in "{key}" that is no watermark')
+    assert redis.get(key) == "55"
+
+
+class Astray(socketserver.BaseRequestHandler):
+    """A Redis whose watermark is another one each time."""
+
+    asked = 0
+
+    def handle(self):
+        while data := self.request.recv(65536):
+            for call in data.split(b"\r\nEVAL")[1:]:
+                Astray.asked += 1
+                mark = b"0-%06x" % Astray.asked
+                words = ([b"ok", mark, b"found"] if b"\r\nopen\r\n" in call
+                         else [b"stale", mark])
+                self.request.sendall(b"*%d\r\n" % len(words) + b"".join(
+                    b"$%d\r\n%s\r\n" % (len(w), w) for w in words))
+            if b"EVAL" not in data:
+                self.request.sendall(b"+OK\r\n")
+
+
+def test_a_watermark_that_is_another_one_each_time(outbox):
+    """The worker does not ask at full speed."""
+    Astray.asked = 0
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Astray) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            nginx = outbox(f"redis://127.0.0.1:{server.server_address[1]}")
+            append(nginx, "b", 1)
+            wait_for(lambda: Astray.asked > 3)
+            time.sleep(1)                   # of what must not happen
+            assert Astray.asked < 30
+        finally:
+            server.shutdown()
+    assert stats(nginx)["runs_spooled"] == 1
 
 
 def test_an_older_watermark_is_brought_up_to_date(outbox, redis):

@@ -66,6 +66,8 @@ typedef struct {
     unsigned                      opened:1;       /* the key exists          */
     unsigned                      mend:1;         /* it is not `applied`     */
 
+    ngx_uint_t                    stale;          /* asked, and not added    */
+
     uint64_t                      suspect;        /* refused, or 0           */
     uint64_t                      took;           /* of the stream, by then  */
     uint64_t                      error_seq;      /* the last error was      */
@@ -144,6 +146,7 @@ typedef struct {
 
     ngx_lunary_outbox_result_e    result;
     ngx_uint_t                    created;        /* open: there was none    */
+    ngx_uint_t                    replaced;       /*   but something else    */
     u_char                        watermark[NGX_LUNARY_OUTBOX_WATERMARK];
     size_t                        watermark_len;
     u_char                        text[128];      /* error, or the group     */

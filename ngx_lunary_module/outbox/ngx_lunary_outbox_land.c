@@ -29,6 +29,7 @@ static ngx_msec_t ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
 static ngx_msec_t ngx_lunary_outbox_error(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
+static ngx_msec_t ngx_lunary_outbox_astray(ngx_lunary_outbox_shard_t *shard);
 static void ngx_lunary_outbox_sampled(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src, ngx_lunary_outbox_batch_t *b);
 static void ngx_lunary_outbox_held(ngx_lunary_outbox_t *ob,
@@ -217,9 +218,11 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
     case NGX_LUNARY_OUTBOX_OK:
 
         if (open) {
+            shard->stale++;
             ngx_lunary_outbox_watermark(ob, src, b);
 
         } else {
+            shard->stale = 0;
             ngx_lunary_outbox_progress(ob, src, b);
             ngx_lunary_outbox_sampled(ob, src, b);
 
@@ -262,7 +265,7 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
                                     NGX_LUNARY_OUTBOX_MAX_COUNT);
         }
 
-        return 0;
+        return ngx_lunary_outbox_astray(shard);
 
     case NGX_LUNARY_OUTBOX_LOST:
 
@@ -275,8 +278,9 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
         return ngx_lunary_redis_up(ob->redis) ? NGX_LUNARY_OUTBOX_RETRY_MIN : 0;
 
     case NGX_LUNARY_OUTBOX_STALE:
+        shard->stale++;
         ngx_lunary_outbox_watermark(ob, src, b);
-        return 0;
+        return ngx_lunary_outbox_astray(shard);
 
     case NGX_LUNARY_OUTBOX_FULL:
         ngx_lunary_outbox_progress(ob, src, b);
@@ -329,6 +333,25 @@ ngx_lunary_outbox_judge(ngx_lunary_outbox_t *ob,
 
         return ngx_lunary_outbox_error(ob, src, b);
     }
+}
+
+
+/*
+ * How long to pause for a watermark that is another one each time.  A batch
+ * that finds another one, is told which, and asks where none is there, is
+ * nothing unusual; then one has to get through.
+ */
+
+static ngx_msec_t
+ngx_lunary_outbox_astray(ngx_lunary_outbox_shard_t *shard)
+{
+    if (shard->stale <= 2) {
+        return 0;
+    }
+
+    return ngx_min(NGX_LUNARY_OUTBOX_RETRY_MIN
+                   << ngx_min(shard->stale - 3, 6),
+                   NGX_LUNARY_OUTBOX_RETRY_MAX);
 }
 
 

@@ -29,12 +29,18 @@
     "local w = redis.pcall('GET', KEYS[2])\n"                                 \
     "if type(w) == 'table' then return {'error', '', w.err} end\n"            \
                                                                               \
-    /* open, watermark to begin with */                                       \
+    /* open, watermark to begin with; what is none is overwritten */          \
     "if ARGV[1] == 'open' then\n"                                             \
-    "  if w then return {'ok', w, 'found'} end\n"                             \
+    "  if w then\n"                                                           \
+    "    local v = string.match(w, '^~%d+~(.*)$') or w\n"                     \
+    "    if #w < 64 and (string.match(v, '^%d+$') or "                        \
+             "string.match(v, '^0%-%x+$')) then\n"                            \
+    "      return {'ok', w, 'found'}\n"                                       \
+    "    end\n"                                                               \
+    "  end\n"                                                                 \
     "  local r = redis.pcall('SET', KEYS[2], ARGV[2])\n"                      \
     "  if r.err then return {'error', '', r.err} end\n"                       \
-    "  return {'ok', ARGV[2], 'created'}\n"                                   \
+    "  return {'ok', ARGV[2], w and 'replaced' or 'created'}\n"               \
     "end\n"                                                                   \
                                                                               \
     "local function before(a, b)\n"                                           \
@@ -179,6 +185,7 @@
 
 static u_char *ngx_lunary_outbox_script_start(u_char *p, ngx_uint_t eval,
     ngx_uint_t args, ngx_lunary_outbox_shard_t *shard);
+static ngx_uint_t ngx_lunary_outbox_is_watermark(redisReply *reply);
 
 
 static const char  ngx_lunary_outbox_lua[] = NGX_LUNARY_OUTBOX_LUA;
@@ -365,15 +372,23 @@ ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
     {
         e = reply->element;
 
-        b->watermark_len = ngx_lunary_outbox_copy(b->watermark,
+        /* what is none counts as missing, and is opened anew: it could not be
+         * told to a batch as it is */
+
+        if (ngx_lunary_outbox_is_watermark(e[1])) {
+            b->watermark_len = ngx_lunary_outbox_copy(b->watermark,
                                           NGX_LUNARY_OUTBOX_WATERMARK, e[1]);
+        }
 
         text = (reply->elements >= 3) ? e[2] : NULL;
 
         if (ngx_strcmp(e[0]->str, "ok") == 0) {
             b->result = NGX_LUNARY_OUTBOX_OK;
-            b->created = (text && text->type == REDIS_REPLY_STRING
-                          && ngx_strcmp(text->str, "created") == 0);
+            b->replaced = (text && text->type == REDIS_REPLY_STRING
+                           && ngx_strcmp(text->str, "replaced") == 0);
+            b->created = b->replaced
+                         || (text && text->type == REDIS_REPLY_STRING
+                             && ngx_strcmp(text->str, "created") == 0);
 
             if (reply->elements >= 5
                 && e[3]->type == REDIS_REPLY_INTEGER
@@ -412,6 +427,57 @@ ngx_lunary_outbox_script_reply(ngx_lunary_outbox_batch_t *b,
     } else {
         b->error = NGX_LUNARY_REDIS_OTHER;
     }
+}
+
+
+/* "17", "0-<random>", or "~<length>~" and one of them */
+
+static ngx_uint_t
+ngx_lunary_outbox_is_watermark(redisReply *reply)
+{
+    u_char      *p, *last;
+    ngx_uint_t   hex;
+
+    p = (u_char *) reply->str;
+    last = p + reply->len;
+
+    if (reply->len >= NGX_LUNARY_OUTBOX_WATERMARK) {
+        return 0;
+    }
+
+    if (p < last && *p == '~') {
+
+        do {
+            p++;
+        } while (p < last && *p >= '0' && *p <= '9');
+
+        if (p == last || *p++ != '~') {
+            return 0;
+        }
+    }
+
+    hex = (last - p > 2 && p[0] == '0' && p[1] == '-');
+
+    if (hex) {
+        p += 2;
+    }
+
+    if (p == last) {
+        return 0;
+    }
+
+    while (p < last) {
+
+        if ((*p < '0' || *p > '9')
+            && !(hex && (*p | 0x20) >= 'a' && (*p | 0x20) <= 'f'))
+        {
+            return 0;
+        }
+
+        p++;
+    }
+
+    return 1;
 }
 
 

@@ -85,6 +85,7 @@ ngx_lunary_outbox_state(void *data, ngx_uint_t up)
         for (i = 0; i < src->spool.shards; i++) {
             src->shards[i].known = 0;
             src->shards[i].length = -1;
+            src->shards[i].stale = 0;
         }
 
         if (src->life == NGX_LUNARY_OUTBOX_LIVE) {

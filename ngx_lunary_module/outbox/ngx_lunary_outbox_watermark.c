@@ -9,6 +9,8 @@
  *                      the records above it that are still in the ring are
  *                      sent again, counted, and the log says so
  *
+ * What is no watermark (somebody wrote to its key) counts as missing.
+ *
  * With wait= what is newer is not safe yet: WAIT is asked before any of it is
  * acknowledged.
  */
@@ -97,6 +99,14 @@ ngx_lunary_outbox_watermark(ngx_lunary_outbox_t *ob,
     if (ngx_lunary_outbox_is_wrong(shard, b)) {
         shard->known = 1;
         return;
+    }
+
+    if (b->created && b->replaced) {
+        ngx_log_error(NGX_LOG_WARN, ob->log, 0,
+                      "lunary: redis %V had something in \"%V\" that is no "
+                      "watermark of a worker: it is overwritten, and what the "
+                      "spool still has is sent again; let nobody write to "
+                      "that key", &ob->conf->redis->url, &shard->key);
     }
 
     seq = ngx_lunary_outbox_watermark_seq(b->watermark, b->watermark_len);
