@@ -17,7 +17,7 @@ import pytest
 from harness import SANITIZED, VALGRIND
 from harness.outbox import (CONFIG, append, balanced, entries,  # noqa: F401
                             once, outbox, outbox_module, spools, stats,
-                            watermarks)
+                            total, watermarks)
 from harness.wait import wait_for
 
 
@@ -293,6 +293,30 @@ def test_a_full_disk(outbox, redis, tmpfs):
                    r"No space left|no spool could be made .*28:")
     serves(nginx, redis)
     assert list((disk / "spool").iterdir()) == []
+
+
+def test_a_disk_full_of_dead_spools_is_drained(outbox, redis_server, tmpfs):
+    """By a worker that finds no room for one of its own."""
+    redis = redis_server()
+    redis.stop()
+    disk = tmpfs("size=6m")
+    nginx = outbox(redis, spool=f"{disk}/spool size=4m", shutdown="1s")
+    nginx.allow("exited on signal")
+    [dead] = (disk / "spool").iterdir()
+    ids = append(nginx, "a", 20)
+    os.kill(nginx.workers()[0], signal.SIGKILL)
+    nginx.wait_log("no spool could be made", 10)
+    redis.start()
+    once(redis, ids, 20)
+    wait_for(lambda: not dead.exists())
+    nginx.wait_log("sent and removed, .* reload, and it has a spool")
+    ids += append(nginx, "b", 5)
+    once(redis, ids)
+    nginx.reload()
+    wait_for(lambda: [p.stat().st_size for p in (disk / "spool").iterdir()]
+             == [4 << 20])
+    once(redis, ids + append(nginx, "c", 5))
+    assert total(balanced(nginx)["runs_total"]) == 30
 
 
 def test_a_read_only_disk(outbox, redis, tmpfs):

@@ -13,7 +13,8 @@
  *   - a record is in exactly one of: sent, spooled, dropped; the counters
  *     follow at the places marked so;
  *   - where no spool file can be made the ring lies in memory, and the log
- *     says so: requests are served in any case.
+ *     says so: requests are served in any case.  Those of finished workers
+ *     are taken over all the same: they may be what fills the disk.
  */
 
 #include <ngx_config.h>
@@ -118,7 +119,9 @@ ngx_lunary_outbox_init(ngx_cycle_t *cycle, ngx_lunary_outbox_conf_t *conf)
 
             ob->own->durable = (uint64_t) -1;
 
-        } else if (conf->sync == NGX_LUNARY_SYNC_OFF) {
+        } else if (conf->sync == NGX_LUNARY_SYNC_OFF
+                   || ob->own->spool.fd == -1)
+        {
             ngx_lunary_outbox_glance_handler(&ob->glance);
 
         } else if (ngx_lunary_outbox_thread_start(ob) != NGX_OK) {
@@ -188,23 +191,22 @@ ngx_lunary_outbox_own_spool(ngx_lunary_outbox_t *ob, int *dirfd)
         } else {
             rc = lunary_spool_create(&ob->own->spool, &sc);
 
-            if (rc == LUNARY_SPOOL_OK) {
-                *dirfd = sc.dirfd;
+            /* what fills the disk may be spools to take over */
 
-            } else {
+            *dirfd = sc.dirfd;
+
+            if (rc != LUNARY_SPOOL_OK) {
                 ngx_log_error(NGX_LOG_CRIT, ob->log, ob->own->spool.err,
                               "lunary: no spool could be made in \"%V\", %s "
                               "failed: it needs %uz free bytes a worker, and "
                               "to be writable; until the next reload runs "
                               "wait in memory", &conf->path,
                               ob->own->spool.call, conf->size);
-                (void) close(sc.dirfd);
-                sc.dirfd = -1;
             }
         }
     }
 
-    if (*dirfd == -1) {
+    if (*dirfd == -1 || rc != LUNARY_SPOOL_OK) {
         sc.dirfd = -1;
         rc = lunary_spool_create(&ob->own->spool, &sc);
     }
@@ -215,11 +217,11 @@ ngx_lunary_outbox_own_spool(ngx_lunary_outbox_t *ob, int *dirfd)
         return NGX_ERROR;
     }
 
-    if (*dirfd == -1) {
+    if (ob->own->spool.fd == -1) {
         ngx_lunary_stats_forgetful();
     }
 
-    if (*dirfd == -1 || conf->sync != NGX_LUNARY_SYNC_ALWAYS) {
+    if (ob->own->spool.fd == -1 || conf->sync != NGX_LUNARY_SYNC_ALWAYS) {
         ob->own->durable = (uint64_t) -1;
     }
 

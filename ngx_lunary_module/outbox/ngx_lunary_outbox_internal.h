@@ -229,7 +229,8 @@ typedef struct {
     ngx_queue_t                   sources;        /* own first               */
     ngx_lunary_outbox_source_t   *own;
     ngx_lunary_outbox_flight_t   *flight;
-    ngx_lunary_outbox_thread_t   *thread;         /* NULL: no spool folder   */
+    ngx_lunary_outbox_thread_t   *thread;         /* NULL: no spool folder;
+                                                     own may be in memory    */
     ngx_connection_t             *notify;         /* of the thread           */
     uint64_t                      generation;
 
@@ -281,6 +282,7 @@ typedef struct {
                                                      for another one         */
     unsigned                      policy_warned:1;
     unsigned                      unsafe_logged:1;/* a sync failed           */
+    unsigned                      room_logged:1;  /* on a disk that was full */
     unsigned                      wait_logged:1;  /* too few replicas        */
 } ngx_lunary_outbox_t;
 

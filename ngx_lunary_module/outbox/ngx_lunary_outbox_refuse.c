@@ -348,6 +348,10 @@ ngx_lunary_outbox_set_aside(ngx_lunary_outbox_t *ob,
                     O_WRONLY|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600);
 
         if (fd == -1 || write(fd, rec->data, rec->len) != (ssize_t) rec->len) {
+            if (fd != -1) {
+                (void) unlinkat(ob->thread->dirfd, name, 0);
+            }
+
             name[0] = '\0';
 
         } else {

@@ -53,6 +53,8 @@ static void ngx_lunary_outbox_thread_say(ngx_lunary_outbox_thread_t *t,
 static void ngx_lunary_outbox_thread_tell(ngx_lunary_outbox_thread_t *t);
 static uint64_t ngx_lunary_outbox_thread_now(void);
 static void ngx_lunary_outbox_notify_handler(ngx_event_t *ev);
+static void ngx_lunary_outbox_thread_room(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src);
 
 
 static ngx_lunary_outbox_known_t
@@ -300,6 +302,7 @@ ngx_lunary_outbox_notify_handler(ngx_event_t *ev)
         }
 
         ngx_queue_remove(&src->queue);
+        ngx_lunary_outbox_thread_room(ob, src);
         ngx_lunary_outbox_free_source(src);
 
         (void) pthread_mutex_lock(&t->mutex);
@@ -319,6 +322,29 @@ ngx_lunary_outbox_notify_handler(ngx_event_t *ev)
     }
 
     ngx_lunary_outbox_schedule(ob);
+}
+
+
+/* a worker without a spool on disk removed one: the next one may have one */
+
+static void
+ngx_lunary_outbox_thread_room(ngx_lunary_outbox_t *ob,
+    ngx_lunary_outbox_source_t *src)
+{
+    if (src->error
+        || ob->own->spool.fd != -1
+        || ob->room_logged
+        || ngx_queue_last(&ob->sources) != ngx_queue_head(&ob->sources))
+    {
+        return;
+    }
+
+    ob->room_logged = 1;
+
+    ngx_log_error(NGX_LOG_WARN, ob->log, 0,
+                  "lunary: the spools of finished workers in \"%V\" were "
+                  "sent and removed, while this worker's runs wait in memory: "
+                  "reload, and it has a spool there again", &ob->conf->path);
 }
 
 
