@@ -44,7 +44,7 @@ typedef struct {
     lunary_str_t          event_name;    /* of an SDK's event                */
     lw_text_t             text;          /* what an event's ids decode to    */
     int64_t               started_at;
-    int64_t               failed_at;     /* lw_clock(): since then a suspect */
+    int64_t               failed_at;     /* lw_relay_tick(): then a suspect  */
     int64_t               tried_at;      /* as a suspect                     */
     unsigned              own_known:1;   /* Redis knows the run...           */
     unsigned              own_proxied:1; /* ...as one of the proxy           */
@@ -75,7 +75,8 @@ typedef struct {
     lw_http_t             http;
     char                  url[1024];
     int64_t               blocked[LW_PROJECTS_MAX];   /* lw_clock() until    */
-    int64_t               last_success;
+    int64_t               last_success;       /* lw_relay_tick()              */
+    int64_t               tick;
     int64_t               excused_at;    /* those that are held              */
     int64_t               suspects_at;   /* when they are tried next...      */
     int64_t               suspects_pause;     /* ...which is so many ms off  */

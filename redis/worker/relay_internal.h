@@ -46,6 +46,11 @@ int lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
  * settled for this round.  note() makes one a suspect that failed at `when`.
  */
 void lw_relay_suspect_count(lw_relay_t *r);
+
+/* lw_clock(), but always later than the one before: what passed right behind a
+ * failure passed after it */
+int64_t lw_relay_tick(lw_relay_t *r);
+
 int lw_relay_suspect_due(lw_t *w, lw_relay_t *r, const lw_item_t *item);
 int lw_relay_suspect_send(lw_t *w, lw_relay_t *r,
     const lw_project_t *project);

@@ -452,7 +452,7 @@ lw_relay_results(lw_t *w, lw_relay_t *r, lunary_str_t results,
         return LW_ERROR;
     }
 
-    r->last_success = lw_clock();
+    r->last_success = lw_relay_tick(r);
     r->suspects_pause = 0;
     r->suspects_at = 0;
 

@@ -31,6 +31,19 @@ static void lw_relay_suspect_hold(lw_relay_t *r,
 static void lw_relay_suspect_pause(lw_relay_t *r);
 
 
+int64_t
+lw_relay_tick(lw_relay_t *r)
+{
+    int64_t  now;
+
+    now = lw_clock();
+
+    r->tick = now > r->tick ? now : r->tick + 1;
+
+    return r->tick;
+}
+
+
 /* whether it is tried in this round: others passed, or it is time again */
 
 int
@@ -187,7 +200,7 @@ lw_relay_suspect_failed(lw_t *w, lw_relay_t *r, lw_item_t *item,
     }
 
     item->state = LW_ITEM_HOLD;
-    lw_relay_suspect_note(w, r, item, lw_clock());
+    lw_relay_suspect_note(w, r, item, lw_relay_tick(r));
 
     return 1;
 }
