@@ -371,6 +371,15 @@ def test_converse_images_have_a_media_type(read):
     assert "data:image/png" in got["input"]
 
 
+def test_an_exception_with_an_odd_name(read):
+    got = read({"messages": []}, [('a"b\\Exception', {"message": "m"})],
+               path="/model/m/converse-stream")
+    assert error(got) == {"message": "m"}
+    got = read({"messages": []}, [("ThrottlingException", {"message": "m"})],
+               path="/model/m/converse-stream")
+    assert error(got) == {"message": "m", "type": "ThrottlingException"}
+
+
 def test_cohere_without_a_message(read):
     got = read({"model": "m", "messages": []},
                {"id": "i", "finish_reason": "MAX_TOKENS"}, path="/v2/chat")

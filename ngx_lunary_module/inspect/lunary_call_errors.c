@@ -104,25 +104,37 @@ void
 lunary_call_exception(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data)
 {
-    lunary_str_t   message;
+    size_t         i;
+    lunary_str_t   message, none;
     unsigned char  type[LUNARY_FRAME_NAME + 2];
 
+    none = lunary_str(NULL, 0);
     message = lunary_json_get(data, "message");
 
-    if (name.len > LUNARY_FRAME_NAME) {
-        name.len = LUNARY_FRAME_NAME;
+    if (message.len == 0) {
+        message = lunary_json_get(data, "Message");
+    }
+
+    /* it is a word, or nothing that AWS would send */
+
+    for (i = 0; i < name.len; i++) {
+        if (name.data[i] <= ' ' || name.data[i] >= 0x7f
+            || name.data[i] == '"' || name.data[i] == '\\')
+        {
+            break;
+        }
+    }
+
+    if (i < name.len || name.len > LUNARY_FRAME_NAME) {
+        lunary_call_error(call, message, none, none);
+        return;
     }
 
     type[0] = '"';
     memcpy(type + 1, name.data, name.len);
     type[name.len + 1] = '"';
 
-    if (message.len == 0) {
-        message = lunary_json_get(data, "Message");
-    }
-
-    lunary_call_error(call, message, lunary_str(type, name.len + 2),
-                      lunary_str(NULL, 0));
+    lunary_call_error(call, message, lunary_str(type, name.len + 2), none);
 }
 
 
