@@ -275,6 +275,22 @@ def test_maxbytes_bounds_the_memory_of_the_stream(outbox, redis):
     assert entries(redis)[-1] == "a39-19"
 
 
+def test_maxbytes_without_the_right_to_look_is_warned_about(outbox,
+                                                            redis_server):
+    redis = redis_server()
+    redis.client.execute_command(
+        "ACL", "SETUSER", "runs", "on", ">secret", "~*", "+@all", "-memory")
+    nginx = outbox(f"redis://runs:secret@127.0.0.1:{redis.port}",
+                   stream="lunary:runs maxbytes=1m")
+    ids = append(nginx, "a", 20)
+    once(redis, ids)
+    nginx.wait_log(r'maxbytes= does not bound it: give its user "\+memory')
+    for i in range(10):                     # a 64th of it each: looked at
+        ids += append(nginx, f"b{i}", 4, 5000)
+        once(redis, ids)
+    assert nginx.log().count("maxbytes= does not bound it") == 1
+
+
 # errors of Redis
 
 def test_a_key_of_another_type_is_told_and_waited_for(outbox, redis):

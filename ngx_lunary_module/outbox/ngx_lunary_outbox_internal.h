@@ -281,6 +281,7 @@ typedef struct {
     unsigned                      lonely:1;       /* a refused record waits
                                                      for another one         */
     unsigned                      policy_warned:1;
+    unsigned                      memory_warned:1;/* on this connection      */
     unsigned                      unsafe_logged:1;/* a sync failed           */
     unsigned                      room_logged:1;  /* on a disk that was full */
     unsigned                      wait_logged:1;  /* too few replicas        */

@@ -366,6 +366,17 @@ ngx_lunary_outbox_sampled(ngx_lunary_outbox_t *ob,
 {
     double  entries;
 
+    if (b->memory == -1 && !ob->memory_warned) {
+        ob->memory_warned = 1;
+
+        ngx_log_error(NGX_LOG_WARN, ob->log, 0,
+                      "lunary: redis %V does not say how much memory \"%V\" "
+                      "takes, so maxbytes= does not bound it: give its user "
+                      "\"+memory|usage\", then reload; where there is no "
+                      "MEMORY USAGE, use maxlen=",
+                      &ob->conf->redis->url, &src->shards[b->shard].stream);
+    }
+
     if (b->memory <= 0 || b->length <= 0) {
         return;
     }

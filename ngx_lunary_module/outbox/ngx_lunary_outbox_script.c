@@ -126,6 +126,7 @@
     "if limit == 0 then limit = 2^53 end\n"                                   \
     "if bytes > 0 then\n"                                                     \
     "  mem = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', '20')\n"      \
+    "  if type(mem) == 'table' then mem = -1 end\n"                           \
     "  if type(mem) ~= 'number' then mem = 0 end\n"                           \
     "  if mem > bytes and len > 0 then\n"                                     \
     "    limit = math.min(limit, "                                            \

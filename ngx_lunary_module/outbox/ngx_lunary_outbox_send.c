@@ -66,6 +66,7 @@ ngx_lunary_outbox_state(void *data, ngx_uint_t up)
     ob->in_multi = 0;
     ob->armed = 0;
     ob->multi_off = 0;
+    ob->memory_warned = 0;
 
     if (ob->own->shards[0].mend && ob->own->shards[0].watermark[0] != '~') {
 
