@@ -6,18 +6,21 @@ import json
 import os
 import pathlib
 import random
+import re
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import time
+import types
 
 import pytest
 
 from harness import SANITIZED, VALGRIND
 from harness.outbox import (CONFIG, append, balanced, entries,  # noqa: F401
-                            once, outbox, outbox_module, spools, stats,
-                            total, watermarks)
+                            once, outbox, outbox_module, put_spool, spools,
+                            stats, total, watermarks)
 from harness.wait import wait_for
 
 
@@ -174,6 +177,92 @@ def test_a_file_of_noise_is_left_alone(left):
     nginx.wait_log("has no readable head")
     serves(nginx, redis, ids)
     assert noise.exists()
+
+
+def test_a_copy_is_left_alone(left):
+    """Or each would be sent."""
+    nginx, redis, ids, path = left
+    copy = path.with_name("ab" * 16 + ".spool")
+    shutil.copy(path, copy)
+    copy.chmod(0o600)
+    nginx.start()
+    nginx.wait_log(f"spool .*{copy.name}. was .{path.name}. when it was")
+    serves(nginx, redis, ids)
+    wait_for(lambda: not path.exists())
+    assert copy.exists()
+
+
+def test_files_that_cannot_be_used_do_not_stop_adoption(outbox, redis):
+    nginx = outbox(redis)
+    nginx.allow("newer version|300 shards")
+    target = f"127.0.0.1:{redis.port}/0 lunary:runs"
+    bad = [put_spool(nginx, f"{i:032x}", target, shards=300)
+           for i in range(70)]
+    wait_for(lambda: len(re.findall("newer version|has 300 shards",
+                                    nginx.log())) >= 64)
+    good = put_spool(nginx, "f" * 32, target)
+    wait_for(lambda: not good.exists())
+    assert all(p.exists() for p in bad)
+
+
+def test_each_file_that_cannot_be_used_is_told_of_once(outbox, redis):
+    """Also two whose inodes differ by a multiple of something."""
+    nginx = outbox(redis)
+    nginx.allow("readable head")
+    scratch = nginx.folder / "scratch"
+    scratch.mkdir()
+    seen = {}
+    for i in range(3000):
+        p = scratch / f"{i:032x}.spool"
+        p.write_bytes(b"x" * 8192)
+        p.chmod(0o600)
+        k = p.stat().st_ino % 256
+        if k in seen:
+            break
+        seen[k] = p
+    for q in (p, seen[k]):
+        q.rename(nginx.spool / q.name)
+    log = nginx.log
+    wait_for(lambda: log().count("has no readable head") >= 2)
+    scans = put_spool(nginx, "f" * 32, f"127.0.0.1:{redis.port}/0 lunary:runs")
+    wait_for(lambda: not scans.exists())    # the directory was read again
+    scans = put_spool(nginx, "e" * 32, f"127.0.0.1:{redis.port}/0 lunary:runs")
+    wait_for(lambda: not scans.exists())
+    assert log().count("has no readable head") == 2
+
+
+def test_a_drained_spool_that_cannot_be_removed(outbox, redis_server):
+    redis = redis_server()
+    redis.stop()
+    nginx = outbox(redis)
+    nginx.allow("exited on signal|cannot be removed")
+    ids = append(nginx, "a", 5)
+    dead = nginx.workers()[0]
+    os.kill(dead, signal.SIGKILL)
+    nginx.wait_log("took over the spool", 10)
+    if subprocess.run(["chattr", "+a", nginx.spool],
+                      capture_output=True).returncode:
+        pytest.skip("no chattr +a here")
+    try:
+        redis.start()
+        once(redis, ids, 20)
+        nginx.wait_log("the drained spool .* cannot be removed")
+        for i in range(3):                  # the directory is read again
+            path = put_spool_in_place(nginx, f"{i + 10:032x}", redis)
+            nginx.wait_log(f"took over the spool .*{path.name}")
+        assert len(re.findall("took over the spool", nginx.log())) == 4
+    finally:
+        subprocess.run(["chattr", "-a", nginx.spool], check=True)
+
+
+def put_spool_in_place(nginx, id, redis):
+    """Where nothing can be renamed: half of it may be seen."""
+    target = f"127.0.0.1:{redis.port}/0 lunary:runs"
+    other = types.SimpleNamespace(spool=nginx.folder)
+    made = put_spool(other, id, target)
+    path = nginx.spool / made.name
+    os.link(made, path)
+    return path
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to chown")

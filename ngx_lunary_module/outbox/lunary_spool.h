@@ -49,6 +49,7 @@ typedef enum {
     LUNARY_SPOOL_TARGET,           /* its records are for somewhere else     */
     LUNARY_SPOOL_NEWER,            /* of a version we do not know            */
     LUNARY_SPOOL_DAMAGED,          /* no readable head                       */
+    LUNARY_SPOOL_RENAMED,          /* or a copy: sp->name is what it was     */
     LUNARY_SPOOL_FULL,
     LUNARY_SPOOL_TOO_LARGE
 } lunary_spool_status_e;
@@ -164,7 +165,8 @@ lunary_spool_status_e lunary_spool_create(lunary_spool_t *sp,
 lunary_spool_status_e lunary_spool_adopt(lunary_spool_t *sp, int dirfd,
     const char *name, const char *target);
 
-/* the same for a mapped image, for tests: no file, no lock */
+/* the same for a mapped image, for tests: no file, no lock, and where sp->name
+ * is empty any name will do */
 lunary_spool_status_e lunary_spool_recover(lunary_spool_t *sp,
     unsigned char *image, size_t size, const char *target);
 

@@ -281,6 +281,7 @@ lunary_spool_adopt(lunary_spool_t *sp, int dirfd, const char *name,
     }
 
     sp->mapped = size;
+    snprintf(sp->name, sizeof(sp->name), "%s", name);
 
     rc = lunary_spool_recover(sp, map, size, target);
 
@@ -289,8 +290,6 @@ lunary_spool_adopt(lunary_spool_t *sp, int dirfd, const char *name,
         lunary_spool_close(sp);
         return rc;
     }
-
-    snprintf(sp->name, sizeof(sp->name), "%s", name);
 
     return LUNARY_SPOOL_OK;
 }

@@ -3,7 +3,8 @@
  *
  * Reading a spool after a crash: every record that is whole, in the order of
  * the sequences, wherever in the file it lies.  Nothing else in the file is
- * believed; docs/reliability.md says why that is enough.
+ * believed; docs/reliability.md says why that is enough.  A file that has
+ * another name than its head says may be a copy, and is not read.
  *
  * The image may hold anything: each offset and length is checked before use,
  * and the time is linear in its size (a checksum that fails is computed over
@@ -18,7 +19,7 @@
 
 
 static lunary_spool_status_e lunary_spool_read_head(lunary_spool_t *sp,
-    unsigned char *head);
+    unsigned char *head, char *name);
 static size_t lunary_spool_check_record(lunary_spool_t *sp, size_t off,
     lunary_spool_entry_t *entry);
 static int lunary_spool_add(lunary_spool_t *sp, size_t *cap,
@@ -32,6 +33,7 @@ lunary_spool_recover(lunary_spool_t *sp, unsigned char *image, size_t size,
     const char *target)
 {
     size_t                  off, len, cap, i, n;
+    char                    id[LUNARY_SPOOL_NAME_LEN + 1];
     uint64_t                floor;
     unsigned char          *p;
     lunary_spool_entry_t    entry;
@@ -45,10 +47,10 @@ lunary_spool_recover(lunary_spool_t *sp, unsigned char *image, size_t size,
     sp->size = size;
     sp->next_seq = 1;
 
-    rc = lunary_spool_read_head(sp, image);
+    rc = lunary_spool_read_head(sp, image, id);
 
     if (rc == LUNARY_SPOOL_DAMAGED) {
-        rc = lunary_spool_read_head(sp, image + LUNARY_SPOOL_HEAD_COPY);
+        rc = lunary_spool_read_head(sp, image + LUNARY_SPOOL_HEAD_COPY, id);
     }
 
     if (rc != LUNARY_SPOOL_OK) {
@@ -57,6 +59,11 @@ lunary_spool_recover(lunary_spool_t *sp, unsigned char *image, size_t size,
 
     if (target && strcmp(target, sp->target) != 0) {
         return LUNARY_SPOOL_TARGET;
+    }
+
+    if (sp->name[0] && strcmp(id, sp->name) != 0) {
+        memcpy(sp->name, id, sizeof(id));
+        return LUNARY_SPOOL_RENAMED;
     }
 
     floor = lunary_spool_get(image + LUNARY_SPOOL_HINT_FLOOR, 8);
@@ -122,9 +129,12 @@ lunary_spool_recover(lunary_spool_t *sp, unsigned char *image, size_t size,
 }
 
 
+/* name: what the file was called, LUNARY_SPOOL_NAME_LEN and a zero */
+
 static lunary_spool_status_e
-lunary_spool_read_head(lunary_spool_t *sp, unsigned char *head)
+lunary_spool_read_head(lunary_spool_t *sp, unsigned char *head, char *name)
 {
+    int            i;
     size_t         len;
     uint32_t       crc;
     unsigned char  copy[LUNARY_SPOOL_HEAD_LEN];
@@ -161,6 +171,13 @@ lunary_spool_read_head(lunary_spool_t *sp, unsigned char *head)
     sp->shards = (unsigned) lunary_spool_get(copy + LUNARY_SPOOL_H_SHARDS, 4);
     sp->truncated = (lunary_spool_get(copy + LUNARY_SPOOL_H_SIZE, 8)
                      > sp->size);
+
+    for (i = 0; i < 16; i++) {
+        name[2 * i] = "0123456789abcdef"[copy[LUNARY_SPOOL_H_ID + i] >> 4];
+        name[2 * i + 1] = "0123456789abcdef"[copy[LUNARY_SPOOL_H_ID + i] & 15];
+    }
+
+    memcpy(name + 32, LUNARY_SPOOL_SUFFIX, sizeof(LUNARY_SPOOL_SUFFIX));
 
     memcpy(sp->target, copy + LUNARY_SPOOL_H_TARGET, len);
     sp->target[len] = '\0';

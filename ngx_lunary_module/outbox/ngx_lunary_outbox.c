@@ -415,7 +415,7 @@ ngx_lunary_outbox_pending(ngx_lunary_outbox_t *ob)
 
 /* a spool that the helper thread found, locked and read */
 
-void
+ngx_int_t
 ngx_lunary_outbox_adopted(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src)
 {
@@ -424,8 +424,7 @@ ngx_lunary_outbox_adopted(ngx_lunary_outbox_t *ob,
     sp = &src->spool;
 
     if (ngx_lunary_outbox_source_keys(ob->log, ob->conf, src) != NGX_OK) {
-        ngx_lunary_outbox_free_source(src);
-        return;
+        return NGX_ERROR;
     }
 
     ngx_queue_insert_tail(&ob->sources, &src->queue);
@@ -461,6 +460,8 @@ ngx_lunary_outbox_adopted(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_others(ob);
     ngx_lunary_outbox_gauges(ob);
     ngx_lunary_outbox_schedule(ob);
+
+    return NGX_OK;
 }
 
 

@@ -15,6 +15,7 @@
  *     ngx_lunary_outbox_multi.c    the same by MULTI, for busy workers
  *     ngx_lunary_outbox_glance.c   whether there is a spool to take over
  *     ngx_lunary_outbox_thread.c   the helper thread: sync, adoption
+ *     ngx_lunary_outbox_known.c    files that are no use to it, and why
  *     ngx_lunary_outbox_conf.c     the directives
  *     lunary_spool*.c              the ring and its file, without nginx
  *
@@ -44,6 +45,8 @@
 #define NGX_LUNARY_OUTBOX_ENOUGH       (256 * 1024) /* not to wait for more  */
 #define NGX_LUNARY_OUTBOX_MAX_SHARDS   256
 #define NGX_LUNARY_OUTBOX_MAX_ADOPTED  64
+#define NGX_LUNARY_OUTBOX_KNOWN        256        /* files that are no use   */
+#define NGX_LUNARY_OUTBOX_KNOWN_FOR    60         /* s                       */
 #define NGX_LUNARY_OUTBOX_MAX_FIELDS   1024
 #define NGX_LUNARY_OUTBOX_WATERMARK    64         /* bytes of its text       */
 #define NGX_LUNARY_OUTBOX_RETRY_MIN    100        /* ms                      */
@@ -103,6 +106,7 @@ struct ngx_lunary_outbox_source_s {
     uint16_t                     *batch_of;       /* shard's batch, + 1      */
     uint64_t                      durable;        /* may be sent up to here  */
     ngx_lunary_outbox_life_e      life;
+    ino_t                         ino;            /* adopted: of its file    */
     int                           error;          /* of the thread's job     */
     unsigned                      own:1;
     unsigned                      verify:1;       /* ask for its watermarks  */
@@ -194,6 +198,14 @@ typedef struct {
 } ngx_lunary_outbox_flight_t;
 
 
+/* a file that was looked at in vain and need not be read every time */
+
+typedef struct {
+    ino_t                         ino;            /* 0: none                 */
+    time_t                        until;
+} ngx_lunary_outbox_known_t;
+
+
 typedef struct {
     pthread_t                     id;
     pthread_mutex_t               mutex;
@@ -209,6 +221,7 @@ typedef struct {
     lunary_spool_t               *own;
 
     /* guarded by mutex */
+    ngx_lunary_outbox_known_t     known[NGX_LUNARY_OUTBOX_KNOWN];
     ngx_uint_t                    stop;
     ngx_uint_t                    hold;           /* adopt no more           */
     ngx_uint_t                    nadopted;
@@ -292,7 +305,8 @@ typedef struct {
 
 void ngx_lunary_outbox_schedule(ngx_lunary_outbox_t *ob);
 ngx_uint_t ngx_lunary_outbox_pending(ngx_lunary_outbox_t *ob);
-void ngx_lunary_outbox_adopted(ngx_lunary_outbox_t *ob,
+/* NGX_ERROR, logged: it was not taken, and is the caller's still */
+ngx_int_t ngx_lunary_outbox_adopted(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src);
 void ngx_lunary_outbox_synced(ngx_lunary_outbox_t *ob, uint64_t seq,
     ngx_uint_t failed);
@@ -438,6 +452,19 @@ extern uint64_t  ngx_lunary_outbox_generation;
 /* starts the helper thread if there is something to take over, else sets the
  * timer for the next look */
 void ngx_lunary_outbox_glance_handler(ngx_event_t *ev);
+
+/* ngx_lunary_outbox_known.c */
+
+/* 1: the file was looked at in vain, less than a minute ago */
+ngx_uint_t ngx_lunary_outbox_known(ngx_lunary_outbox_thread_t *t, ino_t ino);
+
+/* it is not looked at for a minute; 1 where that is news, to be logged */
+ngx_uint_t ngx_lunary_outbox_remember(ngx_lunary_outbox_thread_t *t,
+    ino_t ino);
+
+/* tells the operator why a file is left alone */
+void ngx_lunary_outbox_unusable(ngx_lunary_outbox_thread_t *t,
+    lunary_spool_t *sp, const char *name, lunary_spool_status_e why);
 
 /* ngx_lunary_outbox_thread.c */
 

@@ -27,15 +27,6 @@
 
 
 #define NGX_LUNARY_OUTBOX_STACK   (256 * 1024)
-#define NGX_LUNARY_OUTBOX_KNOWN   256
-
-
-/* a file that was looked at in vain and need not be read every time */
-
-typedef struct {
-    ino_t                         ino;
-    time_t                        until;
-} ngx_lunary_outbox_known_t;
 
 
 static void *ngx_lunary_outbox_thread_cycle(void *data);
@@ -47,18 +38,11 @@ static void ngx_lunary_outbox_thread_try(ngx_lunary_outbox_thread_t *t,
     const char *name, ino_t ino);
 static void ngx_lunary_outbox_thread_leftover(ngx_lunary_outbox_thread_t *t,
     const char *name);
-static ngx_lunary_outbox_known_t *ngx_lunary_outbox_thread_known(ino_t ino);
-static void ngx_lunary_outbox_thread_say(ngx_lunary_outbox_thread_t *t,
-    lunary_spool_t *sp, const char *name, lunary_spool_status_e why);
 static void ngx_lunary_outbox_thread_tell(ngx_lunary_outbox_thread_t *t);
 static uint64_t ngx_lunary_outbox_thread_now(void);
 static void ngx_lunary_outbox_notify_handler(ngx_event_t *ev);
 static void ngx_lunary_outbox_thread_room(ngx_lunary_outbox_t *ob,
     ngx_lunary_outbox_source_t *src);
-
-
-static ngx_lunary_outbox_known_t
-    ngx_lunary_outbox_known[NGX_LUNARY_OUTBOX_KNOWN];
 
 
 ngx_int_t
@@ -298,7 +282,9 @@ ngx_lunary_outbox_notify_handler(ngx_event_t *ev)
         if (src->error) {
             ngx_log_error(NGX_LOG_ERR, ob->log, src->error,
                           "lunary: the drained spool \"%V/%s\" cannot be "
-                          "removed", &ob->conf->path, src->spool.name);
+                          "removed: it holds nothing that was not sent; "
+                          "remove it, or let the user of the workers do so",
+                          &ob->conf->path, src->spool.name);
         }
 
         ngx_queue_remove(&src->queue);
@@ -314,7 +300,18 @@ ngx_lunary_outbox_notify_handler(ngx_event_t *ev)
         src = adopted;
         adopted = src->next;
 
-        ngx_lunary_outbox_adopted(ob, src);
+        if (ngx_lunary_outbox_adopted(ob, src) == NGX_OK) {
+            continue;
+        }
+
+        /* no memory for it; in a minute, perhaps */
+
+        (void) ngx_lunary_outbox_remember(t, src->ino);
+        ngx_lunary_outbox_free_source(src);
+
+        (void) pthread_mutex_lock(&t->mutex);
+        t->nadopted--;
+        (void) pthread_mutex_unlock(&t->mutex);
     }
 
     if (ob->conf->sync == NGX_LUNARY_SYNC_ALWAYS || failed) {
@@ -455,6 +452,7 @@ ngx_lunary_outbox_thread_jobs(ngx_lunary_outbox_thread_t *t)
     } else {
         if (lunary_spool_unlink(&src->spool, t->dirfd) == -1) {
             src->error = errno;
+            (void) ngx_lunary_outbox_remember(t, src->ino);
         }
 
         lunary_spool_close(&src->spool);
@@ -540,12 +538,9 @@ ngx_lunary_outbox_thread_try(ngx_lunary_outbox_thread_t *t, const char *name,
     ino_t ino)
 {
     lunary_spool_status_e        rc;
-    ngx_lunary_outbox_known_t   *known;
     ngx_lunary_outbox_source_t  *src;
 
-    known = ngx_lunary_outbox_thread_known(ino);
-
-    if (known->ino == ino && time(NULL) < known->until) {
+    if (ngx_lunary_outbox_known(t, ino)) {
         return;
     }
 
@@ -554,7 +549,17 @@ ngx_lunary_outbox_thread_try(ngx_lunary_outbox_thread_t *t, const char *name,
         return;
     }
 
+    src->ino = ino;
+
     rc = lunary_spool_adopt(&src->spool, t->dirfd, name, t->target);
+
+    if (rc == LUNARY_SPOOL_OK
+        && src->spool.shards > NGX_LUNARY_OUTBOX_MAX_SHARDS)
+    {
+        /* none of ours */
+
+        rc = LUNARY_SPOOL_NEWER;
+    }
 
     if (rc == LUNARY_SPOOL_OK) {
 
@@ -577,71 +582,12 @@ ngx_lunary_outbox_thread_try(ngx_lunary_outbox_thread_t *t, const char *name,
 
     if (rc != LUNARY_SPOOL_BUSY && rc != LUNARY_SPOOL_GONE) {
 
-        if (known->ino != ino) {
-            ngx_lunary_outbox_thread_say(t, &src->spool, name, rc);
+        if (ngx_lunary_outbox_remember(t, ino)) {
+            ngx_lunary_outbox_unusable(t, &src->spool, name, rc);
         }
-
-        /* seldom, in case somebody mends it */
-
-        known->ino = ino;
-        known->until = time(NULL) + 60;
     }
 
     ngx_lunary_outbox_free_source(src);
-}
-
-
-/* by inode; one that is not known takes the place of another */
-
-static ngx_lunary_outbox_known_t *
-ngx_lunary_outbox_thread_known(ino_t ino)
-{
-    return &ngx_lunary_outbox_known[ino % NGX_LUNARY_OUTBOX_KNOWN];
-}
-
-
-static void
-ngx_lunary_outbox_thread_say(ngx_lunary_outbox_thread_t *t,
-    lunary_spool_t *sp, const char *name, lunary_spool_status_e why)
-{
-    switch (why) {
-
-    case LUNARY_SPOOL_NOT_OURS:
-        ngx_log_error(NGX_LOG_ERR, t->log, 0,
-                      "lunary: the spool \"%V/%s\" is not a file of this "
-                      "worker's user with mode 0600: it is left alone; "
-                      "chown and chmod it if its runs are wanted",
-                      &t->conf->path, name);
-        break;
-
-    case LUNARY_SPOOL_TARGET:
-        ngx_log_error(NGX_LOG_WARN, t->log, 0,
-                      "lunary: the spool \"%V/%s\" is for \"%s\", not for "
-                      "\"%s\": it is left alone; start an nginx with that "
-                      "lunary_redis and lunary_stream to send its runs",
-                      &t->conf->path, name, sp->target, t->target);
-        break;
-
-    case LUNARY_SPOOL_NEWER:
-        ngx_log_error(NGX_LOG_WARN, t->log, 0,
-                      "lunary: the spool \"%V/%s\" was written by a newer "
-                      "version of this module: it is kept for it",
-                      &t->conf->path, name);
-        break;
-
-    case LUNARY_SPOOL_DAMAGED:
-        ngx_log_error(NGX_LOG_ERR, t->log, 0,
-                      "lunary: the spool \"%V/%s\" has no readable head: it "
-                      "is left alone; move it away", &t->conf->path, name);
-        break;
-
-    default:
-        ngx_log_error(NGX_LOG_ERR, t->log, sp->err,
-                      "lunary: the spool \"%V/%s\" cannot be read, %s failed",
-                      &t->conf->path, name,
-                      sp->call ? sp->call : "malloc()");
-        break;
-    }
 }
 
 

@@ -157,6 +157,37 @@ def watermarks(redis, pattern="lunary:outbox:*"):
     return sorted(redis.client.keys(pattern))
 
 
+def crc32c(data):
+    c = 0xffffffff
+    for b in data:
+        c ^= b
+        for _ in range(8):
+            c = (c >> 1) ^ (0x82f63b78 if c & 1 else 0)
+    return c ^ 0xffffffff
+
+
+def put_spool(nginx, id, target, shards=1, size=262144):
+    """A spool of a dead worker without records, <id>.spool; its path."""
+    target = target.encode()
+    h = bytearray(512)
+    h[0:8] = b"LUNSPOOL"
+    struct.pack_into("<I", h, 8, 1)
+    struct.pack_into("<QQ", h, 16, size, 0x1234567890)
+    h[32:48] = bytes.fromhex(id)
+    struct.pack_into("<QIH", h, 48, 1, shards, len(target))
+    h[62:62 + len(target)] = target
+    struct.pack_into("<I", h, 12, crc32c(bytes(h)))
+    path = nginx.spool / f"{id}.spool"
+    new = path.with_suffix(".new")
+    with open(new, "wb", opener=lambda p, f: os.open(p, f, 0o600)) as f:
+        f.truncate(size)
+        f.write(h)
+        f.seek(4096)
+        f.write(h)
+    new.rename(path)
+    return path
+
+
 class Load:
     """Appends all the time from some threads; remembers what was answered."""
 
