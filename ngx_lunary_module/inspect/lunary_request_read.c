@@ -268,7 +268,9 @@ name:
 
     if (*q != '"') {
 
-        if (end - p <= LUNARY_READ_KEY) {
+        /* a byte that is none of a name's is a document's to judge, at once */
+
+        if (q == end && end - p <= LUNARY_READ_KEY) {
             goto stop;
         }
 
