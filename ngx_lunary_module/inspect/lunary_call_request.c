@@ -17,6 +17,7 @@
 
 static void lunary_call_request_bytes(void *ctx, const unsigned char *p,
     size_t n);
+static void lunary_call_request_bad(lunary_call_t *call, int rc);
 static int lunary_call_request_wide(const unsigned char *p, size_t n);
 static void lunary_call_request_sniff(lunary_call_t *call,
     const unsigned char *p, size_t n);
@@ -127,7 +128,6 @@ lunary_call_request(lunary_call_t *call, const unsigned char *p, size_t n)
 static void
 lunary_call_request_bytes(void *ctx, const unsigned char *p, size_t n)
 {
-    int             rc;
     lunary_call_t  *call;
     lunary_priv_t  *priv;
 
@@ -172,17 +172,7 @@ lunary_call_request_bytes(void *ctx, const unsigned char *p, size_t n)
             return;
         }
 
-        rc = lunary_request_feed(priv->rq, p, n);
-
-        if (rc < 0) {
-
-            /* what was read stays; request_end() says what it was */
-
-            call->request_state = rc == LUNARY_LIMIT ? LUNARY_BODY_LIMIT
-                                  : rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM
-                                  : LUNARY_BODY_INVALID;
-            priv->rq_kind = LUNARY_KIND_SKIP;
-        }
+        lunary_call_request_bad(call, lunary_request_feed(priv->rq, p, n));
 
         return;
 
@@ -197,6 +187,20 @@ lunary_call_request_bytes(void *ctx, const unsigned char *p, size_t n)
 
     default:
         return;
+    }
+}
+
+
+/* JSON that is read no further; what was read stays */
+
+static void
+lunary_call_request_bad(lunary_call_t *call, int rc)
+{
+    if (rc < 0) {
+        call->request_state = rc == LUNARY_LIMIT ? LUNARY_BODY_LIMIT
+                              : rc == LUNARY_NOMEM ? LUNARY_BODY_NOMEM
+                              : LUNARY_BODY_INVALID;
+        lunary_priv(call)->rq_kind = LUNARY_KIND_SKIP;
     }
 }
 
@@ -417,6 +421,12 @@ lunary_call_read_request(lunary_call_t *call)
     priv = lunary_priv(call);
 
     priv->request_read = 1;
+
+    if (call->request_state == LUNARY_BODY_PARTIAL
+        && priv->rq_kind == LUNARY_KIND_JSON && priv->rq != NULL)
+    {
+        lunary_call_request_bad(call, lunary_request_judge(priv->rq));
+    }
 
     if (priv->text.len == 0 && priv->rq != NULL
         && call->request_state != LUNARY_BODY_OTHER

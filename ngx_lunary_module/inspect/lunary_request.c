@@ -392,6 +392,19 @@ lunary_request_finish(lunary_request_t *rq)
 
 
 int
+lunary_request_judge(lunary_request_t *rq)
+{
+    if (rq->doc != NULL || rq->rc != LUNARY_OK) {
+        return rq->rc < 0 ? rq->rc : LUNARY_OK;
+    }
+
+    /* what is held back as the start of a token is a document's to judge */
+
+    return lunary_request_document(rq);
+}
+
+
+int
 lunary_request_close(lunary_request_t *rq)
 {
     if (rq->doc == NULL) {
@@ -400,7 +413,9 @@ lunary_request_close(lunary_request_t *rq)
             return LUNARY_OK;
         }
 
-        if (rq->rc < 0 || lunary_request_document(rq) == LUNARY_NOMEM) {
+        (void) lunary_request_judge(rq);
+
+        if (rq->doc == NULL) {
             return LUNARY_ERROR;
         }
     }

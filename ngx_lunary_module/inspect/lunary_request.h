@@ -109,6 +109,12 @@ int lunary_request_feed(lunary_request_t *rq, const unsigned char *p,
     size_t n);
 int lunary_request_finish(lunary_request_t *rq);
 
+/*
+ * Of a body that was broken off: what lunary_request_feed() said, or would
+ * have said had its last bytes come one by one.  LUNARY_OK or an error.
+ */
+int lunary_request_judge(lunary_request_t *rq);
+
 /* as lunary_doc_close(), lunary_doc_text(), lunary_doc_removed_of() */
 int lunary_request_close(lunary_request_t *rq);
 lunary_str_t lunary_request_text(const lunary_request_t *rq);

@@ -268,9 +268,7 @@ name:
 
     if (*q != '"') {
 
-        /* a byte that is none of a name's is a document's to judge, at once */
-
-        if (q == end && end - p <= LUNARY_READ_KEY) {
+        if (end - p <= LUNARY_READ_KEY) {
             goto stop;
         }
 
