@@ -146,6 +146,7 @@ typedef struct {
     ngx_flag_t                 notice;         /* capture notice was given   */
     ngx_int_t                  request_id;     /* index of $request_id       */
     ngx_int_t                  content_length; /* index of $content_length   */
+    ngx_array_t                header_vars;    /* $http_* that are used      */
     ngx_int_t                  proxy_host;     /* index of $proxy_host, or
                                                   NGX_ERROR: no proxy module */
     ngx_flag_t                 cascade;        /* some lunary_user lists

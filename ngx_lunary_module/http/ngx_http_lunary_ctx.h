@@ -153,6 +153,8 @@ struct ngx_http_lunary_ctx_s {
                                                         swapped              */
     ngx_array_t                       *changes;      /* what was done to it,
                                                         to be undone         */
+    ngx_array_t                       *marks;        /* what of it is to go:
+                                                        u_char *, values     */
     ngx_chain_t                       *body;         /* as it came, where it
                                                         was spliced ...      */
     ngx_http_lunary_body_id_t          spliced;      /* ... into this        */
@@ -213,7 +215,8 @@ struct ngx_http_lunary_ctx_s {
     unsigned                           reading:1;
     unsigned                           read_done:1;
     unsigned                           aside:1;      /* no call: body left   */
-    unsigned                           rewritten:1;
+    unsigned                           rewritten:1;  /* the body             */
+    unsigned                           headers_rewritten:1;
     unsigned                           headers_swapped:1;
     unsigned                           answered:1;   /* response head passed */
     unsigned                           measure:1;    /* response is counted  */

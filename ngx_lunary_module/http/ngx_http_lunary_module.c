@@ -359,7 +359,8 @@ ngx_http_lunary_postconfiguration(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
-    if (ngx_http_lunary_provider_init(cf) != NGX_OK
+    if (ngx_http_lunary_header_vars(cf, mcf) != NGX_OK
+        || ngx_http_lunary_provider_init(cf) != NGX_OK
         || ngx_lunary_outbox_conf_done(cf, &mcf->outbox) != NGX_CONF_OK)
     {
         return NGX_ERROR;

@@ -26,6 +26,7 @@
  *     ngx_http_lunary_answer.c     answers of our own
  *     ngx_http_lunary_rewrite.c    what the upstream gets
  *     ngx_http_lunary_rewrite_headers.c  ... of its headers
+ *     ngx_http_lunary_header_vars.c  what $http_NAME says of these
  *     ngx_http_lunary_inject.c     the user that the upstream is told
  *     ngx_http_lunary_filter.c     header and body filters (second module)
  *     ngx_http_lunary_usage.c      lunary_stream_usage: usage asked for, and
@@ -372,9 +373,28 @@ void ngx_http_lunary_body_id(ngx_http_request_t *r,
 ngx_uint_t ngx_http_lunary_same_body(ngx_http_lunary_body_id_t *a,
     ngx_http_lunary_body_id_t *b);
 
-/* what the upstream gets: NGX_OK or NGX_ERROR (no memory) */
-ngx_int_t ngx_http_lunary_rewrite(ngx_http_request_t *r,
+/* the body that the upstream gets: NGX_OK or NGX_ERROR (no memory) */
+ngx_int_t ngx_http_lunary_rewrite_body(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+/* notes which headers will be taken out: NGX_OK or NGX_ERROR (no memory) */
+ngx_int_t ngx_http_lunary_rewrite_mark(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+
+/* ngx_http_lunary_header_vars.c */
+
+/* when all of the configuration is read: NGX_OK or NGX_ERROR (no memory) */
+ngx_int_t ngx_http_lunary_header_vars(ngx_conf_t *cf,
+    ngx_http_lunary_main_conf_t *mcf);
+
+/* of a header by any case, before it is taken out: $http_NAME keeps it */
+void ngx_http_lunary_header_var_keep(ngx_http_request_t *r,
+    ngx_str_t *header);
+
+/* when it changes: $http_NAME is to be asked for again */
+void ngx_http_lunary_header_var_drop(ngx_http_request_t *r,
+    ngx_str_t *header);
 
 
 /* ngx_http_lunary_usage.c */

@@ -1,10 +1,12 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * The phase handler: reads the body (scanned by a request body filter as it
- * arrives), has the caller identified and judged, lets the body be rewritten.
+ * The phase handlers: the first reads the body (scanned by a request body filter
+ * as it arrives), has the caller identified and judged, lets the body be
+ * rewritten; the second lets the headers be, which others want to see before.
  *
- *     read body → session look-up → identify → enforce → rewrite → go on
+ *     read body → session look-up → identify → enforce → rewrite body
+ *     → (limits, access) → rewrite headers → go on
  *
  * "Go on" is at the end of this round of the event loop: requests that were
  * read in one round are sent to their upstreams one right after the other.
@@ -38,7 +40,7 @@ static ngx_int_t ngx_http_lunary_reopen(ngx_http_request_t *r,
 static ngx_uint_t ngx_http_lunary_aside(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 static ngx_int_t ngx_http_lunary_send_on(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx);
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 static void ngx_http_lunary_onward_handler(ngx_event_t *ev);
 static ngx_int_t ngx_http_lunary_read_body(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
@@ -73,15 +75,26 @@ ngx_http_lunary_preaccess_handler(ngx_http_request_t *r)
 ngx_int_t
 ngx_http_lunary_precontent_handler(ngx_http_request_t *r)
 {
+    ngx_http_lunary_ctx_t       *ctx;
     ngx_http_lunary_loc_conf_t  *lcf;
 
     lcf = ngx_http_get_module_loc_conf(r, ngx_http_lunary_module);
 
-    if (lcf->phase != NGX_HTTP_LUNARY_PRECONTENT) {
+    if (lcf->phase == NGX_HTTP_LUNARY_PRECONTENT) {
+        return ngx_http_lunary_handler(r, lcf);
+    }
+
+    if (r != r->main || r->post_action || !ngx_http_lunary_enabled(r, lcf)) {
         return NGX_DECLINED;
     }
 
-    return ngx_http_lunary_handler(r, lcf);
+    ctx = ngx_http_lunary_get_ctx(r);
+
+    if (ctx == NULL || ctx->conf != lcf || !ctx->rewritten) {
+        return NGX_DECLINED;
+    }
+
+    return ngx_http_lunary_send_on(r, ctx, lcf);
 }
 
 
@@ -140,7 +153,8 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     }
 
     if (ctx->judged) {
-        return NGX_DECLINED;
+        return (lcf->phase == NGX_HTTP_LUNARY_PRECONTENT && ctx->rewritten)
+               ? ngx_http_lunary_send_on(r, ctx, lcf) : NGX_DECLINED;
     }
 
     if (!ctx->headers.read) {
@@ -192,20 +206,39 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     if (!ctx->rewritten) {
         ctx->rewritten = 1;
 
-        if (ngx_http_lunary_rewrite(r, ctx, lcf) != NGX_OK) {
+        if (ngx_http_lunary_rewrite_body(r, ctx, lcf) != NGX_OK) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        if (lcf->phase == NGX_HTTP_LUNARY_PREACCESS) {
+            return (ngx_http_lunary_rewrite_mark(r, ctx, lcf) == NGX_OK)
+                   ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
+
+    return ngx_http_lunary_send_on(r, ctx, lcf);
+}
+
+
+/*
+ * The last step before the content phase: the headers become what the upstream
+ * gets.  Limits and auth_request, which come before, see those of the client.
+ *
+ * Going on later is once a request, of those that are calls.
+ */
+
+static ngx_int_t
+ngx_http_lunary_send_on(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    if (!ctx->headers_rewritten) {
+        ctx->headers_rewritten = 1;
+
+        if (ngx_http_lunary_rewrite_headers(r, ctx, lcf) != NGX_OK) {
             return NGX_HTTP_INTERNAL_SERVER_ERROR;
         }
     }
 
-    return ngx_http_lunary_send_on(r, ctx);
-}
-
-
-/* once a request, of those that are calls */
-
-static ngx_int_t
-ngx_http_lunary_send_on(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
-{
     if (ctx->sent_on || ctx->aside) {
         return NGX_DECLINED;
     }

@@ -30,8 +30,6 @@ typedef struct {
 } ngx_http_lunary_map_t;
 
 
-static ngx_int_t ngx_http_lunary_rewrite_body(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 static ngx_int_t ngx_http_lunary_edits(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
     lunary_edit_t *edits);
@@ -58,24 +56,13 @@ static time_t  ngx_http_lunary_rewrite_said;
 #define NGX_HTTP_LUNARY_EDITS  (2 * LUNARY_REQUEST_MARKS + 2)
 
 
-ngx_int_t
-ngx_http_lunary_rewrite(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
-    ngx_http_lunary_loc_conf_t *lcf)
-{
-    if (ngx_http_lunary_rewrite_body(r, ctx, lcf) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    return ngx_http_lunary_rewrite_headers(r, ctx, lcf);
-}
-
-
 void
 ngx_http_lunary_rewrite_undo(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
     ngx_http_lunary_body_id_t  now;
 
     ctx->rewritten = 0;
+    ctx->headers_rewritten = 0;
     ctx->usage = NULL;
 
     ngx_http_lunary_restore_headers(r, ctx);
@@ -155,7 +142,7 @@ ngx_http_lunary_length(ngx_http_request_t *r, off_t length)
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_lunary_rewrite_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
 {

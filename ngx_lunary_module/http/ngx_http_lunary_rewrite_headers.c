@@ -7,6 +7,8 @@
  *
  * Invariants
  *   - with nothing to take out or to put in the list is not touched;
+ *   - what goes is what was there when the caller was judged: a value that
+ *     another module has put there since (a key for the upstream) stays;
  *   - old elements stay as they are: typed pointers into them, such as
  *     headers_in.accept_encoding that nginx's gzip asks, remain true.
  */
@@ -27,6 +29,10 @@ typedef struct {
 } ngx_http_lunary_change_t;
 
 
+static ngx_uint_t ngx_http_lunary_marked(ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_table_elt_t *h);
+static ngx_uint_t ngx_http_lunary_goes(ngx_http_lunary_loc_conf_t *lcf,
+    ngx_table_elt_t *h);
 static ngx_int_t ngx_http_lunary_note(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_table_elt_t *now, ngx_table_elt_t *was);
 static ngx_int_t ngx_http_lunary_change(ngx_http_request_t *r,
@@ -93,6 +99,102 @@ ngx_http_lunary_rewrite_names(ngx_conf_t *cf, ngx_http_lunary_loc_conf_t *lcf)
     ngx_http_lunary_names_add(lcf->changed, &text);
 
     return NGX_OK;
+}
+
+
+/*
+ * Which headers are to go is noted when the caller has been judged by them: one
+ * that another module has given its own value since is not the client's.
+ */
+
+ngx_int_t
+ngx_http_lunary_rewrite_mark(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
+{
+    u_char                 **mark;
+    ngx_table_elt_t         *h;
+    ngx_http_lunary_walk_t   w;
+
+    ctx->marks = NULL;
+
+    ngx_http_lunary_walk(&w, &r->headers_in.headers);
+
+    while ((h = ngx_http_lunary_walk_next(&w)) != NULL) {
+
+        if (!ngx_http_lunary_names_may(lcf->changed, &h->key)
+            || !ngx_http_lunary_goes(lcf, h))
+        {
+            continue;
+        }
+
+        if (ctx->marks == NULL) {
+            ctx->marks = ngx_array_create(r->pool, 4, sizeof(u_char *));
+            if (ctx->marks == NULL) {
+                return NGX_ERROR;
+            }
+        }
+
+        mark = ngx_array_push(ctx->marks);
+        if (mark == NULL) {
+            return NGX_ERROR;
+        }
+
+        *mark = h->value.data;
+    }
+
+    return NGX_OK;
+}
+
+
+/* 1 where it was there when the caller was judged */
+
+static ngx_uint_t
+ngx_http_lunary_marked(ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_table_elt_t *h)
+{
+    u_char      **mark;
+    ngx_uint_t    i;
+
+    if (lcf->phase != NGX_HTTP_LUNARY_PREACCESS) {
+        return 1;
+    }
+
+    if (ctx->marks == NULL) {
+        return 0;
+    }
+
+    mark = ctx->marks->elts;
+
+    for (i = 0; i < ctx->marks->nelts; i++) {
+        if (mark[i] == h->value.data) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* 1 where it is the client's word to this module, or to its session */
+
+static ngx_uint_t
+ngx_http_lunary_goes(ngx_http_lunary_loc_conf_t *lcf, ngx_table_elt_t *h)
+{
+    ngx_http_lunary_session_id_conf_t  *ic;
+
+    if (lcf->strip
+        && ngx_http_lunary_names_may(lcf->identity, &h->key)
+        && ngx_http_lunary_identity_header(lcf, &h->key))
+    {
+        return 1;
+    }
+
+    ic = &lcf->session_id;
+
+    return ic->from
+           && ic->from != NGX_HTTP_LUNARY_ID_COOKIE
+           && ngx_http_lunary_header_is(h, (char *) ic->name.data,
+                                        ic->name.len);
 }
 
 
@@ -173,6 +275,8 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
                     return NGX_ERROR;
                 }
 
+                ngx_http_lunary_header_var_keep(r, &h->key);
+
                 continue;
             }
 
@@ -185,6 +289,8 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
 
             if (rc == NGX_DONE) {
                 copy->value = value;
+
+                ngx_http_lunary_header_var_drop(r, &h->key);
 
                 if (ngx_http_lunary_note(r, ctx, copy, h) != NGX_OK) {
                     return NGX_ERROR;
@@ -220,6 +326,8 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
             }
 
             ngx_strlow(copy->lowcase_key, name[i].data, name[i].len);
+
+            ngx_http_lunary_header_var_drop(r, &name[i]);
 
             if (ngx_http_lunary_note(r, ctx, copy, NULL) != NGX_OK) {
                 return NGX_ERROR;
@@ -327,6 +435,7 @@ ngx_http_lunary_restore_headers(ngx_http_request_t *r,
     for (i = 0; i < n; i++) {
 
         if (c[i].now.key.data) {
+            ngx_http_lunary_header_var_drop(r, &c[i].now.key);
             continue;
         }
 
@@ -361,25 +470,17 @@ ngx_http_lunary_change(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ic = &lcf->session_id;
     rc = NGX_DECLINED;
 
-    if ((lcf->strip
-         && ngx_http_lunary_names_may(lcf->identity, &h->key)
-         && ngx_http_lunary_identity_header(lcf, &h->key))
-        || ngx_http_lunary_inject_header(lcf, &h->key))
+    if (ngx_http_lunary_inject_header(lcf, &h->key)
+        || (ngx_http_lunary_goes(lcf, h)
+            && ngx_http_lunary_marked(ctx, lcf, h)))
     {
         return NGX_OK;
     }
 
-    if (ic->from == NGX_HTTP_LUNARY_ID_COOKIE) {
-
-        if (NGX_HTTP_LUNARY_IS(h, "Cookie")) {
-            rc = ngx_http_lunary_drop_cookie(r, &ic->name, value);
-        }
-
-    } else if (ic->from
-               && ngx_http_lunary_header_is(h, (char *) ic->name.data,
-                                            ic->name.len))
+    if (ic->from == NGX_HTTP_LUNARY_ID_COOKIE
+        && NGX_HTTP_LUNARY_IS(h, "Cookie"))
     {
-        return NGX_OK;
+        rc = ngx_http_lunary_drop_cookie(r, &ic->name, value);
     }
 
     if (rc == NGX_DECLINED
