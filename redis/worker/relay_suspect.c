@@ -206,7 +206,7 @@ lw_relay_suspect_failed(lw_t *w, lw_relay_t *r, lw_item_t *item,
 }
 
 
-/* a suspect from now on, as it failed then; or left, where there are too many */
+/* a suspect from now on, as it failed then; or left, if there are too many */
 
 void
 lw_relay_suspect_note(lw_t *w, lw_relay_t *r, lw_item_t *item, int64_t when)
