@@ -2,7 +2,7 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * The phase handlers: the first reads the body (scanned by a filter as it
- * as it arrives), has the caller identified and judged, lets the body be
+ * arrives), has the caller identified and judged, lets the body be
  * rewritten; the second lets the headers be, which others want to see before.
  *
  *     read body → session look-up → identify → enforce → rewrite body
