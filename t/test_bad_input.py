@@ -246,3 +246,21 @@ def test_heads_that_nginx_refuses(nginx, runs, head):
     assert one.post(json={"model": "m", "messages": []}).status == 200
     wait_for(lambda: any(r["outcome"] == "ok" for r in runs.entries()),
              what="the run")
+
+
+@pytest.mark.parametrize("head, method, uri", [
+    (b"POST /v1/chat/completions", None, None),
+    (b"POST /v1/%zz/chat/completions HTTP/1.1\r\nHost: a", "POST", None),
+    (b"POST /v1/chat/completions HTTP/9.1\r\nHost: a", None, None),
+    (b"POST /v1/chat/completions HTTP/1.1\r\nHost: a b", "POST",
+     "/v1/chat/completions")], ids=["0.9", "escape", "9.1", "host"])
+def test_a_request_line_that_nginx_cannot_read(nginx, runs, head, method, uri):
+    """A run, where `lunary on` holds for all of the server, of what there is."""
+    one = nginx(CONFIG.replace("server {", "server { lunary on;"))
+
+    with one.client() as c:
+        c.send(head + b"\r\n\r\n")
+        run = runs.one()
+
+    assert (run.get("method"), run.get("uri")) == (method, uri)
+    assert run["outcome"] in ("rejected", "error")
