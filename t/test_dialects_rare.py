@@ -147,6 +147,51 @@ def test_databricks_embeddings(read):
         "openai.embeddings", "bge", "3")
 
 
+@pytest.mark.parametrize("body, api", [
+    ({"prompt": "x"}, "openai.completions"),
+    ({"input": [{"role": "user", "content": "x"}]}, "openai.responses"),
+    ({"input": [{"type": "message", "content": "x"}]}, "openai.responses"),
+    ({"messages": [{"role": "user", "content": "x"}]}, "openai.chat"),
+    ({"input": ["x"]}, "openai.embeddings"), ({"x": 1}, "unknown")])
+def test_what_a_databricks_endpoint_serves_is_told_by_the_body(read, body,
+                                                               api):
+    got = read(body, path="/serving-endpoints/e/invocations")
+    assert got["api"] == api
+    assert got.get("model") == (None if api == "unknown" else "e")
+
+
+RUN = {"id": "run_1", "object": "thread.run", "status": "cancelling",
+       "model": "gpt", "usage": None}
+
+
+@pytest.mark.parametrize("prefix", ["/v1", "/openai"])
+@pytest.mark.parametrize("method, path", [
+    ("POST", "/threads"), ("POST", "/threads/t"), ("GET", "/threads/t"),
+    ("GET", "/threads/t/runs"), ("POST", "/threads/t/runs/r/cancel"),
+    ("GET", "/threads/t/runs/r/steps"), ("GET", "/threads/t/messages/m"),
+    ("POST", "/assistants/a"), ("GET", "/assistants/a"),
+    ("GET", "/assistants")])
+def test_what_else_there_is_of_assistants(inspector, method, prefix, path):
+    got = inspector.run(method=method, path=prefix + path, status=200,
+                        headers=JSON, response=line(RUN))["fields"]
+    assert (got["api"], got["response_model"], got["finish_reason"]) == (
+        "openai.assistants", "gpt", "cancelling")
+
+
+@pytest.mark.parametrize("path", ["/threads", "/forum/threads/1",
+                                  "/assistants", "/v1/assistants/a/files"])
+def test_a_page_of_that_name_is_none(inspector, path):
+    got = inspector.run(method="GET", path=path, status=200, headers=JSON,
+                        response=b"{}")
+    assert got["fields"]["api"] == "unknown" and not got["recognised"]
+
+
+def test_messages_that_a_thread_starts_with(read):
+    messages = [{"role": "user", "content": "x"}]
+    got = read({"messages": messages}, path="/v1/threads")
+    assert json.loads(got["input"]) == messages and "params" not in got
+
+
 # --- chat --------------------------------------------------------------------
 
 def completion(**choice):
@@ -216,6 +261,40 @@ def test_an_error_beside_choices_that_is_a_string(read):
     assert error(got) == {"message": "boom"}
 
 
+@pytest.mark.parametrize("index", [0, None])
+def test_ids_may_be_numbers(read, index):
+    tools = [{"index": index, "id": n, "type": "function",
+              "function": {"name": "f", "arguments": f"[{n}]"}}
+             for n in (1, 2)]
+    got = read({"model": "m", "messages": [], "stream": True},
+               [{**completion(delta={"tool_calls": [t]}), "id": 7}
+                for t in tools])
+    assert calls(got) == [("f", "[1]"), ("f", "[2]")]
+    assert [c["id"] for c in json.loads(got["output"])["tool_calls"]] == [
+        "1", "2"]
+    assert got["response_id"] == "7"
+    got = read({"model": "m", "messages": []},
+               {**completion(message={"tool_calls": tools}), "id": None})
+    assert [c["id"] for c in json.loads(got["output"])["tool_calls"]] == [
+        "1", "2"]
+    assert "response_id" not in got
+
+
+@pytest.mark.parametrize("path", [
+    RESPONSES, "/v1/images/generations", "/v1/audio/transcriptions",
+    "/v1/threads/t/runs"])
+@pytest.mark.parametrize("event, want", [
+    ({"error": "boom"}, {"message": "boom"}),
+    ({"error": {"message": "m", "code": 5}}, {"message": "m", "code": 5}),
+    (("error", {"error": "boom"}), {"message": "boom"}),
+    (("error", {"detail": "m"}), {"message": "m"}),
+    (("error", {"type": "t", "message": "m", "code": None}),
+     {"message": "m", "type": "t"})])
+def test_errors_in_streams_of_other_apis(read, path, event, want):
+    assert error(read({"model": "m", "stream": True}, [event],
+                      path=path)) == want
+
+
 def test_an_anthropic_error_event_that_is_text(read):
     got = read({"model": "m", "messages": [], "stream": True},
                [("error", b"overloaded")], path=MESSAGES)
@@ -230,6 +309,34 @@ def test_an_error_that_is_text_is_its_message(read, body):
     got = read({"model": "m", "messages": []}, body, status=503,
                headers={"content-type": "text/plain"})
     assert error(got) == {"message": body.decode()}
+
+
+@pytest.mark.parametrize("head", [b"\n", b"  ", b"\r\n\t"])
+def test_white_space_before_an_errors_text_is_of_it(read, head):
+    for body in (b"<html>x</html>\n", b"nothing here"):
+        got = read({"model": "m", "messages": []}, head + body, status=404,
+                   headers={"content-type": "text/html"})
+        assert error(got) == {"message": (head + body).decode()}
+    got = read({"model": "m", "messages": []},
+               head + b'{"error":{"message":"m"}}', status=404)
+    assert error(got) == {"message": "m"}
+    got = read({"model": "m", "messages": []}, head, status=404)
+    assert "error" not in got
+
+
+def test_white_space_before_an_errors_text_is_bounded(read):
+    got = read({"model": "m", "messages": []}, b" " * 9000 + b"x",
+               status=500)
+    assert len(error(got).get("message", "")) <= 4096
+
+
+@pytest.mark.parametrize("body, message", [
+    ({"title": "T", "detail": None}, "T"),
+    ({"title": "T", "detail": "d", "Message": None}, "d"),
+    ({"message": None, "Message": "M", "detail": "d"}, "M")])
+def test_what_is_null_is_not_the_message(read, body, message):
+    got = read({"model": "m", "messages": []}, body, status=400)
+    assert error(got) == {"message": message}
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"", b'{"a":1}'])
@@ -310,6 +417,30 @@ def test_a_part_without_a_type_is_text(read):
         "type": "message", "content": [{"type": None, "text": "a"},
                                        {"text": "b"}]}]}, path=RESPONSES)
     assert json.loads(got["output"])["content"] == "ab"
+
+
+def test_a_compaction_without_output(read):
+    got = read({"model": "m", "input": "x"},
+               {"id": "r", "object": "response.compaction", "model": "g",
+                "usage": {"input_tokens": 3, "output_tokens": 2}},
+               path="/v1/responses/compact")
+    assert (got["response_model"], got["input_tokens"]) == ("g", "3")
+
+
+def test_an_error_beside_output_that_is_a_string(read):
+    got = read({"model": "m", "input": "x"},
+               {"object": "response", "output": [], "status": "failed",
+                "error": "boom"}, path=RESPONSES)
+    assert (error(got), got["finish_reason"]) == (
+        {"message": "boom"}, "failed")
+
+
+def test_a_response_that_is_cancelled(read):
+    got = read(b"", {"id": "resp_1", "object": "response", "model": "g",
+                     "status": "cancelled", "output": [], "usage": None},
+               path="/v1/responses/resp_1/cancel")
+    assert (got["api"], got["response_model"], got["finish_reason"]) == (
+        "openai.responses", "g", "cancelled")
 
 
 # --- others ------------------------------------------------------------------

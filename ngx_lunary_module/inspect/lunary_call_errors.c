@@ -15,6 +15,7 @@
 
 static void lunary_call_error_value(lunary_call_t *call, lunary_str_t v);
 static lunary_str_t lunary_call_first(lunary_str_t v);
+static int lunary_call_said(lunary_str_t v);
 
 
 void
@@ -198,6 +199,15 @@ lunary_call_first(lunary_str_t v)
 }
 
 
+/* 0: a member that is not there, or null */
+
+static int
+lunary_call_said(lunary_str_t v)
+{
+    return v.len != 0 && lunary_json_type(v) != LUNARY_JSON_NULL;
+}
+
+
 int
 lunary_call_error_of(lunary_call_t *call, lunary_str_t v, int failed)
 {
@@ -282,13 +292,9 @@ lunary_call_error_of(lunary_call_t *call, lunary_str_t v, int failed)
         return 0;
     }
 
-    message = m[2];
-
-    if (lunary_json_type(message) <= LUNARY_JSON_NONE
-        || lunary_json_type(message) == LUNARY_JSON_NULL)
-    {
-        message = m[8].len ? m[8] : m[5].len ? m[5] : m[6];
-    }
+    message = lunary_call_said(m[2]) ? m[2]
+              : lunary_call_said(m[8]) ? m[8]
+              : lunary_call_said(m[5]) ? m[5] : m[6];
 
     type = lunary_json_inside(m[3]).len != 0 ? m[3] : m[7];
     code = m[4];

@@ -316,13 +316,21 @@ lunary_call_tool_new(lunary_call_t *call, lunary_choice_t *ch, int64_t index)
 }
 
 
+lunary_str_t
+lunary_call_id(lunary_str_t value)
+{
+    return lunary_json_type(value) == LUNARY_JSON_NUMBER
+           ? value : lunary_json_inside(value);
+}
+
+
 void
 lunary_call_tool_id(lunary_call_t *call, lunary_tool_t *t,
     lunary_str_t value)
 {
     if (t != NULL && t->id.len == 0) {
         lunary_output_small(&lunary_priv(call)->out, &t->id,
-                            lunary_json_inside(value));
+                            lunary_call_id(value));
     }
 }
 
@@ -454,7 +462,21 @@ lunary_call_response_id(lunary_call_t *call, lunary_str_t value)
 
     priv = lunary_priv(call);
 
-    if (priv->response_id.len == 0 && lunary_json_inside(value).len != 0) {
+    if (priv->response_id.len != 0) {
+        return;
+    }
+
+    if (lunary_json_type(value) == LUNARY_JSON_NUMBER) {
+
+        if (value.len <= 20) {
+            (void) lunary_buf_append(call->mem, &priv->response_id,
+                                     value.data, value.len);
+        }
+
+        return;
+    }
+
+    if (lunary_json_inside(value).len != 0) {
         lunary_call_keep(call, &priv->response_id, value, LUNARY_CALL_MODEL);
     }
 }

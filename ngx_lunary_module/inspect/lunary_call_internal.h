@@ -272,6 +272,9 @@ lunary_tool_t *lunary_call_tool(lunary_call_t *call, lunary_choice_t *ch,
 lunary_tool_t *lunary_call_tool_new(lunary_call_t *call,
     lunary_choice_t *ch, int64_t index);
 
+/* the text of an id: some servers count theirs, and send numbers */
+lunary_str_t lunary_call_id(lunary_str_t value);
+
 /* the id, unless it has one; the name: added to, unless it is the same */
 void lunary_call_tool_id(lunary_call_t *call, lunary_tool_t *t,
     lunary_str_t value);

@@ -257,6 +257,12 @@ lunary_call_response_sniff(lunary_call_t *call, const unsigned char *p,
         if (priv->sniff_len == 0
             && (p[i] == ' ' || p[i] == '\t' || p[i] == '\r' || p[i] == '\n'))
         {
+            if (priv->status >= 400 && priv->error_raw.len < LUNARY_CALL_ERROR)
+            {
+                (void) lunary_buf_append(call->mem, &priv->error_raw, p + i,
+                                         1);
+            }
+
             continue;
         }
 

@@ -27,7 +27,6 @@ typedef struct {
 
 
 static int lunary_path_fits(lunary_str_t path, const char *pattern);
-static int lunary_path_has(lunary_str_t path, const char *word);
 static int lunary_body_responses(lunary_str_t *v);
 
 
@@ -66,6 +65,7 @@ static const lunary_path_t  lunary_paths[] = {
     { "responses/input_tokens",           &lunary_openai_input_tokens, 0 },
     { "responses/compact",                &lunary_openai_responses, 0 },
     { "responses/*",                      &lunary_openai_responses, 1 },
+    { "responses/*/cancel",               &lunary_openai_responses, 0 },
     { "responses",                        &lunary_openai_responses, 0 },
     { "completions",                      &lunary_openai_completions, 0 },
     { "api/embeddings",                   &lunary_ollama_embed, 0 },
@@ -79,10 +79,21 @@ static const lunary_path_t  lunary_paths[] = {
     { "audio/translations",               &lunary_openai_translations, 0 },
     { "audio/speech",                     &lunary_openai_speech, 0 },
     { "threads/runs",                     &lunary_openai_assistants, 0 },
-    { "threads/*/runs",                   &lunary_openai_assistants, 0 },
+    { "threads/*/runs",                   &lunary_openai_assistants, 1 },
     { "threads/*/runs/*",                 &lunary_openai_assistants, 1 },
     { "threads/*/runs/*/submit_tool_outputs", &lunary_openai_assistants, 0 },
+    { "threads/*/runs/*/cancel",          &lunary_openai_assistants, 0 },
+    { "threads/*/runs/*/steps",           &lunary_openai_assistants, 1 },
     { "threads/*/messages",               &lunary_openai_assistants, 1 },
+    { "threads/*/messages/*",             &lunary_openai_assistants, 1 },
+    { "v1/threads",                       &lunary_openai_assistants, 0 },
+    { "v1/threads/*",                     &lunary_openai_assistants, 1 },
+    { "openai/threads",                   &lunary_openai_assistants, 0 },
+    { "openai/threads/*",                 &lunary_openai_assistants, 1 },
+    { "v1/assistants",                    &lunary_openai_assistants, 1 },
+    { "v1/assistants/*",                  &lunary_openai_assistants, 1 },
+    { "openai/assistants",                &lunary_openai_assistants, 1 },
+    { "openai/assistants/*",              &lunary_openai_assistants, 1 },
     { "assistants",                       &lunary_openai_assistants, 0 },
 
     /* Anthropic */
@@ -171,13 +182,6 @@ lunary_dialect_by_path(lunary_str_t method, lunary_str_t path)
         p = &lunary_paths[i];
 
         if ((!get || p->get) && lunary_path_fits(path, p->pattern)) {
-
-            if (p->get && !get && p->dialect != &lunary_replicate_predictions
-                && lunary_path_has(path, "/cancel"))
-            {
-                return NULL;
-            }
-
             return p->dialect;
         }
     }
@@ -251,23 +255,6 @@ lunary_path_fits(lunary_str_t path, const char *pattern)
     }
 
     return 1;
-}
-
-
-static int
-lunary_path_has(lunary_str_t path, const char *word)
-{
-    size_t  i, len;
-
-    len = strlen(word);
-
-    for (i = 0; i + len <= path.len; i++) {
-        if (memcmp(path.data + i, word, len) == 0) {
-            return 1;
-        }
-    }
-
-    return 0;
 }
 
 
@@ -386,10 +373,16 @@ lunary_dialect_by_body(lunary_str_t path, lunary_str_t text)
 
     /* Databricks: the model stands in the path */
 
-    if (v[INPUT].len != 0
-        && lunary_path_fits(path, "serving-endpoints/*/invocations"))
-    {
-        return &lunary_openai_embeddings;
+    if (lunary_path_fits(path, "serving-endpoints/*/invocations")) {
+
+        if (v[INPUT].len != 0) {
+            return lunary_body_responses(v + INPUT)
+                   ? &lunary_openai_responses : &lunary_openai_embeddings;
+        }
+
+        if (v[PROMPT].len != 0) {
+            return &lunary_openai_completions;
+        }
     }
 
     if (lunary_json_is_string(v[MESSAGE])

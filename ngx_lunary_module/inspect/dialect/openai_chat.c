@@ -777,7 +777,7 @@ lunary_openai_tool(lunary_call_t *call, lunary_choice_t *ch,
         return NULL;
     }
 
-    id = lunary_json_inside(id);
+    id = lunary_call_id(id);
     name = lunary_json_inside(name);
 
     if (index.len == 0 || !lunary_json_int(index, &n)) {

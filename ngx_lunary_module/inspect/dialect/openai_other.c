@@ -20,6 +20,8 @@ static int lunary_embeddings_request(lunary_call_t *call, lunary_str_t text);
 static int lunary_embeddings_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_prompt_request(lunary_call_t *call, lunary_str_t text);
 static int lunary_images_body(lunary_call_t *call, lunary_str_t text);
+static int lunary_other_error(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data);
 static int lunary_images_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data);
 static int lunary_audio_body(lunary_call_t *call, lunary_str_t text);
@@ -212,6 +214,28 @@ lunary_images_body(lunary_call_t *call, lunary_str_t text)
 }
 
 
+/* 1 where an event tells of an error, and of nothing else then */
+
+static int
+lunary_other_error(lunary_call_t *call, lunary_str_t name,
+    lunary_str_t data)
+{
+    lunary_str_t  error;
+
+    error = lunary_json_get(data, "error");
+
+    if (!lunary_eq(name, "error") && !lunary_json_is_object(error)
+        && lunary_json_inside(error).len == 0)
+    {
+        return 0;
+    }
+
+    (void) lunary_call_error_of(call, data, 1);
+
+    return 1;
+}
+
+
 static int
 lunary_images_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data)
@@ -219,10 +243,7 @@ lunary_images_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t      type;
     lunary_choice_t  *ch;
 
-    if (lunary_eq(name, "error")
-        || lunary_json_is_object(lunary_json_get(data, "error")))
-    {
-        (void) lunary_call_error_of(call, data, 1);
+    if (lunary_other_error(call, name, data)) {
         return LUNARY_OK;
     }
 
@@ -275,10 +296,7 @@ lunary_audio_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t      type, text;
     lunary_choice_t  *ch;
 
-    if (lunary_eq(name, "error")
-        || lunary_json_is_object(lunary_json_get(data, "error")))
-    {
-        (void) lunary_call_error_of(call, data, 1);
+    if (lunary_other_error(call, name, data)) {
         return LUNARY_OK;
     }
 
@@ -353,9 +371,12 @@ lunary_input_tokens_body(lunary_call_t *call, lunary_str_t text)
 static int
 lunary_assistants_request(lunary_call_t *call, lunary_str_t text)
 {
-    lunary_str_t  messages;
+    lunary_str_t  messages, key;
 
-    static const lunary_str_t  key = lunary_string("additional_messages");
+    /* those that a new thread starts with, or a run adds */
+
+    key = lunary_call_path_ends(call, "/threads")
+          ? lunary_str("messages", 8) : lunary_str("additional_messages", 19);
 
     messages = lunary_openai_common(call, text, key);
 
@@ -405,8 +426,7 @@ lunary_assistants_event(lunary_call_t *call, lunary_str_t name,
         return LUNARY_OK;
     }
 
-    if (lunary_eq(name, "error")) {
-        (void) lunary_call_error_of(call, data, 1);
+    if (lunary_other_error(call, name, data)) {
         return LUNARY_OK;
     }
 

@@ -32,7 +32,6 @@ static void lunary_responses_top(lunary_call_t *call, lunary_str_t v);
 static void lunary_responses_items(lunary_call_t *call, lunary_str_t items);
 static void lunary_responses_texts(lunary_call_t *call, lunary_choice_t *ch,
     lunary_str_t parts);
-static void lunary_responses_error(lunary_call_t *call, lunary_str_t v);
 
 
 const lunary_dialect_t  lunary_openai_responses = {
@@ -244,12 +243,14 @@ lunary_responses_item(lunary_call_t *call, lunary_str_t item)
 static int
 lunary_responses_body(lunary_call_t *call, lunary_str_t text)
 {
-    lunary_str_t  output;
+    lunary_str_t  output, object;
 
     output = lunary_json_get(text, "output");
+    object = lunary_json_get(text, "object");
 
     if (!lunary_json_is_array(output)
-        && !lunary_value_is(lunary_json_get(text, "object"), "response"))
+        && !lunary_value_is(object, "response")
+        && !lunary_value_is(object, "response.compaction"))
     {
         return LUNARY_OK;
     }
@@ -265,7 +266,7 @@ static int
 lunary_responses_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data)
 {
-    lunary_str_t      v[9], type, kind, id;
+    lunary_str_t      v[7], type, kind, id;
     lunary_tool_t    *t;
     lunary_choice_t  *ch;
 
@@ -276,9 +277,7 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
         lunary_string("item"),            /* 3 */
         lunary_string("output_index"),    /* 4 */
         lunary_string("error"),           /* 5 */
-        lunary_string("code"),            /* 6 */
-        lunary_string("message"),         /* 7 */
-        lunary_string("item_id")          /* 8 */
+        lunary_string("item_id")          /* 6 */
     };
 
     if (lunary_eq(data, "[DONE]")) {
@@ -286,7 +285,7 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
         return LUNARY_OK;
     }
 
-    (void) lunary_json_pick(data, keys, v, 9);
+    (void) lunary_json_pick(data, keys, v, 7);
 
     type = lunary_json_is_string(v[0]) ? lunary_json_inside(v[0]) : name;
 
@@ -295,14 +294,14 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
     }
 
     if (lunary_eq(type, "error") || lunary_eq(name, "error")) {
-        lunary_responses_error(call, lunary_json_is_object(v[5]) ? v[5]
-                                                                 : data);
+        (void) lunary_call_error_of(call, data, 1);
         return LUNARY_OK;
     }
 
     if (type.len < 10 || memcmp(type.data, "response.", 9) != 0) {
 
-        if (lunary_json_is_object(v[5])) {
+        if (lunary_json_is_object(v[5]) || lunary_json_inside(v[5]).len != 0)
+        {
             (void) lunary_call_error_of(call, data, 1);
         }
 
@@ -333,7 +332,7 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
     {
         ch = lunary_call_choice(call, 0);
 
-        t = lunary_responses_tool(call, ch, v[4], v[8], 0);
+        t = lunary_responses_tool(call, ch, v[4], v[6], 0);
         lunary_call_tool_args(call, t, v[1]);
 
     } else if (lunary_eq(type, "output_item.added")
@@ -465,17 +464,14 @@ lunary_responses_top(lunary_call_t *call, lunary_str_t v)
     lunary_call_usage_responses(call, m[3]);
 
     if (lunary_json_is_object(m[4])) {
-        lunary_responses_error(call, m[4]);
+        lunary_call_error(call, lunary_json_get(m[4], "message"),
+                          lunary_json_get(m[4], "type"),
+                          lunary_json_get(m[4], "code"));
+
+    } else if (lunary_json_inside(m[4]).len != 0) {
+        lunary_call_error(call, m[4], lunary_str(NULL, 0),
+                          lunary_str(NULL, 0));
     }
-}
-
-
-static void
-lunary_responses_error(lunary_call_t *call, lunary_str_t v)
-{
-    lunary_call_error(call, lunary_json_get(v, "message"),
-                      lunary_json_get(v, "type"),
-                      lunary_json_get(v, "code"));
 }
 
 
