@@ -255,6 +255,16 @@ def test_what_is_no_error(read, event):
     assert "error" not in got
 
 
+@pytest.mark.parametrize("function", [
+    None, {}, {"name": None, "arguments": None}, {"name": "", "arguments": ""},
+    {"name": "", "arguments": {}}, {"arguments": None}])
+def test_a_function_call_that_says_nothing_is_none(read, function):
+    said = {"content": "a", "function_call": function}
+    for answer in (completion(message=said), [completion(delta=said)]):
+        got = read({"model": "m", "messages": []}, answer)
+        assert "tool_calls" not in json.loads(got["output"])
+
+
 def test_an_error_beside_choices_that_is_a_string(read):
     got = read({"model": "m", "messages": []},
                {**completion(message={"content": "a"}), "error": "boom"})

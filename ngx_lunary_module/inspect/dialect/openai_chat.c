@@ -577,7 +577,10 @@ lunary_openai_function(lunary_call_t *call, lunary_choice_t *ch,
     name = lunary_json_get(function, "name");
     args = lunary_json_get(function, "arguments");
 
-    if (lunary_json_inside(name).len != 0 || args.len > 2) {
+    if (lunary_json_inside(name).len != 0 || lunary_json_inside(args).len != 0
+        || ((lunary_json_is_object(args) || lunary_json_is_array(args))
+            && args.len > 2))
+    {
         t = lunary_call_tool(call, ch, LUNARY_OPENAI_FUNCTION_CALL);
 
         lunary_call_tool_name(call, t, name);
