@@ -186,10 +186,28 @@ def test_a_page_of_that_name_is_none(inspector, path):
     assert got["fields"]["api"] == "unknown" and not got["recognised"]
 
 
-def test_messages_that_a_thread_starts_with(read):
-    messages = [{"role": "user", "content": "x"}]
-    got = read({"messages": messages}, path="/v1/threads")
-    assert json.loads(got["input"]) == messages and "params" not in got
+USER = {"role": "user", "content": "x"}
+
+
+@pytest.mark.parametrize("path, body, input, params", [
+    ("/threads", {"messages": [USER]}, [USER], None),
+    ("/threads/runs", {"assistant_id": "a", "thread": {"messages": [USER]}},
+     [USER], {"assistant_id": "a"}),
+    ("/threads/t/runs", {"assistant_id": "a", "additional_messages": [USER]},
+     [USER], {"assistant_id": "a"}),
+    ("/threads/t/messages", USER, [USER], {"role": "user"}),
+    ("/threads/t/messages", {"role": "assistant", "content": [
+        {"type": "text", "text": "y"}]},
+     [{"role": "assistant", "content": [{"type": "text", "text": "y"}]}],
+     {"role": "assistant"}),
+    ("/threads/t/runs/r/submit_tool_outputs", {"tool_outputs": [
+        {"tool_call_id": "c", "output": "42"}]},
+     [{"role": "tool", "tool_call_id": "c", "content": "42"}], None)])
+def test_what_a_thread_is_told_is_the_input(read, path, body, input,
+                                            params):
+    got = read(body, path="/v1" + path)
+    assert json.loads(got["input"]) == input
+    assert json.loads(got.get("params", "null")) == params
 
 
 # --- chat --------------------------------------------------------------------

@@ -31,6 +31,8 @@ static int lunary_input_tokens_request(lunary_call_t *call,
     lunary_str_t text);
 static int lunary_input_tokens_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_assistants_request(lunary_call_t *call, lunary_str_t text);
+static void lunary_assistants_message(lunary_call_t *call, lunary_str_t role,
+    lunary_str_t content);
 static int lunary_assistants_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_assistants_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data);
@@ -368,29 +370,92 @@ lunary_input_tokens_body(lunary_call_t *call, lunary_str_t text)
 }
 
 
+/*
+ * A message that is added to a thread, outputs of tools, the messages that a
+ * thread starts with, or those that a run adds.  The assistant's id stands
+ * where its model would.
+ */
+
 static int
 lunary_assistants_request(lunary_call_t *call, lunary_str_t text)
 {
-    lunary_str_t  messages, key;
+    int                 rc;
+    lunary_str_t        v;
+    lunary_json_iter_t  it;
 
-    /* those that a new thread starts with, or a run adds */
+    static const lunary_str_t  content = lunary_string("content");
+    static const lunary_str_t  outputs = lunary_string("tool_outputs");
+    static const lunary_str_t  thread = lunary_string("thread");
+    static const lunary_str_t  messages = lunary_string("messages");
+    static const lunary_str_t  added = lunary_string("additional_messages");
 
-    key = lunary_call_path_ends(call, "/threads")
-          ? lunary_str("messages", 8) : lunary_str("additional_messages", 19);
+    if (lunary_call_path_ends(call, "/messages")) {
 
-    messages = lunary_openai_common(call, text, key);
+        v = lunary_openai_common(call, text, content);
 
-    if (lunary_json_is_array(messages)) {
-        lunary_call_input(call, messages, key);
-    }
+        if (lunary_json_is_string(v) || lunary_json_is_array(v)) {
+            lunary_assistants_message(call, lunary_json_get(text, "role"), v);
+            lunary_input_done(call, content);
+        }
 
-    /* the assistant's id stands where its model would */
+    } else if (lunary_call_path_ends(call, "/submit_tool_outputs")) {
 
-    if (lunary_priv(call)->path.len != 0 && call->stream == -1) {
-        lunary_call_stream(call, lunary_json_get(text, "stream"));
+        v = lunary_openai_common(call, text, outputs);
+        rc = lunary_json_is_array(v) ? LUNARY_OK : LUNARY_ERROR;
+
+        lunary_json_iter(&it, v);
+
+        while (rc == LUNARY_OK && lunary_json_element(&it, &v)) {
+            rc = lunary_input_tool_result(call,
+                                          lunary_json_get(v, "tool_call_id"),
+                                          lunary_json_get(v, "output"));
+        }
+
+        if (rc == LUNARY_OK) {
+            lunary_input_done(call, outputs);
+        }
+
+    } else if (lunary_call_path_ends(call, "/threads/runs")) {
+
+        v = lunary_openai_common(call, text, thread);
+        v = lunary_json_get(v, "messages");
+
+        if (lunary_json_is_array(v)) {
+            lunary_call_input(call, v, thread);
+        }
+
+    } else if (lunary_call_path_ends(call, "/threads")) {
+
+        v = lunary_openai_common(call, text, messages);
+
+        if (lunary_json_is_array(v)) {
+            lunary_call_input(call, v, messages);
+        }
+
+    } else {
+
+        v = lunary_openai_common(call, text, added);
+
+        if (lunary_json_is_array(v)) {
+            lunary_call_input(call, v, added);
+        }
     }
 
     return LUNARY_OK;
+}
+
+
+static void
+lunary_assistants_message(lunary_call_t *call, lunary_str_t role,
+    lunary_str_t content)
+{
+    if (lunary_input_message(call, lunary_value_is(role, "assistant")
+                                   ? "assistant" : "user") == LUNARY_OK
+        && lunary_input_lit(call, ",\"content\":") == LUNARY_OK
+        && lunary_input_raw(call, content) == LUNARY_OK)
+    {
+        (void) lunary_input_lit(call, "}");
+    }
 }
 
 
