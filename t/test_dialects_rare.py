@@ -556,3 +556,159 @@ def test_gemini_errors_that_are_text(read):
     got = read({"contents": []}, [{"error": "boom"}],
                path="/v1beta/models/g:streamGenerateContent")
     assert error(got)["message"] == "boom"
+
+
+# --- where a path tells more -------------------------------------------------
+
+VERTEX = "/v1/projects/p/locations/l/publishers/anthropic/models/"
+WORDS = {"messages": [{"role": "user", "content": "x"}]}
+
+
+def test_vertex_counts_claudes_tokens(read):
+    got = read({"model": "claude-h", **WORDS}, {"input_tokens": 14},
+               path=VERTEX + "count-tokens:rawPredict")
+    assert (got["api"], got["model"], got["prompt_tokens"]) == (
+        "anthropic.count_tokens", "claude-h", "14")
+    assert "type" not in got and "output" not in got
+
+
+@pytest.mark.parametrize("path, stream", [
+    (VERTEX + "c:streamRawPredict", "1"), (VERTEX + "c:rawPredict", "0"),
+    ("/v1/publishers/mistralai/models/m:streamRawPredict", "1"),
+    ("/ml/v1/text/chat_stream", "1"), ("/ml/v1/text/chat", "0")])
+def test_a_stream_that_the_path_asks_for(read, path, stream):
+    got = read(WORDS, {"error": {"message": "m"}}, path=path, status=429)
+    assert got["stream"] == stream
+
+
+@pytest.mark.parametrize("system", [{}, {"system": "s"}])
+def test_anthropic_without_a_version_in_the_path(read, system):
+    got = read({"model": "c", **WORDS, **system},
+               {"type": "message", "content": [{"type": "text", "text": "a"}],
+                "usage": {"input_tokens": 1, "output_tokens": 2}},
+               path="/gateway/messages")
+    assert got["api"] == "anthropic.messages"
+    assert json.loads(got["output"])["content"] == "a"
+
+
+def test_a_conversation_that_starts_again(read):
+    got = read({"inputs": "x", "from_entry_id": "e"},
+               {"conversation_id": "c", "outputs": [{
+                   "type": "message.output", "model": "m", "content": "a"}],
+                "usage": {"prompt_tokens": 1}},
+               path="/v1/conversations/c/restart")
+    assert (got["api"], got["prompt_tokens"]) == ("mistral.conversations",
+                                                  "1")
+    assert json.loads(got["output"])["content"] == "a"
+
+
+@pytest.mark.parametrize("path, request_", [
+    ("/v1/classify", {"inputs": ["a"], "examples": []}),
+    ("/v1/classifications", {"model": "m", "input": ["a"]}),
+    ("/v1/chat/classifications", {"model": "m", "input": [WORDS]}),
+    ("/v1/publishers/google/models/g:computeTokens",
+     {"contents": [{"parts": [{"text": "a"}]}]})])
+def test_what_looks_like_a_completion_and_is_none(read, path, request_):
+    got = read(request_, {"meta": {}}, path=path)
+    assert got["api"] == "unknown" and "type" not in got
+
+
+def test_code_assist_wraps_the_request(read):
+    got = read({"model": "g", "project": "p", "request": {
+        "systemInstruction": {"parts": [{"text": "s"}]},
+        "contents": [{"role": "user", "parts": [{"text": "x"}]}],
+        "generationConfig": {"temperature": 1}}},
+        {"response": {"candidates": [{"content": {"parts": [
+            {"text": "a"}]}}]}}, path="/v1internal:generateContent")
+    assert json.loads(got["input"]) == [{"role": "system", "content": "s"},
+                                        {"role": "user", "content": "x"}]
+    assert json.loads(got["params"]) == {"generationConfig": {
+        "temperature": 1}}
+    assert (got["model"], json.loads(got["output"])["content"]) == ("g", "a")
+
+
+# --- what is there, and no more ----------------------------------------------
+
+NDJSON = {"content-type": "application/x-ndjson"}
+
+
+def test_one_answer_over_lines_where_lines_were_announced(read):
+    got = read({"model": "m", **WORDS}, json.dumps(
+        {"model": "m", "message": {"role": "assistant", "content": "a"},
+         "done": True, "done_reason": "stop", "eval_count": 2},
+        indent=2).encode(), path="/api/chat", headers=NDJSON)
+    assert (got["finish_reason"], got["completion_tokens"]) == ("stop", "2")
+    assert json.loads(got["output"])["content"] == "a"
+
+
+def test_lines_that_were_announced_and_came(read):
+    lines = b'{"message":{"content":"a"}}\r\n{"message":{"content":"b"}}'
+    got = read({"model": "m", **WORDS}, lines, path="/api/chat",
+               headers=NDJSON)
+    assert json.loads(got["output"])["content"] == "ab"
+
+
+def test_ranks_of_bedrock_are_no_answers(read):
+    got = read({"query": "q", "documents": ["a"]},
+               {"results": [{"index": 0, "relevance_score": 0.5}]},
+               path="/model/cohere.rerank/invoke")
+    assert "output" not in got
+
+
+def test_a_model_in_the_body_of_bedrock(read):
+    got = read({"model": "m", **WORDS}, path="/model/arn:aws:x/invoke")
+    assert got["model"] == "m"
+
+
+def test_the_history_of_command_on_bedrock(read):
+    got = read({"message": "c", "chat_history": [
+        {"role": "USER", "message": "a"},
+        {"role": "CHATBOT", "message": "b"}], "preamble": "s",
+        "max_tokens": 5}, {"text": "d", "finish_reason": "COMPLETE"},
+        path="/model/cohere.command-r-v1:0/invoke")
+    assert [m["content"] for m in json.loads(got["input"])] == [
+        "s", "a", "b", "c"]
+    assert json.loads(got["params"]) == {"max_tokens": 5}
+    assert (got["api"], got["model"], got["stream"]) == (
+        "bedrock.invoke", "cohere.command-r-v1:0", "0")
+
+
+def test_a_legacy_event_without_text(read):
+    got = read({"model": "c", "prompt": "x", "stream": True}, [
+        ("completion", {"type": "completion", "completion": "a"}),
+        ("completion", {"type": "completion", "completion": None,
+                        "stop_reason": "stop_sequence"})],
+        path="/v1/complete")
+    assert got["finish_reason"] == "stop_sequence"
+
+
+@pytest.mark.parametrize("path, request_, event, want", [
+    ("/generate_stream", {"inputs": "x"},
+     {"error": {"message": "m", "http_status_code": 500}}, {"message": "m"}),
+    ("/ml/v1/text/generation_stream", {"input": "x"}, {"error": "m"},
+     {"message": "m"}),
+    ("/model/m/invoke-with-response-stream", {"prompt": "x"},
+     {"error": {"message": "m", "type": "t"}},
+     {"message": "m", "type": "t"})])
+def test_an_error_that_a_stream_tells_by_no_event(read, path, request_, event,
+                                                  want):
+    assert error(read(request_, [event], path=path)) == want
+
+
+@pytest.mark.parametrize("path, request_", [
+    ("/v1/chat", {"message": "x", "stream": True}),
+    ("/v1/generate", {"prompt": "x", "stream": True})])
+@pytest.mark.parametrize("name", ["error", "err"])
+def test_a_cohere_stream_that_ends_in_an_error(read, path, request_, name):
+    got = read(request_, b'{"text":"a","is_finished":false}\n'
+               b'{"is_finished":true,"event_type":"stream-end",'
+               b'"finish_reason":"ERROR","%s":"m"}\n' % name.encode(),
+               path=path, headers={"content-type": "application/stream+json"})
+    assert (got["finish_reason"], error(got)) == ("ERROR", {"message": "m"})
+    assert json.loads(got["output"])["content"] == "a"
+
+
+def test_an_event_without_a_token_is_no_answer(read):
+    got = read({"inputs": "x"}, [{"text_output": "a"}],
+               path="/generate_stream")
+    assert "output" not in got

@@ -78,7 +78,12 @@ lunary_call_model_bytes(lunary_call_t *call, lunary_str_t bytes)
 void
 lunary_call_stream(lunary_call_t *call, lunary_str_t value)
 {
-    if (lunary_json_is_true(value) || lunary_value_is(value, "true")) {
+    /* watsonx, TGI and Vertex ask for it by the path */
+
+    if (lunary_json_is_true(value) || lunary_value_is(value, "true")
+        || lunary_call_path_ends(call, "_stream")
+        || lunary_call_path_ends(call, ":streamRawPredict"))
+    {
         call->stream = 1;
 
     } else if (lunary_json_is_false(value)

@@ -335,7 +335,8 @@ lunary_call_sniffed(lunary_call_t *call)
 
         /* a line of NDJSON goes on, one value with line breaks may not */
 
-        return n == 1 && priv->lines ? LUNARY_KIND_NONE : LUNARY_KIND_JSON;
+        return n == 1 && (priv->lines || priv->rs_lines) ? LUNARY_KIND_NONE
+                                                         : LUNARY_KIND_JSON;
 
     case '[':
         return LUNARY_KIND_JSON;
@@ -434,9 +435,9 @@ lunary_call_response_start(lunary_call_t *call, int kind)
 
     if (kind == LUNARY_KIND_JSON) {
 
-        if (priv->rs_lines
-            || (priv->lines && call->stream == 1 && priv->status < 400
-                && priv->sniff[1] != '\r' && priv->sniff[1] != '\n'))
+        if ((priv->rs_lines
+             || (priv->lines && call->stream == 1 && priv->status < 400))
+            && priv->sniff[1] != '\r' && priv->sniff[1] != '\n')
         {
             lunary_call_frame(call, LUNARY_FRAME_LINES);
             return;

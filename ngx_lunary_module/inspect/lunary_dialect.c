@@ -112,6 +112,8 @@ static const lunary_path_t  lunary_paths[] = {
     { ":batchEmbedContents",              &lunary_gemini_batch_embed, 0 },
     { "interactions",                     &lunary_gemini_interactions, 0 },
     { ":predict",                         &lunary_vertex_predict, 0 },
+    { "anthropic/models/count-tokens:rawPredict",
+                                          &lunary_anthropic_count_tokens, 0 },
     { "anthropic/models/:rawPredict",     &lunary_anthropic_messages, 0 },
     { "anthropic/models/:streamRawPredict", &lunary_anthropic_messages, 0 },
 
@@ -135,6 +137,7 @@ static const lunary_path_t  lunary_paths[] = {
     { "rerank",                           &lunary_cohere_rerank, 0 },
     { "v1/conversations",                 &lunary_mistral_conversations, 0 },
     { "v1/conversations/*",               &lunary_mistral_conversations, 0 },
+    { "v1/conversations/*/restart",       &lunary_mistral_conversations, 0 },
     { "v1/ocr",                           &lunary_mistral_ocr, 0 },
     { "text/generation",                  &lunary_watsonx_generation, 0 },
     { "text/generation_stream",           &lunary_watsonx_generation, 0 },
@@ -152,6 +155,9 @@ static const lunary_path_t  lunary_paths[] = {
     /* bodies like a completion's, for something else */
 
     { "cachedContents",                   &lunary_dialect_unknown, 0 },
+    { ":computeTokens",                   &lunary_dialect_unknown, 0 },
+    { "classify",                         &lunary_dialect_unknown, 0 },
+    { "classifications",                  &lunary_dialect_unknown, 0 },
     { "videos",                           &lunary_dialect_unknown, 0 },
     { "videos/*",                         &lunary_dialect_unknown, 0 },
     { "tokenize",                         &lunary_dialect_unknown, 0 },
@@ -321,7 +327,7 @@ lunary_dialect_by_body(lunary_str_t path, lunary_str_t text)
             return &lunary_bedrock_converse;
         }
 
-        if (v[SYSTEM].len != 0) {
+        if (v[SYSTEM].len != 0 || lunary_path_fits(path, "messages")) {
             return &lunary_anthropic_messages;
         }
 

@@ -142,6 +142,7 @@ void lunary_converse_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t v);
 
 /* cohere.c */
+int lunary_cohere_v1_members(lunary_call_t *call, lunary_str_t text);
 void lunary_cohere_usage(lunary_call_t *call, lunary_str_t meta);
 int lunary_cohere_v1_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t v);

@@ -469,7 +469,7 @@ lunary_anthropic_stream(lunary_call_t *call, lunary_str_t name,
     } else if (lunary_eq(type, "error") || lunary_json_is_object(v[7])) {
         (void) lunary_call_error_of(call, data, 1);
 
-    } else if (lunary_json_is_string(v[6])) {
+    } else if (lunary_eq(type, "completion") || lunary_json_is_string(v[6])) {
 
         /* the legacy API: {"completion":TEXT,"stop_reason":null,"model":...} */
 

@@ -74,6 +74,7 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
 
     lunary_bedrock_path(call);
     lunary_call_params(call, text, but, NULL, 7);
+    lunary_call_model(call, lunary_json_get(text, "model"));
 
     if (lunary_model_embeds(call->model)) {
         call->dialect = &lunary_bedrock_embed;
@@ -125,7 +126,10 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
         return LUNARY_OK;
     }
 
-    lunary_prompt_input(call, lunary_json_get(text, "message"), but[4]);
+    if (lunary_json_is_string(lunary_json_get(text, "message"))) {
+        (void) lunary_cohere_v1_members(call, text);
+        call->stream = lunary_call_path_ends(call, "-stream");
+    }
 
     return LUNARY_OK;
 }
@@ -215,6 +219,10 @@ lunary_invoke_value(lunary_call_t *call, lunary_str_t v, int stream)
 
     (void) lunary_json_pick(v, keys, m, N);
 
+    /* the results of a rerank have no text */
+
+    r = lunary_json_at(m[RESULTS], 0);
+
     if (lunary_json_is_string(m[TYPE])) {
 
         if (lunary_value_is(m[TYPE], "message")
@@ -236,11 +244,9 @@ lunary_invoke_value(lunary_call_t *call, lunary_str_t v, int stream)
     } else if (lunary_json_is_string(m[COMPLETION])) {
         lunary_invoke_text(call, m[COMPLETION], m[STOP]);
 
-    } else if (lunary_json_is_array(m[RESULTS])) {
+    } else if (lunary_json_get(r, "outputText").len != 0) {
 
         /* Titan */
-
-        r = lunary_json_at(m[RESULTS], 0);
 
         lunary_invoke_list(call, m[RESULTS], "outputText",
                            "completionReason");
@@ -284,6 +290,9 @@ lunary_invoke_value(lunary_call_t *call, lunary_str_t v, int stream)
 
     } else if (m[TITAN_IN].len != 0) {
         lunary_call_count(&t->prompt, m[TITAN_IN]);
+
+    } else if (stream) {
+        (void) lunary_call_error_of(call, v, 0);
     }
 
     if (lunary_json_is_object(m[METRICS])) {

@@ -32,6 +32,7 @@ static int lunary_cohere_rerank_request(lunary_call_t *call,
 static int lunary_cohere_meta_body(lunary_call_t *call, lunary_str_t text);
 static void lunary_cohere_final(lunary_call_t *call, lunary_str_t v,
     int text);
+static void lunary_cohere_failed(lunary_call_t *call, lunary_str_t data);
 
 
 const lunary_dialect_t  lunary_cohere_chat_v1 = {
@@ -90,10 +91,25 @@ const lunary_dialect_t  lunary_cohere_rerank = {
 };
 
 
-/* chat_history ({"role":"USER","message":...}), then message; preamble first */
-
 static int
 lunary_cohere_v1_request(lunary_call_t *call, lunary_str_t text)
+{
+    if (lunary_json_get(text, "message").len == 0
+        && lunary_call_elsewhere(call, text))
+    {
+        return LUNARY_OK;
+    }
+
+    lunary_priv(call)->lines = 1;
+
+    return lunary_cohere_v1_members(call, text);
+}
+
+
+/* chat_history ({"role":"USER","message":...}), then message; preamble first */
+
+int
+lunary_cohere_v1_members(lunary_call_t *call, lunary_str_t text)
 {
     int                 rc;
     lunary_str_t        v[5], m, role;
@@ -107,18 +123,10 @@ lunary_cohere_v1_request(lunary_call_t *call, lunary_str_t text)
         lunary_string("preamble")
     };
 
-    if (lunary_json_get(text, "message").len == 0
-        && lunary_call_elsewhere(call, text))
-    {
-        return LUNARY_OK;
-    }
-
     lunary_call_params(call, text, keys, v, 5);
 
     lunary_call_model(call, v[0]);
     lunary_call_stream(call, v[1]);
-
-    lunary_priv(call)->lines = 1;
 
     rc = LUNARY_OK;
 
@@ -298,15 +306,16 @@ lunary_cohere_v1_event(lunary_call_t *call, lunary_str_t name,
     lunary_call_response_id(call, v[5]);
 
     if (lunary_value_is(v[0], "text-generation")
-        || (v[0].len == 0 && lunary_json_is_false(v[2])))
+        || (!lunary_json_is_string(v[0]) && lunary_json_is_false(v[2])))
     {
         lunary_call_text(call, ch, lunary_json_inside(v[1]));
 
     } else if (lunary_value_is(v[0], "stream-end")
-               || (v[0].len == 0 && lunary_json_is_true(v[2])))
+               || (!lunary_json_is_string(v[0]) && lunary_json_is_true(v[2])))
     {
         call->terminal = 1;
         lunary_call_finish_reason(call, ch, v[3]);
+        lunary_cohere_failed(call, data);
 
         if (lunary_json_is_object(v[4])) {
             lunary_cohere_final(call, v[4], 0);
@@ -318,6 +327,25 @@ lunary_cohere_v1_event(lunary_call_t *call, lunary_str_t name,
     }
 
     return LUNARY_OK;
+}
+
+
+/* a last event with {"finish_reason":"ERROR","err":TEXT}, or "error" */
+
+static void
+lunary_cohere_failed(lunary_call_t *call, lunary_str_t data)
+{
+    lunary_str_t  err;
+
+    err = lunary_json_get(data, "err");
+
+    if (lunary_json_inside(err).len != 0) {
+        lunary_call_error(call, err, lunary_str(NULL, 0),
+                          lunary_str(NULL, 0));
+        return;
+    }
+
+    (void) lunary_call_error_of(call, data, 0);
 }
 
 
@@ -536,6 +564,7 @@ lunary_cohere_generate_event(lunary_call_t *call, lunary_str_t name,
 
     call->terminal = 1;
 
+    lunary_cohere_failed(call, data);
     lunary_call_finish_reason(call, ch, v[2]);
     lunary_call_response_id(call, lunary_json_get(v[3], "id"));
     lunary_cohere_usage(call, lunary_json_get(v[3], "meta"));

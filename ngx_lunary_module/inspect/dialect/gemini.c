@@ -149,12 +149,21 @@ lunary_gemini_request(lunary_call_t *call, lunary_str_t text)
 
     lunary_call_params(call, text, but, NULL, 5);
 
-    /* countTokens may hold a whole request */
+    /* countTokens may hold a whole request, Code Assist does */
 
     inner = lunary_json_get(text, "generateContentRequest");
 
     if (lunary_json_is_object(inner)) {
         text = inner;
+
+    } else if (lunary_json_get(text, "contents").len == 0) {
+
+        inner = lunary_json_get(text, "request");
+
+        if (lunary_json_is_object(inner)) {
+            text = inner;
+            lunary_call_params(call, text, but, NULL, 5);
+        }
     }
 
     system = lunary_gemini_get(text, "systemInstruction",

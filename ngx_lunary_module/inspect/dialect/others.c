@@ -314,6 +314,7 @@ lunary_watsonx_event(lunary_call_t *call, lunary_str_t name,
     v = lunary_json_get(data, "results");
 
     if (!lunary_json_is_array(v)) {
+        (void) lunary_call_error_of(call, data, 0);
         return LUNARY_OK;
     }
 
@@ -360,10 +361,6 @@ lunary_huggingface_request(lunary_call_t *call, lunary_str_t text)
     static const lunary_str_t  key = lunary_string("inputs");
 
     lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
-
-    if (call->stream == -1 && lunary_call_path_ends(call, "_stream")) {
-        call->stream = 1;
-    }
 
     return LUNARY_OK;
 }
@@ -423,27 +420,43 @@ static int
 lunary_huggingface_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data)
 {
-    lunary_str_t      token, d;
+    lunary_str_t      d, v[4];
     lunary_choice_t  *ch;
 
-    if (lunary_eq(name, "error")
-        || lunary_json_inside(lunary_json_get(data, "error")).len != 0)
+    static const lunary_str_t  keys[] = {
+        lunary_string("token"),
+        lunary_string("details"),
+        lunary_string("generated_text"),
+        lunary_string("error")
+    };
+
+    (void) lunary_json_pick(data, keys, v, 4);
+
+    if (lunary_eq(name, "error") || lunary_json_is_object(v[3])
+        || lunary_json_inside(v[3]).len != 0)
     {
         (void) lunary_call_error_of(call, data, 1);
         return LUNARY_OK;
     }
 
-    ch = lunary_call_choice(call, 0);
-    token = lunary_json_get(data, "token");
-
-    if (lunary_json_is_object(token)
-        && !lunary_json_is_true(lunary_json_get(token, "special")))
+    if (!lunary_json_is_object(v[0]) && !lunary_json_is_object(v[1])
+        && !lunary_json_is_string(v[2]))
     {
-        d = lunary_json_get(token, "text");
+        /* Triton and others at the same path */
+
+        return LUNARY_OK;
+    }
+
+    ch = lunary_call_choice(call, 0);
+
+    if (lunary_json_is_object(v[0])
+        && !lunary_json_is_true(lunary_json_get(v[0], "special")))
+    {
+        d = lunary_json_get(v[0], "text");
         lunary_call_text(call, ch, lunary_json_inside(d));
     }
 
-    d = lunary_json_get(data, "details");
+    d = v[1];
 
     if (lunary_json_is_object(d)) {
         lunary_call_finish_reason(call, ch,
@@ -454,7 +467,7 @@ lunary_huggingface_event(lunary_call_t *call, lunary_str_t name,
                           lunary_json_get(d, "input_length"));
     }
 
-    if (lunary_json_is_string(lunary_json_get(data, "generated_text"))) {
+    if (lunary_json_is_string(v[2])) {
         call->terminal = 1;
     }
 
