@@ -712,3 +712,23 @@ def test_an_event_without_a_token_is_no_answer(read):
     got = read({"inputs": "x"}, [{"text_output": "a"}],
                path="/generate_stream")
     assert "output" not in got
+
+
+@pytest.mark.parametrize("body, message", [
+    (b"", {}), (b"<html>", {"message": "<html>"}), (b"{}", {})])
+def test_aws_names_an_exception_in_a_header(read, body, message):
+    got = read(WORDS, body, path="/model/m/converse", status=403,
+               headers={"x-amzn-errortype": "AccessDeniedException:x"})
+    assert error(got) == {**message, "type": "AccessDeniedException"}
+
+
+@pytest.mark.parametrize("path, request_, answer", [
+    ("/v1/chat", {"message": "x"}, {"text": "a", "finish_reason": "MAX"}),
+    ("/v1/generate", {"prompt": "x"}, {"generations": [
+        {"text": "a", "finish_reason": "MAX"}]})])
+def test_cohere_answers_at_once_where_a_stream_was_asked_for(
+        read, path, request_, answer):
+    usage = {"meta": {"billed_units": {"input_tokens": 3.0}}}
+    got = read({**request_, "stream": True}, {**answer, **usage}, path=path)
+    assert json.loads(got["output"])["content"] == "a"
+    assert (got["finish_reason"], got["prompt_tokens"]) == ("MAX", "3")

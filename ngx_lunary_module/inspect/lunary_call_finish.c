@@ -309,9 +309,10 @@ lunary_call_capped(lunary_call_t *call, lunary_run_t *run, lunary_field_e f,
 static void
 lunary_call_write_error(lunary_call_t *call)
 {
-    int            rc;
+    int             rc;
     lunary_buf_t   *b;
     lunary_mem_t   *mem;
+    lunary_str_t    type;
     lunary_priv_t  *priv;
 
     priv = lunary_priv(call);
@@ -337,6 +338,19 @@ lunary_call_write_error(lunary_call_t *call)
                 && priv->rs_framed && !priv->rs_object))
         {
             lunary_call_error_text(call, lunary_buf_str(&priv->error_raw));
+        }
+
+        /* AWS names an exception where no body does */
+
+        if (priv->status >= 400 && priv->error_type_header.len != 0) {
+            type = lunary_json_inside(lunary_buf_str(
+                                                  &priv->error_type_header));
+
+            if (lunary_inside_copy(mem, &priv->error_type, type)
+                == LUNARY_OK)
+            {
+                priv->has_error = 1;
+            }
         }
 
         if (!priv->has_error) {

@@ -323,7 +323,15 @@ lunary_cohere_v1_event(lunary_call_t *call, lunary_str_t name,
     }
 
     if (v[0].len == 0 && v[2].len == 0) {
-        (void) lunary_call_error_of(call, data, 0);
+
+        /* one answer in place of a stream, or an error */
+
+        if (lunary_json_is_string(v[1])) {
+            lunary_cohere_final(call, data, 1);
+
+        } else {
+            (void) lunary_call_error_of(call, data, 0);
+        }
     }
 
     return LUNARY_OK;
@@ -554,6 +562,15 @@ lunary_cohere_generate_event(lunary_call_t *call, lunary_str_t name,
     (void) name;
 
     (void) lunary_json_pick(data, keys, v, 4);
+
+    if (v[0].len == 0 && v[1].len == 0) {
+
+        /* one answer in place of a stream, or an error */
+
+        (void) lunary_cohere_generate_body(call, data);
+        (void) lunary_call_error_of(call, data, 0);
+        return LUNARY_OK;
+    }
 
     ch = lunary_call_choice(call, 0);
 
