@@ -732,3 +732,29 @@ def test_cohere_answers_at_once_where_a_stream_was_asked_for(
     got = read({**request_, "stream": True}, {**answer, **usage}, path=path)
     assert json.loads(got["output"])["content"] == "a"
     assert (got["finish_reason"], got["prompt_tokens"]) == ("MAX", "3")
+
+
+@pytest.mark.parametrize("body, message", [
+    ({"detail": None, "title": "t"}, "t"), ({"Message": None,
+                                             "detail": "d"}, "d"),
+    ({"message": None, "Message": "M", "title": "t"}, "M")])
+def test_an_error_whose_first_names_are_null(read, body, message):
+    got = read({"model": "m", "messages": []}, body, status=400)
+    assert error(got) == {"message": message}
+
+
+@pytest.mark.parametrize("first", [
+    {"partialArgs": []}, {"partialArgs": None}, {},
+    {"partialArgs": [{"jsonPath": "$.a", "stringValue": "x",
+                      "willContinue": True}]}])
+@pytest.mark.parametrize("more", [[], [{"jsonPath": "$.a",
+                                        "stringValue": "y"}]])
+def test_gemini_calls_that_come_in_parts(read, first, more):
+    got = read({"contents": []}, [{"candidates": [{"content": {"parts": [
+        {"functionCall": call}]}}]} for call in (
+            {"name": "f", "willContinue": True, **first},
+            {"partialArgs": more}, {})],
+        path="/v1beta/models/g:streamGenerateContent")
+    text = ("x" if first.get("partialArgs") else "") + ("y" if more else "")
+    assert [(n, json.loads(a)) for n, a in calls(got)] == [
+        ("f", {"a": text} if text else {})]

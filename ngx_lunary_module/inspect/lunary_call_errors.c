@@ -204,7 +204,8 @@ lunary_call_first(lunary_str_t v)
 static int
 lunary_call_said(lunary_str_t v)
 {
-    return v.len != 0 && lunary_json_type(v) != LUNARY_JSON_NULL;
+    return lunary_json_type(v) > LUNARY_JSON_NONE
+           && lunary_json_type(v) != LUNARY_JSON_NULL;
 }
 
 

@@ -616,10 +616,8 @@ lunary_gemini_call(lunary_call_t *call, lunary_choice_t *ch, lunary_str_t fc)
         lunary_call_tool_name(call, t, v[0]);
         lunary_call_tool_id(call, t, v[3]);
 
-        if (v[2].len == 0) {
-            lunary_call_tool_value(call, t, lunary_json_is_object(v[1])
-                                            ? v[1] : lunary_str("{}", 2));
-        }
+        lunary_call_tool_value(call, t, lunary_json_is_object(v[1])
+                                        ? v[1] : lunary_str("{}", 2));
     }
 
     if (t == NULL || !lunary_json_is_array(v[2])) {
