@@ -1,9 +1,10 @@
 """Headers that the upstream does not get, or gets changed, as other modules see
 them: limits, auth_request, keys of caches, logs, scripts.
 
-Limits and access come before the headers are rewritten.  $http_NAME keeps what
-the client sent of a header that was taken out, and shows what the upstream gets
-of one that was put in or narrowed, whoever asked for it first."""
+Limits and access come before headers are taken out.  $http_NAME keeps what the
+client claimed in a header that was taken out, and shows what the upstream gets of
+the session's, and of one that was put in or narrowed, whoever asked for it first.
+What the client wrote where a user is put in is seen by nobody."""
 
 import pathlib
 
@@ -137,7 +138,124 @@ def test_what_is_put_in_is_what_the_variable_says(nginx, upstream, runs, phase,
 
     assert one.post(PATH, json=CHAT, headers={"X-User": "mallory"}).status == 200
     assert upstream.last.header("x-user") is None
+    assert upstream.last.header("x-copy") is None
     runs(2)
+
+
+SERVICE = """
+        location = /auth {{
+            internal; lunary {lunary}; proxy_pass_request_body off;
+            lunary_strip off; proxy_set_header Content-Length "";
+            proxy_pass {url};
+        }}"""
+
+SESSION = """lunary_session_id cookie=sid; lunary_session sess:$lunary_session_id;
+            lunary_require_user verified;"""
+
+MALLORY = {"Cookie": "sid=s1", "X-User": "mallory", "X-Lunary-User-Id": "eve"}
+
+
+@pytest.mark.parametrize("lunary", ["on", "off"])
+def test_a_service_is_told_the_user_and_not_the_clients_word(
+        nginx, upstream, another_upstream, redis, lunary):
+    """Of an auth service in a location with `lunary on`, which is enforced on as
+    any upstream, the session's cookie and claims are kept away, too."""
+    redis.set("sess:s1", '{"user_id":"ann"}')
+    auth = another_upstream()
+    auth.answer(b"")
+    one = nginx(CONFIG, server=SESSION + "lunary_inject_user header:X-User;",
+                extra="auth_request /auth;",
+                more=SERVICE.format(lunary=lunary, url=auth.url))
+
+    assert one.post(PATH, json=CHAT, headers=MALLORY).status == 200
+
+    assert auth.last.header_values("x-user") == ["ann"]
+    assert (auth.last.header("cookie") is None) == (lunary == "on")
+    assert (auth.last.header("x-lunary-user-id") is None) == (lunary == "on")
+    assert upstream.last.header_values("x-user") == ["ann"]
+    assert upstream.last.header("cookie") is None
+    assert upstream.last.header("x-lunary-user-id") is None
+
+
+def test_a_limit_by_what_is_put_in_is_one_of_the_user(nginx, runs):
+    one = nginx(CONFIG, main="limit_req_zone $http_x_user zone=z:1m rate=1r/m;",
+                extra="limit_req zone=z; limit_req_status 429; "
+                      "lunary_inject_user header:X-User;")
+
+    assert [one.post(PATH, json=CHAT, headers=ann(**{"X-User": name})).status
+            for name in "abc"] == [200, 429, 429]
+    runs(3)
+
+
+def test_a_map_of_what_is_put_in(nginx, upstream, runs):
+    one = nginx(CONFIG, main="""
+        map $http_x_user $tier { default free; ceo gold; }
+        limit_req_zone $tier zone=z:1m rate=9r/s;""",
+                extra="limit_req zone=z burst=9; proxy_set_header X-Tier $tier; "
+                      "lunary_inject_user header:X-User;")
+
+    one.post(PATH, json=CHAT, headers=ann(**{"X-User": "ceo"}))
+
+    assert upstream.last.header("x-tier") == "free"
+    runs.one()
+
+
+def test_what_was_judged_is_rewritten_though_a_variable_says_off_by_then(
+        nginx, upstream, another_upstream, redis, runs):
+    redis.set("sess:s1", '{"user_id":"ann"}')
+    auth = another_upstream()
+    auth.answer(b"")
+    one = nginx(CONFIG.replace("lunary on;", "lunary $llm;"), extra=SESSION + """
+            set $llm 1; auth_request /auth;
+            auth_request_set $llm $upstream_http_x_llm;""",
+                more=SERVICE.format(lunary="off", url=auth.url))
+
+    assert one.post(PATH, json=CHAT, headers=MALLORY).status == 200
+
+    assert upstream.last.header("cookie") is None
+    assert upstream.last.header("x-lunary-user-id") is None
+
+
+@pytest.mark.parametrize("before", ["", "limit_req zone=z burst=9;"],
+                         ids=["first", "asked-before"])
+def test_a_token_is_not_handed_on_by_its_variable(nginx, upstream, redis, runs,
+                                                  before):
+    redis.set("sess:t1", '{"user_id":"ann"}')
+    one = nginx(CONFIG, main="limit_req_zone $http_authorization zone=z:1m "
+                             "rate=9r/s;", extra=before + """
+            lunary_session_id bearer; lunary_session sess:$lunary_session_id;
+            proxy_set_header Authorization $http_authorization;""")
+
+    assert one.post(PATH, json=CHAT,
+                    headers={"Authorization": "Bearer t1"}).status == 200
+
+    assert upstream.last.header("authorization") is None
+    assert runs.one()["user_id"] == "ann"
+
+
+def test_once_more_through_the_same_location(nginx, upstream, another_upstream,
+                                             redis, runs):
+    redis.set("sess:s1", '{"user_id":"ann"}')
+    auth = another_upstream()
+    auth.answer(b"")
+    one = nginx(CONFIG.replace("location / {", "location @main {"),
+                extra=SESSION + """
+            auth_request /auth; lunary_inject_user header:X-User;
+            proxy_intercept_errors on; error_page 502 = @main;""",
+                server="recursive_error_pages on;",
+                more="location / { error_page 418 = @main; return 418; }"
+                     + SERVICE.format(lunary="off", url=auth.url))
+    upstream.once(b"", status=502)
+
+    assert one.post(PATH, json=CHAT, headers=MALLORY).status == 200
+
+    assert [r.header("cookie") for r in auth.requests] == ["sid=s1"] * 2
+    for request in upstream.requests:
+        assert request.header_values("x-user") == ["ann"]
+        assert request.header("cookie") is None
+        assert request.header("x-lunary-user-id") is None
+    assert len(upstream.requests) == 2
+    runs.one()
 
 
 @PHASES
@@ -213,3 +331,22 @@ def test_the_token_is_there_for_a_script_and_not_for_the_upstream(
 
     assert upstream.last.header("authorization") is None
     assert runs.one()["user_id"] == "ann"
+
+
+@lua
+def test_a_part_that_a_script_asks_for(nginx, upstream, another_upstream, redis):
+    """It goes to an upstream like the request itself."""
+    redis.set("sess:s1", '{"user_id":"ann"}')
+    part = another_upstream()
+    one = nginx(CONFIG, modules="".join(f"load_module {p};\n" for p in LUA),
+                server=SESSION + "lunary_inject_user header:X-User;",
+                extra="""access_by_lua_block {
+                ngx.location.capture("/part", {method = ngx.HTTP_POST}) }""",
+                more=f"location /part {{ lunary on; proxy_pass {part.url}; }}")
+
+    assert one.post(PATH, json=CHAT, headers=MALLORY).status == 200
+
+    for request in part.last, upstream.last:
+        assert request.header_values("x-user") == ["ann"]
+        assert request.header("cookie") is None
+        assert request.header("x-lunary-user-id") is None

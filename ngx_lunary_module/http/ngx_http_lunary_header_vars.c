@@ -2,9 +2,9 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * What $http_NAME says of headers that the upstream does not get, or gets
- * changed: of those that are taken out what the client sent, so that keys of
- * caches and limits, and logs, do not lose it; of those that are put in or
- * narrowed what the upstream gets.
+ * changed: of a claim what the client sent, so that keys of caches and limits,
+ * and logs, do not lose it; of a session's header, which is a secret, and of
+ * those that are put in or narrowed, what the upstream gets.
  *
  * Invariant: so it is whether or not the variable was asked for before.  (nginx
  * keeps a variable's value for the request once it was.)  Variables that are

@@ -33,6 +33,12 @@
 
 static ngx_int_t ngx_http_lunary_handler(ngx_http_request_t *r,
     ngx_http_lunary_loc_conf_t *lcf);
+static ngx_int_t ngx_http_lunary_prepare(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+static ngx_int_t ngx_http_lunary_failed(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+static ngx_int_t ngx_http_lunary_subrequest(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf);
 static ngx_uint_t ngx_http_lunary_redirected(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 static ngx_int_t ngx_http_lunary_reopen(ngx_http_request_t *r,
@@ -84,9 +90,11 @@ ngx_http_lunary_precontent_handler(ngx_http_request_t *r)
         return ngx_http_lunary_handler(r, lcf);
     }
 
-    if (r != r->main || r->post_action || !ngx_http_lunary_enabled(r, lcf)) {
+    if (r != r->main || r->post_action) {
         return NGX_DECLINED;
     }
+
+    /* what was judged there goes on from here, whatever $variables say now */
 
     ctx = ngx_http_lunary_get_ctx(r);
 
@@ -118,7 +126,7 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     }
 
     if (r != r->main) {
-        return ngx_http_lunary_enforce_subrequest(r, lcf);
+        return ngx_http_lunary_subrequest(r, lcf);
     }
 
     ctx = ngx_http_lunary_make_ctx(r, lcf);
@@ -153,8 +161,26 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     }
 
     if (ctx->judged) {
-        return (lcf->phase == NGX_HTTP_LUNARY_PRECONTENT && ctx->rewritten)
-               ? ngx_http_lunary_send_on(r, ctx, lcf) : NGX_DECLINED;
+
+        if (!ctx->rewritten) {
+            return NGX_DECLINED;
+        }
+
+        if (lcf->phase == NGX_HTTP_LUNARY_PRECONTENT) {
+            return ngx_http_lunary_send_on(r, ctx, lcf);
+        }
+
+        if (!ctx->headers_rewritten) {
+            return NGX_DECLINED;
+        }
+
+        /* once more through the same location, whose auth_request asks anew */
+
+        ngx_http_lunary_restore_headers(r, ctx);
+
+        ctx->headers_rewritten = 0;
+
+        return ngx_http_lunary_prepare(r, ctx, lcf);
     }
 
     if (!ctx->headers.read) {
@@ -207,22 +233,76 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
         ctx->rewritten = 1;
 
         if (ngx_http_lunary_rewrite_body(r, ctx, lcf) != NGX_OK) {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
-        }
-
-        if (lcf->phase == NGX_HTTP_LUNARY_PREACCESS) {
-            return (ngx_http_lunary_rewrite_mark(r, ctx, lcf) == NGX_OK)
-                   ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;
+            return ngx_http_lunary_failed(r, ctx);
         }
     }
 
-    return ngx_http_lunary_send_on(r, ctx, lcf);
+    return (lcf->phase == NGX_HTTP_LUNARY_PREACCESS)
+           ? ngx_http_lunary_prepare(r, ctx, lcf)
+           : ngx_http_lunary_send_on(r, ctx, lcf);
+}
+
+
+/* who may see the client's headers before they are rewritten sees the user in
+ * place of what the client wrote there */
+
+static ngx_int_t
+ngx_http_lunary_prepare(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    if (ngx_http_lunary_rewrite_mark(r, ctx, lcf) != NGX_OK
+        || ngx_http_lunary_rewrite_headers(r, ctx, lcf, NGX_HTTP_LUNARY_PUT_IN)
+           != NGX_OK)
+    {
+        return ngx_http_lunary_failed(r, ctx);
+    }
+
+    return NGX_DECLINED;
+}
+
+
+/* no memory: whatever answers for this one is judged anew */
+
+static ngx_int_t
+ngx_http_lunary_failed(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_http_lunary_rewrite_undo(r, ctx);
+
+    ctx->judged = 0;
+
+    return NGX_HTTP_INTERNAL_SERVER_ERROR;
+}
+
+
+static ngx_int_t
+ngx_http_lunary_subrequest(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_int_t               rc;
+    ngx_http_lunary_ctx_t  *ctx;
+
+    rc = ngx_http_lunary_enforce_subrequest(r, lcf);
+
+    if (rc != NGX_DECLINED) {
+        return rc;
+    }
+
+    ctx = ngx_http_lunary_get_ctx(r);
+
+    if (ctx && ctx->rewritten && !ctx->headers_rewritten
+        && ngx_http_lunary_rewrite_subrequest(r, ctx) != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return NGX_DECLINED;
 }
 
 
 /*
  * The last step before the content phase: the headers become what the upstream
- * gets.  Limits and auth_request, which come before, see those of the client.
+ * gets.  Limits and auth_request, which come before, see the client's, but for
+ * the user that was put in.
  *
  * Going on later is once a request, of those that are calls.
  */
@@ -231,11 +311,19 @@ static ngx_int_t
 ngx_http_lunary_send_on(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
 {
+    ngx_uint_t  what;
+
     if (!ctx->headers_rewritten) {
         ctx->headers_rewritten = 1;
 
-        if (ngx_http_lunary_rewrite_headers(r, ctx, lcf) != NGX_OK) {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        what = NGX_HTTP_LUNARY_TAKE_OUT;
+
+        if (lcf->phase == NGX_HTTP_LUNARY_PRECONTENT) {
+            what |= NGX_HTTP_LUNARY_PUT_IN;
+        }
+
+        if (ngx_http_lunary_rewrite_headers(r, ctx, lcf, what) != NGX_OK) {
+            return ngx_http_lunary_failed(r, ctx);
         }
     }
 

@@ -33,11 +33,22 @@ static ngx_uint_t ngx_http_lunary_marked(ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf, ngx_table_elt_t *h);
 static ngx_uint_t ngx_http_lunary_goes(ngx_http_lunary_loc_conf_t *lcf,
     ngx_table_elt_t *h);
+static ngx_uint_t ngx_http_lunary_is_claim(ngx_http_lunary_loc_conf_t *lcf,
+    ngx_table_elt_t *h);
+static ngx_uint_t ngx_http_lunary_is_session(ngx_http_lunary_loc_conf_t *lcf,
+    ngx_table_elt_t *h);
+static ngx_int_t ngx_http_lunary_rebuild(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
+    ngx_uint_t what, ngx_uint_t more, ngx_list_t *list);
+static ngx_int_t ngx_http_lunary_put_in(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
+    ngx_str_t *user, ngx_list_t *list);
+static void ngx_http_lunary_swap(ngx_http_request_t *r, ngx_list_t *list);
 static ngx_int_t ngx_http_lunary_note(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_table_elt_t *now, ngx_table_elt_t *was);
 static ngx_int_t ngx_http_lunary_change(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
-    ngx_table_elt_t *h, ngx_str_t *value);
+    ngx_uint_t what, ngx_table_elt_t *h, ngx_str_t *value);
 static ngx_int_t ngx_http_lunary_drop_cookie(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
 static ngx_int_t ngx_http_lunary_narrow(ngx_http_request_t *r,
@@ -175,19 +186,33 @@ ngx_http_lunary_marked(ngx_http_lunary_ctx_t *ctx,
 }
 
 
-/* 1 where it is the client's word to this module, or to its session */
+/* 1 where it is to be taken out, if it is the client's */
 
 static ngx_uint_t
 ngx_http_lunary_goes(ngx_http_lunary_loc_conf_t *lcf, ngx_table_elt_t *h)
 {
-    ngx_http_lunary_session_id_conf_t  *ic;
+    return !ngx_http_lunary_inject_header(lcf, &h->key)
+           && (ngx_http_lunary_is_claim(lcf, h)
+               || ngx_http_lunary_is_session(lcf, h));
+}
 
-    if (lcf->strip
-        && ngx_http_lunary_names_may(lcf->identity, &h->key)
-        && ngx_http_lunary_identity_header(lcf, &h->key))
-    {
-        return 1;
-    }
+
+static ngx_uint_t
+ngx_http_lunary_is_claim(ngx_http_lunary_loc_conf_t *lcf, ngx_table_elt_t *h)
+{
+    return lcf->strip
+           && ngx_http_lunary_names_may(lcf->identity, &h->key)
+           && ngx_http_lunary_identity_header(lcf, &h->key)
+           && !ngx_http_lunary_is_session(lcf, h)
+           && !ngx_http_lunary_inject_header(lcf, &h->key);
+}
+
+
+static ngx_uint_t
+ngx_http_lunary_is_session(ngx_http_lunary_loc_conf_t *lcf,
+    ngx_table_elt_t *h)
+{
+    ngx_http_lunary_session_id_conf_t  *ic;
 
     ic = &lcf->session_id;
 
@@ -198,45 +223,101 @@ ngx_http_lunary_goes(ngx_http_lunary_loc_conf_t *lcf, ngx_table_elt_t *h)
 }
 
 
-/*
- * Builds the list of headers anew where some must go or change: proxy copies
- * the list and asks for nothing else.
- */
+/* what was done before in the same request is added to */
 
 ngx_int_t
 ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf,
+    ngx_uint_t what)
 {
-    ngx_int_t                rc;
-    ngx_str_t                value, user, *name;
-    ngx_list_t               list;
-    ngx_uint_t               i, pass, changes;
-    ngx_table_elt_t         *h, *copy;
-    ngx_http_lunary_walk_t   w;
+    ngx_int_t   rc;
+    ngx_str_t   user;
+    ngx_list_t  list;
 
-    changes = 0;
-    ctx->changes = NULL;
+    if (!ctx->headers_swapped) {
+        ctx->changes = NULL;
+    }
 
     ngx_str_null(&user);
 
-    if (lcf->inject.headers
+    if ((what & NGX_HTTP_LUNARY_PUT_IN) && lcf->inject.headers
         && ngx_http_lunary_inject_value(r, ctx, lcf, &user) != NGX_OK)
     {
         return NGX_ERROR;
     }
 
-    if (user.len) {
-        changes = 1;
+    rc = ngx_http_lunary_rebuild(r, ctx, lcf, what, user.len != 0, &list);
+
+    if (rc != NGX_OK) {
+        return (rc == NGX_DECLINED) ? NGX_OK : rc;
     }
 
-    ngx_memzero(&list, sizeof(ngx_list_t));
+    if (user.len && ngx_http_lunary_put_in(r, ctx, lcf, &user, &list) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (!ctx->headers_swapped) {
+        ctx->received = r->headers_in.headers;
+        ctx->headers_swapped = 1;
+    }
+
+    ngx_http_lunary_swap(r, &list);
+
+    return NGX_OK;
+}
+
+
+/*
+ * A subrequest has a copy of the main request's headers.  One that comes before
+ * those are rewritten is no less a way to an upstream.
+ */
+
+ngx_int_t
+ngx_http_lunary_rewrite_subrequest(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_int_t   rc;
+    ngx_list_t  list;
+
+    rc = ngx_http_lunary_rebuild(r, ctx, ctx->conf, NGX_HTTP_LUNARY_TAKE_OUT,
+                                 0, &list);
+
+    if (rc == NGX_OK) {
+        ngx_http_lunary_swap(r, &list);
+    }
+
+    return (rc == NGX_DECLINED) ? NGX_OK : rc;
+}
+
+
+/*
+ * Builds the list of headers anew where some must go or change, or more are to
+ * come: proxy copies the list and asks for nothing else.  NGX_DECLINED: it may
+ * stay as it is.  Of the main request what was done is noted.
+ */
+
+static ngx_int_t
+ngx_http_lunary_rebuild(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_uint_t what, ngx_uint_t more,
+    ngx_list_t *list)
+{
+    ngx_int_t                rc;
+    ngx_str_t                value;
+    ngx_uint_t               pass, changes;
+    ngx_table_elt_t         *h, *copy;
+    ngx_http_lunary_walk_t   w;
+
+    changes = more;
+
+    ngx_memzero(list, sizeof(ngx_list_t));
 
     /* first pass: is there anything to do; second: do it */
 
     for (pass = 0; pass < 2; pass++) {
 
         if (pass == 1
-            && ngx_list_init(&list, r->pool, 20, sizeof(ngx_table_elt_t))
+            && ngx_list_init(list, r->pool, 20, sizeof(ngx_table_elt_t))
                != NGX_OK)
         {
             return NGX_ERROR;
@@ -250,7 +331,7 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
             rc = NGX_DECLINED;
 
             if (ngx_http_lunary_names_may(lcf->changed, &h->key)) {
-                rc = ngx_http_lunary_change(r, ctx, lcf, h, &value);
+                rc = ngx_http_lunary_change(r, ctx, lcf, what, h, &value);
             }
 
             if (rc == NGX_ERROR) {
@@ -269,84 +350,94 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
                 continue;
             }
 
-            if (rc == NGX_OK) {
+            copy = NULL;
 
-                if (ngx_http_lunary_note(r, ctx, NULL, h) != NGX_OK) {
+            if (rc != NGX_OK) {
+                copy = ngx_list_push(list);
+                if (copy == NULL) {
                     return NGX_ERROR;
                 }
 
-                ngx_http_lunary_header_var_keep(r, &h->key);
+                *copy = *h;
+                copy->value = value;
+            }
 
+            if (rc == NGX_DECLINED || r != r->main) {
                 continue;
             }
 
-            copy = ngx_list_push(&list);
-            if (copy == NULL) {
-                return NGX_ERROR;
+            if (rc == NGX_OK && ngx_http_lunary_is_claim(lcf, h)) {
+                ngx_http_lunary_header_var_keep(r, &h->key);
+
+            } else {
+                ngx_http_lunary_header_var_drop(r, &h->key);
             }
 
-            *copy = *h;
-
-            if (rc == NGX_DONE) {
-                copy->value = value;
-
-                ngx_http_lunary_header_var_drop(r, &h->key);
-
-                if (ngx_http_lunary_note(r, ctx, copy, h) != NGX_OK) {
-                    return NGX_ERROR;
-                }
+            if (ngx_http_lunary_note(r, ctx, copy, h) != NGX_OK) {
+                return NGX_ERROR;
             }
         }
 
         if (!changes) {
-            return NGX_OK;
+            return NGX_DECLINED;
         }
     }
 
-    if (user.len) {
+    return NGX_OK;
+}
 
-        name = lcf->inject.headers->elts;
 
-        for (i = 0; i < lcf->inject.headers->nelts; i++) {
+static ngx_int_t
+ngx_http_lunary_put_in(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf, ngx_str_t *user, ngx_list_t *list)
+{
+    ngx_str_t        *name;
+    ngx_uint_t        i;
+    ngx_table_elt_t  *h;
 
-            copy = ngx_list_push(&list);
-            if (copy == NULL) {
-                return NGX_ERROR;
-            }
+    name = lcf->inject.headers->elts;
 
-            ngx_memzero(copy, sizeof(ngx_table_elt_t));
+    for (i = 0; i < lcf->inject.headers->nelts; i++) {
 
-            copy->hash = 1;
-            copy->key = name[i];
-            copy->value = user;
+        h = ngx_list_push(list);
+        if (h == NULL) {
+            return NGX_ERROR;
+        }
 
-            copy->lowcase_key = ngx_pnalloc(r->pool, name[i].len);
-            if (copy->lowcase_key == NULL) {
-                return NGX_ERROR;
-            }
+        ngx_memzero(h, sizeof(ngx_table_elt_t));
 
-            ngx_strlow(copy->lowcase_key, name[i].data, name[i].len);
+        h->hash = 1;
+        h->key = name[i];
+        h->value = *user;
 
-            ngx_http_lunary_header_var_drop(r, &name[i]);
+        h->lowcase_key = ngx_pnalloc(r->pool, name[i].len);
+        if (h->lowcase_key == NULL) {
+            return NGX_ERROR;
+        }
 
-            if (ngx_http_lunary_note(r, ctx, copy, NULL) != NGX_OK) {
-                return NGX_ERROR;
-            }
+        ngx_strlow(h->lowcase_key, name[i].data, name[i].len);
+
+        ngx_http_lunary_header_var_drop(r, &name[i]);
+
+        if (ngx_http_lunary_note(r, ctx, h, NULL) != NGX_OK) {
+            return NGX_ERROR;
         }
     }
 
-    ctx->received = r->headers_in.headers;
-    ctx->headers_swapped = 1;
+    return NGX_OK;
+}
 
-    r->headers_in.headers = list;
+
+static void
+ngx_http_lunary_swap(ngx_http_request_t *r, ngx_list_t *list)
+{
+    r->headers_in.headers = *list;
 
     /* the list's `last` points into its own first part where it is short */
 
     if (r->headers_in.headers.part.next == NULL) {
         r->headers_in.headers.last = &r->headers_in.headers.part;
     }
-
-    return NGX_OK;
 }
 
 
@@ -434,8 +525,10 @@ ngx_http_lunary_restore_headers(ngx_http_request_t *r,
 
     for (i = 0; i < n; i++) {
 
+        ngx_http_lunary_header_var_drop(r, c[i].now.key.data ? &c[i].now.key
+                                                             : &c[i].was.key);
+
         if (c[i].now.key.data) {
-            ngx_http_lunary_header_var_drop(r, &c[i].now.key);
             continue;
         }
 
@@ -449,11 +542,7 @@ ngx_http_lunary_restore_headers(ngx_http_request_t *r,
 
     ctx->headers_swapped = 0;
 
-    r->headers_in.headers = list;
-
-    if (r->headers_in.headers.part.next == NULL) {
-        r->headers_in.headers.last = &r->headers_in.headers.part;
-    }
+    ngx_http_lunary_swap(r, &list);
 }
 
 
@@ -462,7 +551,8 @@ ngx_http_lunary_restore_headers(ngx_http_request_t *r,
 
 static ngx_int_t
 ngx_http_lunary_change(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
-    ngx_http_lunary_loc_conf_t *lcf, ngx_table_elt_t *h, ngx_str_t *value)
+    ngx_http_lunary_loc_conf_t *lcf, ngx_uint_t what, ngx_table_elt_t *h,
+    ngx_str_t *value)
 {
     ngx_int_t                           rc;
     ngx_http_lunary_session_id_conf_t  *ic;
@@ -470,10 +560,15 @@ ngx_http_lunary_change(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ic = &lcf->session_id;
     rc = NGX_DECLINED;
 
-    if (ngx_http_lunary_inject_header(lcf, &h->key)
-        || (ngx_http_lunary_goes(lcf, h)
-            && ngx_http_lunary_marked(ctx, lcf, h)))
-    {
+    if (ngx_http_lunary_inject_header(lcf, &h->key)) {
+        return (what & NGX_HTTP_LUNARY_PUT_IN) ? NGX_OK : NGX_DECLINED;
+    }
+
+    if (!(what & NGX_HTTP_LUNARY_TAKE_OUT)) {
+        return NGX_DECLINED;
+    }
+
+    if (ngx_http_lunary_goes(lcf, h) && ngx_http_lunary_marked(ctx, lcf, h)) {
         return NGX_OK;
     }
 
