@@ -21,6 +21,7 @@ static void lw_relay_reset(lw_t *w);
 static int lw_relay_adopt(lw_relay_t *r, lw_batch_t *b, lunary_mem_t *mem);
 static int lw_relay_holds(lw_relay_t *r, const lw_entry_t *e);
 static void lw_relay_drop(lw_relay_t *r, size_t from);
+static void lw_relay_free(lw_item_t *item);
 static void lw_relay_judge(lw_t *w, lw_relay_t *r, lw_item_t *item);
 static void lw_relay_event(lw_item_t *item);
 static lunary_str_t lw_relay_text(lw_item_t *item, lunary_str_t v);
@@ -195,16 +196,13 @@ lw_relay_take(lw_t *w, lw_batch_t *b, int last)
                 r->items[k] = r->items[i];
                 memset(&r->items[i].entry, 0, sizeof(r->items[i].entry));
                 memset(&r->items[i].text, 0, sizeof(r->items[i].text));
+                memset(&r->items[i].words, 0, sizeof(r->items[i].words));
             }
 
             k++;
 
         } else {
-            lw_entry_free(&r->items[i].entry);
-
-            if (r->items[i].text.mem) {
-                lw_text_free(&r->items[i].text);
-            }
+            lw_relay_free(&r->items[i]);
         }
     }
 
@@ -252,6 +250,7 @@ lw_relay_adopt(lw_relay_t *r, lw_batch_t *b, lunary_mem_t *mem)
         memset(item, 0, sizeof(*item));
         item->entry = b->entries[i];
         lw_text_init(&item->text, mem);
+        lw_text_init(&item->words, mem);
     }
 
     return LW_OK;
@@ -284,16 +283,23 @@ lw_relay_drop(lw_relay_t *r, size_t from)
     size_t  i;
 
     for (i = from; i < r->n; i++) {
-
-        lw_entry_free(&r->items[i].entry);
-
-        if (r->items[i].text.mem) {
-            lw_text_free(&r->items[i].text);
-        }
+        lw_relay_free(&r->items[i]);
     }
 
     r->n = from;
     r->held = from;
+}
+
+
+static void
+lw_relay_free(lw_item_t *item)
+{
+    lw_entry_free(&item->entry);
+
+    if (item->text.mem) {
+        lw_text_free(&item->text);
+        lw_text_free(&item->words);
+    }
 }
 
 

@@ -42,7 +42,9 @@ typedef struct {
     lunary_str_t          parent_id;
     lunary_str_t          user;
     lunary_str_t          event_name;    /* of an SDK's event                */
-    lw_text_t             text;          /* what an event's ids decode to    */
+    lw_text_t             text;          /* what an event's ids decode to:
+                                            they point into it, it stays     */
+    lw_text_t             words;         /* Lunary's, of why it refused it   */
     int64_t               started_at;
     int64_t               failed_at;     /* lw_relay_tick(): then a suspect  */
     int64_t               tried_at;      /* as a suspect                     */

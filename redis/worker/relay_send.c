@@ -496,8 +496,6 @@ lw_relay_results(lw_t *w, lw_relay_t *r, lunary_str_t results,
 static int
 lw_relay_settled(lw_t *w, lw_relay_t *r, lw_item_t *item, const char *why)
 {
-    size_t  k;
-
     if (item->confirmed && !item->failed) {
         item->state = LW_ITEM_DONE;
         return 1;
@@ -522,11 +520,11 @@ lw_relay_settled(lw_t *w, lw_relay_t *r, lw_item_t *item, const char *why)
 
         item->state = LW_ITEM_DEAD;
 
-        k = item->text.buf.len;
-        lw_text_add(&item->text, why, strlen(why) + 1);
+        lw_text_clear(&item->words);
+        lw_text_add(&item->words, why, strlen(why) + 1);
 
-        item->reason = item->text.failed ? "refused by Lunary"
-                                         : (char *) item->text.buf.data + k;
+        item->reason = item->words.failed ? "refused by Lunary"
+                                          : (char *) item->words.buf.data;
     }
 
     return 0;
