@@ -30,7 +30,6 @@ typedef struct {
     unsigned        gone:1;         /* deleted after it was delivered         */
     unsigned        event:1;        /* kind=event                             */
     unsigned        run:1;          /* kind=run                               */
-    unsigned        tries;          /* for whoever handles it                 */
     int64_t         since;          /* lw_clock() when it was first seen      */
 } lw_entry_t;
 

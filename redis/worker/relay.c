@@ -131,6 +131,7 @@ lw_relay_take(lw_t *w, lw_batch_t *b, int last)
     lw_relay_t  *r;
 
     r = &lw_relay_state;
+    r->last = last;
 
     if (lw_relay_adopt(r, b, &w->mem) != LW_OK) {
         return LW_REDIS;
@@ -166,6 +167,10 @@ lw_relay_take(lw_t *w, lw_batch_t *b, int last)
         if (r->items[i].state == LW_ITEM_SEND) {
             rc = lw_relay_send(w, r, r->items[i].project);
         }
+    }
+
+    if (rc == LW_OK) {
+        rc = lw_relay_suspect_end(w, r);
     }
 
     lw_people_free(&r->people);

@@ -55,7 +55,10 @@ typedef struct {
     unsigned              chats;         /* in the events, at chat_start     */
     unsigned              confirmed:1;
     unsigned              failed:1;
-    unsigned              unmatched:1;   /* ids that Lunary hashes           */
+    unsigned              unclear:1;     /* one of several, some refused     */
+    unsigned              chats_refused;
+    size_t                taken_at;      /* among an answer's results, from  */
+    size_t                refused_at;    /* 1 on: the last, and the first    */
     char                  ids[2][40];    /* of chat messages                 */
     size_t                start;         /* in the events' text              */
     size_t                chat_start;
@@ -68,6 +71,7 @@ typedef struct {
     size_t                n;
     size_t                cap;
     size_t                held;          /* the first ones: from before      */
+    int                   last;          /* nothing more will be read        */
     lw_item_t           **begun;         /* by run: what begins it; of link  */
     size_t                slots;
     lw_people_t           people;

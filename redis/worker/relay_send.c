@@ -8,12 +8,11 @@
  *                            only where the request cannot have arrived
  *   200 without results      that is not Lunary: the same
  *   429                      the same again when the server says
- *   500, or 200 with the     the same; the third time in halves, and a single
- *   results of no entry      entry becomes a suspect (relay_suspect.c)
+ *   500, or 200 and nothing  the same; the third time in halves, and a single
+ *   was taken                entry becomes a suspect (relay_suspect.c)
  *   400 413 422              in halves; a single entry is dead
  *   401 402 403 404          the project waits; its entries stay pending
- *   200, an event refused    by itself, twice more; then its entry is dead
- *   200, none of its events  a suspect, while others passed
+ *   200, some were taken     the others are suspects (relay_answer.c)
  */
 
 #include <stdlib.h>
@@ -22,7 +21,6 @@
 
 
 #define LW_PROJECT_WAIT   30000
-#define LW_ONCE_TRIES     5
 
 
 static int lw_relay_halves(lw_t *w, lw_relay_t *r,
@@ -30,16 +28,8 @@ static int lw_relay_halves(lw_t *w, lw_relay_t *r,
     const char *reason);
 static int lw_relay_body(lw_relay_t *r, lw_item_t **list, size_t n);
 static int lw_relay_answer(lw_relay_t *r, lunary_str_t *results);
-static int lw_relay_results(lw_t *w, lw_relay_t *r, lunary_str_t results,
-    lw_item_t **list, size_t n);
-static int lw_relay_settled(lw_t *w, lw_relay_t *r, lw_item_t *item,
-    const char *why);
-static lw_item_t *lw_relay_find(lw_item_t **table, size_t size,
-    lunary_str_t id);
-static void lw_relay_insert(lw_item_t **table, size_t size, lunary_str_t id,
-    lw_item_t *item);
-static int lw_relay_has(const lw_item_t *item, lunary_str_t id);
-static void lw_relay_lost(lw_relay_t *r, lw_item_t **list, size_t n);
+static size_t lw_relay_open(lw_item_t **list, size_t n);
+static void lw_relay_lost(lw_item_t **list, size_t n);
 
 
 int
@@ -104,7 +94,7 @@ int
 lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
     lw_item_t **list, size_t n)
 {
-    int           rc;
+    int           rc, told;
     long          status;
     size_t        i;
     int64_t       wait;
@@ -141,6 +131,7 @@ lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
         }
 
         status = (rc == LW_OK) ? r->http.status : 0;
+        told = 0;
 
         if (status == 200) {
 
@@ -157,12 +148,17 @@ lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
                 rc = lw_relay_results(w, r, results, list, n);
 
                 if (rc != LW_ERROR) {
-                    return rc;
+                    return rc == LW_OK ? LW_OK : LW_REDIS;
                 }
 
+                n = lw_relay_open(list, n);
+
+                if (n == 0) {
+                    return LW_OK;
+                }
+
+                told = 1;
                 status = 500;
-                lw_log(LW_LOG_WARN, "Lunary answered 200 without a result to "
-                       "%zu entries", n);
             }
 
         } else if (status) {
@@ -172,8 +168,8 @@ lw_relay_lot(lw_t *w, lw_relay_t *r, const lw_project_t *project,
 
         w->failures++;
 
-        if (!r->http.unsent && (status == 0 || status >= 500)) {
-            lw_relay_lost(r, list, n);
+        if (!r->http.unsent && !told && (status == 0 || status >= 500)) {
+            lw_relay_lost(list, n);
         }
 
         switch (status) {
@@ -270,6 +266,23 @@ lw_relay_halves(lw_t *w, lw_relay_t *r, const lw_project_t *project,
 }
 
 
+/* those that are to be sent still come to the front: how many they are */
+
+static size_t
+lw_relay_open(lw_item_t **list, size_t n)
+{
+    size_t  i, k;
+
+    for (i = 0, k = 0; i < n; i++) {
+        if (list[i]->state == LW_ITEM_SEND) {
+            list[k++] = list[i];
+        }
+    }
+
+    return k;
+}
+
+
 /* {"events":[...]}; empty where there is nothing to say */
 
 static int
@@ -306,11 +319,9 @@ lw_relay_body(lw_relay_t *r, lw_item_t **list, size_t n)
 /* it may have arrived: no chat message of these is sent again */
 
 static void
-lw_relay_lost(lw_relay_t *r, lw_item_t **list, size_t n)
+lw_relay_lost(lw_item_t **list, size_t n)
 {
     size_t  i;
-
-    (void) r;
 
     for (i = 0; i < n; i++) {
         if (list[i]->chats) {
@@ -343,249 +354,4 @@ lw_relay_answer(lw_relay_t *r, lunary_str_t *results)
     *results = lunary_json_get(answer, "results");
 
     return lunary_json_is_array(*results);
-}
-
-
-/*
- * Results are in an order of Lunary's own: matched by id.  LW_ERROR where
- * there is none of these entries, which tells nothing of any of them.
- */
-
-static int
-lw_relay_results(lw_t *w, lw_relay_t *r, lunary_str_t results,
-    lw_item_t **list, size_t n)
-{
-    int                  rc;
-    char                 why[256];
-    size_t               i, k, size, known, strange, missing;
-    lw_text_t            id;
-    lw_item_t           *item, **table;
-    lunary_str_t         one, error;
-    lunary_json_iter_t   it;
-
-    for (size = 64; size < n * 8; size *= 2) {
-        /* void */
-    }
-
-    table = calloc(size, sizeof(*table));
-    if (table == NULL) {
-        return LW_REDIS;
-    }
-
-    for (i = 0; i < n; i++) {
-
-        list[i]->confirmed = 0;
-        list[i]->failed = 0;
-
-        /* what is no UUID is answered by another id, Lunary's hash of it */
-
-        list[i]->unmatched = (list[i]->run_id.len != 36);
-
-        lw_relay_insert(table, size, list[i]->run_id, list[i]);
-
-        for (k = 0; list[i]->entry.run && k < list[i]->chats; k++) {
-            lw_relay_insert(table, size, lw_str(list[i]->ids[k]), list[i]);
-        }
-    }
-
-    lw_text_init(&id, &w->mem);
-    why[0] = '\0';
-    known = 0;
-    strange = 0;
-
-    lunary_json_iter(&it, results);
-
-    while (lunary_json_element(&it, &one)) {
-
-        lw_text_clear(&id);
-        lw_text_plain(&id, lunary_json_get(one, "id"));
-
-        item = lw_relay_find(table, size, lw_text_get(&id));
-
-        if (item == NULL) {
-            strange++;
-            continue;
-        }
-
-        known++;
-
-        if (lunary_json_is_true(lunary_json_get(one, "success"))) {
-            item->confirmed = 1;
-            continue;
-        }
-
-        error = lunary_json_get(one, "error");
-
-        if (lunary_json_is_object(error)) {
-            error = lunary_json_get(error, "message");
-        }
-
-        error = lunary_json_inside(error);
-
-        /* sent before, and it had arrived */
-
-        if (error.len
-            && memmem(error.data, error.len, "already exists", 14))
-        {
-            item->confirmed = 1;
-            continue;
-        }
-
-        item->failed = 1;
-
-        (void) snprintf(why, sizeof(why), "refused by Lunary: %.*s",
-                        (int) (error.len > 200 ? 200 : error.len),
-                        error.len ? (const char *) error.data : "");
-    }
-
-    free(table);
-    lw_text_free(&id);
-
-    for (i = 0; i < n; i++) {
-        if (list[i]->unmatched && strange && !list[i]->failed) {
-            list[i]->confirmed = 1;
-            known++;
-        }
-    }
-
-    if (known == 0) {
-        return LW_ERROR;
-    }
-
-    r->last_success = lw_relay_tick(r);
-    r->suspects_pause = 0;
-    r->suspects_at = 0;
-
-    for (i = 0, missing = 0; i < n; i++) {
-        missing += !lw_relay_settled(w, r, list[i], why);
-    }
-
-    if (missing == 0) {
-        return LW_OK;
-    }
-
-    w->failures++;
-    lw_log(LW_LOG_WARN, "Lunary did not take %zu of %zu entries", missing, n);
-
-    /* each by itself, so that it stands for itself; suspects come last */
-
-    for (i = 0, rc = LW_OK; i < n && rc == LW_OK; i++) {
-
-        if (list[i]->state != LW_ITEM_SEND || list[i]->failed_at) {
-            continue;
-        }
-
-        if (n == 1) {
-
-            lw_sleep(LW_RETRY_MIN);
-
-            if (lw_stop) {
-                return LW_STOPPED;
-            }
-        }
-
-        rc = lw_relay_lot(w, r, list[i]->project, &list[i], 1);
-    }
-
-    return rc;
-}
-
-
-/* what its result, or that it has none, makes of an entry: 1 if it is done */
-
-static int
-lw_relay_settled(lw_t *w, lw_relay_t *r, lw_item_t *item, const char *why)
-{
-    if (item->confirmed && !item->failed) {
-        item->state = LW_ITEM_DONE;
-        return 1;
-    }
-
-    /* chats that went well are not sent again with what did not */
-
-    if (item->chats && item->entry.run) {
-        item->chats = 0;
-        item->marked = 1;
-    }
-
-    if (!item->failed) {
-
-        /* others of the request have theirs */
-
-        lw_relay_suspect_note(w, r, item, r->last_success - 1);
-        return 0;
-    }
-
-    if (++item->entry.tries >= LW_EVENT_TRIES) {
-
-        item->state = LW_ITEM_DEAD;
-
-        lw_text_clear(&item->words);
-        lw_text_add(&item->words, why, strlen(why) + 1);
-
-        item->reason = item->words.failed ? "refused by Lunary"
-                                          : (char *) item->words.buf.data;
-    }
-
-    return 0;
-}
-
-
-static void
-lw_relay_insert(lw_item_t **table, size_t size, lunary_str_t id,
-    lw_item_t *item)
-{
-    size_t  i;
-
-    i = lw_hash(id, 0) & (size - 1);
-
-    /* the same id twice (start and end of an SDK): each is its own entry */
-
-    while (table[i]) {
-        i = (i + 1) & (size - 1);
-    }
-
-    table[i] = item;
-}
-
-
-/*
- * An item of this id, of several the first that has no result yet: an SDK's
- * start and end are two entries of one id, and have two results.
- */
-
-static lw_item_t *
-lw_relay_find(lw_item_t **table, size_t size, lunary_str_t id)
-{
-    size_t      i;
-    lw_item_t  *found;
-
-    found = NULL;
-
-    for (i = lw_hash(id, 0) & (size - 1); table[i]; i = (i + 1) & (size - 1))
-    {
-        if (!lw_relay_has(table[i], id)) {
-            continue;
-        }
-
-        if (table[i]->entry.run
-            || (!table[i]->confirmed && !table[i]->failed))
-        {
-            return table[i];
-        }
-
-        found = table[i];
-    }
-
-    return found;
-}
-
-
-static int
-lw_relay_has(const lw_item_t *item, lunary_str_t id)
-{
-    return lw_str_same(item->run_id, id)
-           || (item->entry.run
-               && (lw_str_same(lw_str(item->ids[0]), id)
-                   || lw_str_same(lw_str(item->ids[1]), id)));
 }

@@ -1,8 +1,9 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * Suspects: entries that Lunary answered with 500, or without a result, when
- * they were alone, three times; or that alone got no result of a request.
+ * Suspects: entries that Lunary answered with 500, or refused, or gave no
+ * result, when they were alone, three times; or with others, of which it took
+ * some.
  * The server may be in trouble, or the entry breaks it: what tells them apart
  * is whether others pass.
  *
@@ -24,11 +25,17 @@
 #define LW_SUSPECTS_MS    1000         /* then the others come first again   */
 
 
+static int lw_relay_suspect_round(lw_t *w, lw_relay_t *r,
+    const lw_project_t *project);
+static size_t lw_relay_suspect_stuck(lw_relay_t *r,
+    const lw_project_t *project, int again);
 static lw_item_t *lw_relay_suspect_next(lw_relay_t *r,
     const lw_project_t *project);
 static void lw_relay_suspect_hold(lw_relay_t *r,
     const lw_project_t *project);
 static void lw_relay_suspect_pause(lw_relay_t *r);
+static const char *lw_relay_suspect_reason(const lw_relay_t *r,
+    const lw_item_t *item);
 
 
 int64_t
@@ -44,18 +51,18 @@ lw_relay_tick(lw_relay_t *r)
 }
 
 
-/* whether it is tried in this round: others passed, or it is time again */
+/*
+ * Whether it is tried in this round: others passed, or it is time again; with
+ * --once, when nothing else is left to read
+ */
 
 int
 lw_relay_suspect_due(lw_t *w, lw_relay_t *r, const lw_item_t *item)
 {
-    if (w->options->once) {
-        return 1;
-    }
-
     return !lw_stop
            && (r->last_success > item->failed_at
-               || lw_clock() >= r->suspects_at);
+               || (w->options->once ? r->last
+                                    : lw_clock() >= r->suspects_at));
 }
 
 
@@ -82,6 +89,38 @@ lw_relay_suspect_count(lw_relay_t *r)
 
 int
 lw_relay_suspect_send(lw_t *w, lw_relay_t *r, const lw_project_t *project)
+{
+    int       rc;
+    int64_t   wait;
+    unsigned  round;
+
+    wait = LW_RETRY_MIN;
+
+    for (round = 1; /* void */ ; round++) {
+
+        rc = lw_relay_suspect_round(w, r, project);
+
+        if (rc != LW_OK || !w->options->once || !r->last
+            || round == LW_ONCE_TRIES
+            || lw_relay_suspect_stuck(r, project, 0) == 0)
+        {
+            return rc;
+        }
+
+        lw_sleep(wait);
+        wait *= 2;
+
+        if (lw_stop || lw_reload) {
+            return LW_STOPPED;
+        }
+
+        (void) lw_relay_suspect_stuck(r, project, 1);
+    }
+}
+
+
+static int
+lw_relay_suspect_round(lw_t *w, lw_relay_t *r, const lw_project_t *project)
 {
     int         rc;
     int64_t     end;
@@ -113,6 +152,65 @@ lw_relay_suspect_send(lw_t *w, lw_relay_t *r, const lw_project_t *project)
     }
 
     return LW_OK;
+}
+
+
+/*
+ * How many are held (of a project, or of all where that is NULL) and nothing
+ * passed since they failed; again: they are to be sent once more.
+ */
+
+static size_t
+lw_relay_suspect_stuck(lw_relay_t *r, const lw_project_t *project, int again)
+{
+    size_t      i, n;
+    lw_item_t  *item;
+
+    for (i = 0, n = 0; i < r->n; i++) {
+
+        item = &r->items[i];
+
+        if (item->state != LW_ITEM_HOLD || item->failed_at == 0
+            || (project && item->project != project)
+            || r->last_success > item->failed_at)
+        {
+            continue;
+        }
+
+        n++;
+
+        if (again) {
+            item->state = LW_ITEM_SEND;
+        }
+    }
+
+    return n;
+}
+
+
+/* --once: ends where nothing passes, or more than is kept would be read */
+
+int
+lw_relay_suspect_end(lw_t *w, lw_relay_t *r)
+{
+    size_t  n;
+
+    if (!w->options->once) {
+        return LW_OK;
+    }
+
+    n = lw_relay_suspect_stuck(r, NULL, 0);
+
+    if (n == 0 || (!r->last && n < LW_SUSPECTS_MAX
+                   && r->suspects_size < (size_t) w->options->batch_bytes))
+    {
+        return LW_OK;
+    }
+
+    lw_log(LW_LOG_ERROR, "given up: nothing passes, and %zu entries stay "
+           "pending", n);
+
+    return LW_REMOTE;
 }
 
 
@@ -179,10 +277,6 @@ lw_relay_suspect_failed(lw_t *w, lw_relay_t *r, lw_item_t *item,
 
         /* to be tried again when something passed, or later */
 
-        if (w->options->once) {
-            return 0;
-        }
-
         item->state = LW_ITEM_HOLD;
 
         return 1;
@@ -194,8 +288,7 @@ lw_relay_suspect_failed(lw_t *w, lw_relay_t *r, lw_item_t *item,
 
     if (item->failed_at) {
         item->state = LW_ITEM_DEAD;
-        item->reason = (r->http.status == 200) ? "no result from Lunary"
-                                               : "500: Lunary fails at it";
+        item->reason = lw_relay_suspect_reason(r, item);
         return 1;
     }
 
@@ -203,6 +296,22 @@ lw_relay_suspect_failed(lw_t *w, lw_relay_t *r, lw_item_t *item,
     lw_relay_suspect_note(w, r, item, lw_relay_tick(r));
 
     return 1;
+}
+
+
+static const char *
+lw_relay_suspect_reason(const lw_relay_t *r, const lw_item_t *item)
+{
+    if (r->http.status != 200) {
+        return "500: Lunary fails at it";
+    }
+
+    if (!item->failed) {
+        return "no result from Lunary";
+    }
+
+    return item->words.failed ? "refused by Lunary"
+                              : (char *) item->words.buf.data;
 }
 
 

@@ -12,8 +12,9 @@ test can demand that there are none.
     standin.runs["<uuid>"]["status"], standin.users[("key", "ann")]["props"]
 
 fail(n, status) answers the next n requests with that status; refuse(id)
-fails the events of a run one by one; kill() closes the port, start() opens
-the same one again with the same state.
+fails the events of a run one by one (event: of that kind only); room = n
+takes so many events more, until its database is full; kill() closes the port,
+start() opens the same one again with the same state.
 """
 
 import gzip
@@ -48,6 +49,15 @@ def as_uuid(text):
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:32]}"
 
 
+def like(words):
+    """SQL's `ilike '%words%'`."""
+    return re.compile("".join(
+        re.escape(escaped) if escaped else
+        {"%": ".*", "_": "."}.get(one) or re.escape(one)
+        for escaped, one in re.findall(r"\\(.)|(.)", words, re.S)),
+        re.I | re.S)
+
+
 class Ingest:
     def __init__(self, keys=("key",), stall=0.0):
         self.keys = set(keys)
@@ -63,9 +73,11 @@ class Ingest:
         self.complaints = []
         self.deleted = []
         self.failures = []            # statuses to answer next
-        self.refused = {}             # run id: error
+        self.refused = {}             # run id: (error, event or None)
+        self.room = None              # events until the database is full
         self.poison = None            # text that makes a request a 500
         self.mute = set()             # run ids that get no result
+        self.asked = []               # queries of users, in order
         self.instead = None           # a 200 of somebody else: its body
         self.retry_after = None
         self.delay = 0
@@ -81,8 +93,8 @@ class Ingest:
     def fail(self, n, status=500):
         self.failures += [status] * n
 
-    def refuse(self, run_id, error="Invalid event"):
-        self.refused[run_id] = error
+    def refuse(self, run_id, error="Invalid event", event=None):
+        self.refused[run_id] = error, event
 
     @property
     def url(self):
@@ -221,12 +233,13 @@ class Ingest:
         if path == "/v1/external-users":
             from urllib.parse import parse_qs
             query = parse_qs(query)
-            search = query.get("search", [""])[0].lower()
+            self.asked.append(query)
+            search = like(query.get("search", [""])[0])
             limit = int(query.get("limit", ["100"])[0])
             first = int(query.get("page", ["0"])[0]) * limit
             found = [{"id": u["id"], "externalId": uid, "props": u["props"]}
                      for (_, uid), u in self.users.items()
-                     if search in uid.lower()]
+                     if search.search(uid)]
             return self.answer(h, 200, found[first:first + limit])
         self.answer(h, 404, {"error": "Not Found"})
 
@@ -262,15 +275,20 @@ class Ingest:
             uid = as_uuid(run_id)
             if run_id in self.mute:
                 continue
-            if run_id in self.refused:
-                results.append({"id": uid, "success": False,
-                                "error": self.refused[run_id]})
-                continue
-            error = self.one(key, uid, e)
+            error, what = self.refused.get(run_id, (None, None))
+            if what not in (None, e.get("event")):
+                error = None
+            if self.room == 0 and not (e.get("event") in ("end", "error")
+                                       and uid not in self.runs):
+                error = f"Run with this ID already exists: {uid}" \
+                    if e.get("event") == "start" and uid in self.runs else \
+                    "cannot execute INSERT in a read-only transaction"
+            error = error or self.one(key, uid, e)
             if error:
                 results.append({"id": uid, "success": False, "error": error})
             else:
                 self.events.append(raw)
+                self.room = self.room and self.room - 1
                 results.append({"id": uid, "success": True})
         return results
 
