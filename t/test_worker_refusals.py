@@ -260,6 +260,25 @@ def test_messages_of_which_one_was_refused_are_sent_once(redis, relay,
     assert {d[0] for d in dead(redis)} == {"m0", "m1", "m2"}
 
 
+# -- an SDK's run
+
+def test_an_end_waits_where_its_start_was_refused(redis, relay, lunary):
+    """Lunary says that it took it, and drops it."""
+    rid = uuid7(1763772000000)
+    add(redis, run(started_at=1763771000000),
+        event(type="chain", event="start", runId=rid, input="x",
+              timestamp=1763772000000),
+        event(type="chain", event="end", runId=rid, output="y",
+              timestamp=1763772001000))
+    lunary.room = 2
+    relay.start("--hold", "100ms")
+    wait_for(lambda: len(lunary.requests) >= 5, 30)
+    assert pending(redis) == 2
+    lunary.room = None
+    wait_for(lambda: pending(redis) == 0, 30)
+    assert lunary.runs[rid]["output"] == "y" and dead(redis) == []
+
+
 # -- memory
 
 def test_words_of_lunary_move_no_id(redis, relay, lunary):

@@ -80,6 +80,14 @@ lw_relay_results(lw_t *w, lw_relay_t *r, lunary_str_t results,
         refused += list[i]->failed;
     }
 
+    /* an end that it dropped, for it refused the start */
+
+    for (i = 0; (left || r->suspects) && i < n; i++) {
+        if (list[i]->state == LW_ITEM_DONE && lw_relay_orphan(r, list[i], 0)) {
+            list[i]->state = LW_ITEM_HOLD;
+        }
+    }
+
     if (last == 0 && left) {
 
         if (refused) {
@@ -293,10 +301,7 @@ lw_answer_last(lw_item_t **list, size_t n)
 
         item = list[i];
 
-        if (item->failed
-            || (!item->own_known && (lunary_eq(item->event_name, "end")
-                                     || lunary_eq(item->event_name, "error"))))
-        {
+        if (item->failed || (lw_relay_ends(item) && !item->own_known)) {
             continue;
         }
 

@@ -34,6 +34,10 @@ int lw_relay_ask(lw_t *w, lw_relay_t *r);
 /* decides who is sent, skipped, held; last: nobody waits any more */
 int lw_relay_link(lw_t *w, lw_relay_t *r, int last);
 
+/* relay_link.c: an SDK's event that ends a run; one before whose start */
+int lw_relay_ends(const lw_item_t *item);
+int lw_relay_orphan(const lw_relay_t *r, const lw_item_t *item, int suspect);
+
 /*
  * Sends n items of one project, in as many requests as it takes, and sets
  * their states.  LW_OK, LW_REDIS, LW_STOPPED or LW_REMOTE.

@@ -210,6 +210,21 @@ lw_relay_link(lw_t *w, lw_relay_t *r, int last)
             item->state = LW_ITEM_HOLD;
             held++;
             bytes += lw_entry_size(&item->entry);
+
+        } else if (item->state == LW_ITEM_SEND && r->suspects
+                   && lw_relay_orphan(r, item, 1))
+        {
+            /* for its start is tried after all others */
+
+            if (held < LW_HELD_MAX && bytes < (size_t) w->options->batch_bytes)
+            {
+                item->state = LW_ITEM_HOLD;
+                held++;
+                bytes += lw_entry_size(&item->entry);
+
+            } else {
+                item->state = LW_ITEM_LEFT;
+            }
         }
 
         if (item->state == LW_ITEM_SEND
@@ -271,9 +286,49 @@ lw_relay_waits(lw_relay_t *r, lw_item_t *item)
 
     /* Lunary drops an end that it knows no start of */
 
-    return (lunary_eq(item->event_name, "end")
-            || lunary_eq(item->event_name, "error"))
-           && !item->own_known && own == NULL;
+    return lw_relay_ends(item) && !item->own_known && own == NULL;
+}
+
+
+/*
+ * Whether an SDK's end has a start here that Lunary has not taken (suspect:
+ * that is one), so that it would drop the end, and say that it took it
+ */
+
+int
+lw_relay_orphan(const lw_relay_t *r, const lw_item_t *item, int suspect)
+{
+    size_t            i;
+    const lw_item_t  *o;
+
+    if (!lw_relay_ends(item) || item->own_known) {
+        return 0;
+    }
+
+    for (i = 0; i < r->n; i++) {
+
+        o = &r->items[i];
+
+        if (o->entry.event && o->project == item->project
+            && (o->state == LW_ITEM_SEND || o->state == LW_ITEM_HOLD
+                || o->state == LW_ITEM_LEFT)
+            && (o->failed_at || !suspect)
+            && lw_str_same(o->run_id, item->run_id)
+            && lunary_eq(o->event_name, "start"))
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+int
+lw_relay_ends(const lw_item_t *item)
+{
+    return item->entry.event && (lunary_eq(item->event_name, "end")
+                                 || lunary_eq(item->event_name, "error"));
 }
 
 
