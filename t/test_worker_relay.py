@@ -554,9 +554,9 @@ def test_no_key_and_no_content_is_logged(redis, relay, lunary):
     bad = run(user_id="someone-secret", output={"role": "assistant",
                                                 "content": "TOP"})
     lunary.refuse(bad["run_id"], "quoting TOP")
-    add(redis, bad)
+    add(redis, bad, run())
     said = relay("--log-level", "info").stderr
-    assert "dead letter" in said
+    assert "is a dead letter: refused by Lunary" in said
     assert "TOP" not in said and "key" not in said and "someone" not in said
 
 
