@@ -254,15 +254,56 @@ def test_forget_asks_lunary_again(redis, lunary, forget, status):
     assert lunary.runs == {} and lunary.users == {}
 
 
-def test_forget_finds_the_user_behind_others_of_like_names(redis, lunary,
-                                                           forget):
-    """Lunary searches for a part, and answers a hundred at a time."""
+def alike(lunary, n):
+    """So many users whose ids have a part that is ann's, and are told before
+    hers."""
     ann = lunary.users.pop(("key", "ann"))
-    for n in range(150):
-        lunary.users[("key", f"joanne-{n}")] = {"id": 1000 + n, "props": None}
+    for k in range(n):
+        lunary.users[("key", f"joanne-{k}")] = {"id": 1000 + k, "props": None}
     lunary.users[("key", "ann")] = ann
-    assert forget().returncode == 0
-    assert ("key", "ann") not in lunary.users and len(lunary.users) == 150
+
+
+@pytest.mark.parametrize("users, page, pages", [(450, 500, 1), (900, 500, 2),
+                                                (250, 100, 3)])
+def test_forget_finds_the_user_behind_others_of_like_names(
+        redis, lunary, forget, users, page, pages):
+    """Lunary searches for a part, and answers a page at a time, maybe of
+    fewer than asked for."""
+    alike(lunary, users)
+    lunary.page = page
+    done = forget()
+    assert done.returncode == 0 and "none of" not in done.stderr
+    assert ("key", "ann") not in lunary.users and len(lunary.users) == users
+    assert [q["page"] for q in lunary.asked] == [[str(n)]
+                                                 for n in range(pages)]
+    assert {q["limit"][0] for q in lunary.asked} == {"500"}
+
+
+@pytest.mark.parametrize("users, told", [(450, False), (600, True)])
+def test_forget_warns_where_pages_may_have_left_the_user_out(
+        redis, lunary, forget, users, told):
+    """Lunary orders users by cost alone: of those of the same cost one may be
+    on no page."""
+    alike(lunary, users)
+    del lunary.users[("key", "ann")]
+    done = forget()
+    assert done.returncode == 0 and lunary.runs == {}
+    assert ("none of 2 pages" in done.stderr) == told
+
+
+@pytest.mark.parametrize("user", ["CORP\\ann", "\\", "50%\\_off", "a\\\\"])
+def test_forget_finds_a_user_by_any_id(redis, lunary, folder, user):
+    """Lunary searches with a pattern, in which some characters stand for
+    others; and those that are only alike stay."""
+    others = ["CORPxann", "CORPann", "corp\\ann", "x\\y", "50x\\yoff", "a\\",
+              "b\\\\"]
+    add(redis, *[run(user_id=u) for u in [*others, user]])
+    once(redis.unix_url, *flags(lunary, folder, "--once"))
+    (folder / "private").write_text("private\n")
+    once(redis.unix_url, "forget", "default", user, "--yes", "--api",
+         lunary.url, "--lunary-key-file", folder / "private")
+    assert {u for _, u in lunary.users} == set(others) - {user}
+    assert len(lunary.runs) == len(others)
 
 
 def test_forget_tells_that_lunary_does_not_page(redis, lunary, forget,

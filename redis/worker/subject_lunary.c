@@ -11,7 +11,8 @@
 #include "subject.h"
 
 
-#define LW_LUNARY_PAGE    100
+#define LW_LUNARY_PAGE    500
+#define LW_LUNARY_FEW     100          /* a page of less is the last one    */
 #define LW_LUNARY_PAGES   1000
 #define LW_LUNARY_TRIES   4
 #define LW_LUNARY_MIN     500          /* ms                                */
@@ -19,6 +20,7 @@
 
 
 static int lw_lunary_user(lw_t *w, lw_http_t *http, int64_t *id);
+static char *lw_lunary_pattern(lw_t *w, lw_http_t *http);
 static int lw_lunary_page(lw_t *w, lw_http_t *http, int64_t *id, size_t *n,
     uint64_t *first);
 static int lw_lunary_runs(lw_t *w, lw_http_t *http, const lw_text_t *runs,
@@ -88,7 +90,9 @@ lw_subject_lunary(lw_t *w, const lw_text_t *runs, int64_t *deleted)
 
 /*
  * Lunary searches for a part of an id, name or email, and answers a page at a
- * time: all are looked at until it is there.  *id stays where it is not.
+ * time: all are looked at until it is there.  *id stays where it is not.  Pages
+ * are large, for Lunary orders users by cost alone: of those of the same cost
+ * it may tell one twice and another not at all.
  */
 
 static int
@@ -100,7 +104,7 @@ lw_lunary_user(lw_t *w, lw_http_t *http, int64_t *id)
     unsigned     page;
     uint64_t     first, before;
 
-    escaped = curl_easy_escape(http->curl, w->options->user, 0);
+    escaped = lw_lunary_pattern(w, http);
 
     if (escaped == NULL) {
         return LW_NOMEM;
@@ -124,7 +128,20 @@ lw_lunary_user(lw_t *w, lw_http_t *http, int64_t *id)
             break;
         }
 
-        if (*id >= 0 || n < LW_LUNARY_PAGE) {
+        if (*id >= 0) {
+            break;
+        }
+
+        if (n < LW_LUNARY_FEW) {
+
+            page += (n != 0);
+
+            if (page > 1) {
+                lw_log(LW_LOG_WARN, "the user is on none of %u pages of "
+                       "Lunary's users like this one, and may have been left "
+                       "out between them: look in Lunary", page);
+            }
+
             break;
         }
 
@@ -144,6 +161,40 @@ lw_lunary_user(lw_t *w, lw_http_t *http, int64_t *id)
     curl_free(escaped);
 
     return rc;
+}
+
+
+/*
+ * The user's id for the search, which is SQL's LIKE, where a backslash takes
+ * the meaning of what follows it: escaped for that, and then for the URL.
+ */
+
+static char *
+lw_lunary_pattern(lw_t *w, lw_http_t *http)
+{
+    char        *escaped;
+    lw_text_t    text;
+    const char  *p;
+
+    lw_text_init(&text, &w->mem);
+
+    for (p = w->options->user; *p; p++) {
+
+        if (*p == '\\' || *p == '%' || *p == '_') {
+            lw_text_lit(&text, "\\");
+        }
+
+        lw_text_add(&text, p, 1);
+    }
+
+    lw_text_add(&text, "", 1);
+
+    escaped = text.failed ? NULL
+                          : curl_easy_escape(http->curl,
+                                             (char *) text.buf.data, 0);
+    lw_text_free(&text);
+
+    return escaped;
 }
 
 

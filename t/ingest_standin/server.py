@@ -54,7 +54,7 @@ def like(words):
     return re.compile("".join(
         re.escape(escaped) if escaped else
         {"%": ".*", "_": "."}.get(one) or re.escape(one)
-        for escaped, one in re.findall(r"\\(.)|(.)", words, re.S)),
+        for escaped, one in re.findall(r"\\(.)|(.)", f"%{words}%", re.S)),
         re.I | re.S)
 
 
@@ -78,6 +78,7 @@ class Ingest:
         self.poison = None            # text that makes a request a 500
         self.mute = set()             # run ids that get no result
         self.asked = []               # queries of users, in order
+        self.page = 10 ** 6           # users of an answer, whatever is asked
         self.instead = None           # a 200 of somebody else: its body
         self.retry_after = None
         self.delay = 0
@@ -235,11 +236,11 @@ class Ingest:
             query = parse_qs(query)
             self.asked.append(query)
             search = like(query.get("search", [""])[0])
-            limit = int(query.get("limit", ["100"])[0])
+            limit = min(int(query.get("limit", ["100"])[0]), self.page)
             first = int(query.get("page", ["0"])[0]) * limit
             found = [{"id": u["id"], "externalId": uid, "props": u["props"]}
                      for (_, uid), u in self.users.items()
-                     if search.search(uid)]
+                     if search.fullmatch(uid)]
             return self.answer(h, 200, found[first:first + limit])
         self.answer(h, 404, {"error": "Not Found"})
 
