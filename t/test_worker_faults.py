@@ -2,6 +2,7 @@
 none is given up for what is not its fault."""
 
 import json
+import signal
 
 import pytest
 
@@ -304,6 +305,33 @@ def test_forget_finds_a_user_by_any_id(redis, lunary, folder, user):
          lunary.url, "--lunary-key-file", folder / "private")
     assert {u for _, u in lunary.users} == set(others) - {user}
     assert len(lunary.runs) == len(others)
+
+
+@pytest.mark.parametrize("signo", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("method", ["get", "delete"])
+def test_forget_stops_between_two_requests(redis, lunary, folder, forget,
+                                           monkeypatch, start, signo, method):
+    """And is to be run again: Redis has all that it takes."""
+    answer = getattr(lunary, method)
+    asked = []
+
+    def stopped(h):
+        asked.append(h.path)
+        w.process.send_signal(signo)
+        answer(h)
+
+    monkeypatch.setattr(lunary, method, stopped)
+    w = start(redis.unix_url, "forget", "default", "ann", "--yes", "--api",
+              lunary.url, "--lunary-key-file", folder / "private")
+    assert w.process.wait(30) == 4
+    assert "stopped" in w.said and "run forget again" in w.said
+    assert len(asked) == 1 and ("key", "ann") in lunary.users
+    assert len(lunary.runs) == (2 if method == "delete" else 3)
+    assert redis.client.xlen("lunary:runs") == 3
+    monkeypatch.undo()
+    assert forget().returncode == 0
+    assert lunary.runs == {} and lunary.users == {}
+    assert redis.client.xlen("lunary:runs") == 0
 
 
 def test_forget_tells_that_lunary_does_not_page(redis, lunary, forget,

@@ -246,6 +246,22 @@ class Tap:
                 pass
 
 
+@pytest.mark.parametrize("args, code", [([], 1), (["--lunary-key-file"], 4)])
+def test_forget_that_is_stopped_while_it_looks_deletes_nothing(
+        redis, lunary, folder, start, args, code):
+    add(redis, run(user_id="ann"))
+    (folder / "private").write_text("private")
+    tap = Tap(redis, b"XRANGE")
+    w = start(tap.url, "forget", "default", "ann", "--yes", "--api",
+              lunary.url, *args, *([folder / "private"] if args else []))
+    assert tap.held.wait(40)
+    w.process.terminate()
+    tap.go.set()
+    assert w.process.wait(40) == code
+    tap.listener.close()
+    assert "stopped" in w.said and redis.client.xlen("lunary:runs") == 1
+
+
 def test_two_workers_at_one_entry_send_its_chats_once(redis, lunary, folder,
                                                       start):
     """One is held up before it says that it sends; the other claims."""

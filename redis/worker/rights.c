@@ -242,12 +242,18 @@ lw_forget(lw_t *w, int argc, char **argv)
             rc = lw_forget_round(w, &r, round);
         }
 
+        if (rc == LW_STOPPED) {
+            lw_log(LW_LOG_ERROR, "stopped before everything was deleted: run "
+                   "forget again");
+            rc = w->options->lunary_key_file ? LW_REMOTE : LW_STOPPED;
+        }
+
         if (!w->options->yes || r.found.buf.len == 0) {
             break;
         }
     }
 
-    if (rc == LW_OK || rc == LW_REMOTE) {
+    if (rc == LW_OK || rc == LW_REMOTE || rc == LW_STOPPED) {
 
         if (w->options->json) {
             lw_text_fmt(&r.out, "{\"entries\":%lld,\"dead\":%lld,"

@@ -83,6 +83,10 @@ lw_subject_stream(lw_t *w, lw_subject_t *s, const char *stream, int dead,
 
     do {
 
+        if (lw_stop) {
+            return LW_STOPPED;
+        }
+
         a = lw_args(w->redis);
         lw_arg_lit(a, "XRANGE");
         lw_arg_z(a, stream);
@@ -295,6 +299,10 @@ lw_subject_keys(lw_t *w, lw_subject_t *s)
             default:
                 break;
             }
+        }
+
+        if (rc == LW_OK && lw_stop) {
+            rc = LW_STOPPED;
         }
 
     } while (rc == LW_OK && more);

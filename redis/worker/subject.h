@@ -28,7 +28,7 @@ typedef struct {
 } lw_subject_t;
 
 
-/* LW_OK, LW_REDIS, LW_NOMEM, or what a callback returned */
+/* LW_OK, LW_REDIS, LW_NOMEM, LW_STOPPED, or what a callback returned */
 int lw_subject_find(lw_t *w, lw_subject_t *s);
 
 /*

@@ -4,8 +4,10 @@
  * Deleting a user in Lunary, by its own API: the user is found by its external
  * id, its runs are deleted one by one, and then the user.
  *
- * Invariant: what was deleted before is no error, so that all of it can be
- * done again; the user goes last.
+ * Invariants
+ *   - what was deleted before is no error, so that all of it can be done
+ *     again; the user goes last;
+ *   - a signal ends it between two requests; a second one that at hand, too.
  */
 
 #include "subject.h"
@@ -56,6 +58,10 @@ lw_subject_lunary(lw_t *w, const lw_text_t *runs, int64_t *deleted)
     (void) snprintf(bearer, sizeof(bearer), "Bearer %.*s", (int) n,
                     n ? (char *) key.buf.data : "");
 
+    /* the request at hand has its time, whatever signal comes */
+
+    w->options->drain = w->options->http_timeout;
+
     id = -1;
     rc = lw_http_header(&http, "Authorization", bearer);
 
@@ -75,10 +81,14 @@ lw_subject_lunary(lw_t *w, const lw_text_t *runs, int64_t *deleted)
             rc = lw_lunary_delete(&http, url, deleted);
         }
 
-        if (rc != LW_OK) {
+        if (rc != LW_OK && !lw_stop) {
             lw_log(LW_LOG_ERROR, "Lunary did not delete everything (status "
                    "%ld)", http.status);
         }
+    }
+
+    if (rc != LW_OK && lw_stop) {
+        lw_log(LW_LOG_ERROR, "stopped before Lunary had deleted everything");
     }
 
     lw_http_free(&http);
@@ -122,8 +132,11 @@ lw_lunary_user(lw_t *w, lw_http_t *http, int64_t *id)
             || http->status != 200
             || lw_lunary_page(w, http, id, &n, &first) != LW_OK)
         {
-            lw_log(LW_LOG_ERROR, "Lunary does not tell its users (status "
-                   "%ld)", http->status);
+            if (!lw_stop) {
+                lw_log(LW_LOG_ERROR, "Lunary does not tell its users (status "
+                       "%ld)", http->status);
+            }
+
             rc = LW_REMOTE;
             break;
         }
@@ -297,7 +310,10 @@ lw_lunary_delete(lw_http_t *http, const char *url, int64_t *deleted)
 }
 
 
-/* an answer of any status; what may pass by itself is asked again */
+/*
+ * An answer of any status; what may pass by itself is asked again.  LW_STOPPED
+ * where it was not asked, for a signal came before.
+ */
 
 static int
 lw_lunary_ask(lw_http_t *http, const char *method, const char *url)
@@ -308,11 +324,11 @@ lw_lunary_ask(lw_http_t *http, const char *method, const char *url)
 
     wait = LW_LUNARY_MIN;
 
-    for (tries = 1; /* void */ ; tries++) {
+    for (tries = 1; !lw_stop; tries++) {
 
         rc = lw_http_send(http, method, url, NULL, 0);
 
-        if (rc == LW_NOMEM || lw_stop || tries == LW_LUNARY_TRIES
+        if (rc == LW_NOMEM || tries == LW_LUNARY_TRIES
             || (rc == LW_OK && http->status != 429 && http->status < 500))
         {
             return rc;
@@ -321,10 +337,10 @@ lw_lunary_ask(lw_http_t *http, const char *method, const char *url)
         pause = http->retry_after >= 0 ? http->retry_after : wait;
         wait *= 2;
 
-        lw_sleep(pause > LW_LUNARY_MAX ? LW_LUNARY_MAX : pause);
-
-        if (lw_stop) {
-            return rc;
+        if (!lw_stop) {
+            lw_sleep(pause > LW_LUNARY_MAX ? LW_LUNARY_MAX : pause);
         }
     }
+
+    return LW_STOPPED;
 }
