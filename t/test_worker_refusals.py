@@ -279,6 +279,19 @@ def test_an_end_waits_where_its_start_was_refused(redis, relay, lunary):
     assert lunary.runs[rid]["output"] == "y" and dead(redis) == []
 
 
+def test_once_tries_a_start_before_its_end(redis, relay, lunary):
+    """Both are suspects."""
+    rid = uuid7(1763772000000)
+    add(redis, event(type="chain", event="start", runId=rid, input="x",
+                     timestamp=1763772000000),
+        event(type="chain", event="end", runId=rid, output="y",
+              timestamp=1763772001000))
+    lunary.fail(10)             # together, each by itself, and the start again
+    relay()
+    assert lunary.runs[rid]["output"] == "y" and dead(redis) == []
+    assert pending(redis) == 0 and lunary.complaints == []
+
+
 # -- memory
 
 def test_words_of_lunary_move_no_id(redis, relay, lunary):

@@ -319,6 +319,7 @@ lw_relay_judge(lw_t *w, lw_relay_t *r, lw_item_t *item)
     item->parent_known = 0;
     item->own_known = 0;
     item->own_proxied = 0;
+    item->end = 0;
 
     if (item->failed_at && !lw_relay_suspect_due(w, r, item)) {
         item->state = LW_ITEM_HOLD;

@@ -62,7 +62,7 @@ typedef struct {
     char                  ids[2][40];    /* of chat messages                 */
     size_t                start;         /* in the events' text              */
     size_t                chat_start;
-    size_t                end;
+    size_t                end;           /* 0: not composed in this round    */
 } lw_item_t;
 
 

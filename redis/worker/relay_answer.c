@@ -277,7 +277,8 @@ lw_answer_strange(lw_item_t **list, size_t n, const lw_strange_t *strange)
 
         } else if (unmatched == 1 || strange->taken == 0) {
 
-            item->chats_refused = strange->taken ? 0 : item->chats;
+            item->chats_refused = strange->taken && item->entry.run
+                                  ? 0 : item->chats;
 
             lw_answer_refused(item, strange->first_refused, strange->error);
 

@@ -179,7 +179,9 @@ lw_relay_suspect_stuck(lw_relay_t *r, const lw_project_t *project, int again)
 
         n++;
 
-        if (again) {
+        /* what waits for another has no events in this round */
+
+        if (again && item->end) {
             item->state = LW_ITEM_SEND;
         }
     }
