@@ -251,8 +251,10 @@ ngx_http_lunary_prepare(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
 {
     if (ngx_http_lunary_rewrite_mark(r, ctx, lcf) != NGX_OK
-        || ngx_http_lunary_rewrite_headers(r, ctx, lcf, NGX_HTTP_LUNARY_PUT_IN)
-           != NGX_OK)
+        || (lcf->inject.headers
+            && ngx_http_lunary_rewrite_headers(r, ctx, lcf,
+                                               NGX_HTTP_LUNARY_PUT_IN)
+               != NGX_OK))
     {
         return ngx_http_lunary_failed(r, ctx);
     }
