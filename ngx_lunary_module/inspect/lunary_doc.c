@@ -126,6 +126,7 @@ lunary_doc_reset(lunary_doc_t *d)
     d->bom = 0;
     d->class = 0;
     d->vector = 0;
+    d->watched = 0;
     d->skip = 0;
     d->watch_depth = 0;
     d->key_at = 0;

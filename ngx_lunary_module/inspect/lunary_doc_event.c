@@ -25,6 +25,8 @@ lunary_doc_want(lunary_doc_t *d, int watched)
 
     want = 0;
 
+    d->watched = (uint8_t) watched;
+
     /* where nothing is special the next key need not be told to make it so */
 
     deep = d->watch_depth > 1 ? d->watch_depth : 1;

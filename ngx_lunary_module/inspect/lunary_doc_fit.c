@@ -63,7 +63,7 @@ lunary_doc_reduce(lunary_doc_t *d, uint64_t offset)
             lunary_cut_start(&d->cut, d->open_at);
         }
 
-        lunary_doc_want(d, 0);
+        lunary_doc_want(d, d->watched);
     }
 
     if (d->mode == MODE_CUT) {

@@ -51,6 +51,7 @@ struct lunary_doc_s {
     uint8_t            bom;              /* bytes of one that have come       */
     uint8_t            class;            /* of the last key's value           */
     uint8_t            vector;           /* an array at `mark` may be one     */
+    uint8_t            watched;          /* who looks on wants this value     */
 
     unsigned           skip;             /* MODE_SKIP: brackets open around   */
     unsigned           watch_depth;
