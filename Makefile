@@ -101,7 +101,7 @@ help:           ## this list
 	@awk 'BEGIN { FS = ":.*## " }                                         \
 	      /^##@/ { printf "\n%s\n", substr($$0, 5); next }                \
 	      /^[a-z-]+:.*## / { sub(/:.*/, "", $$1);                         \
-	                         printf "  make %-14s %s\n", $$1, $$2 }'      \
+	                         printf "  make %-18s %s\n", $$1, $$2 }'      \
 	      $(MAKEFILE_LIST)
 	@echo
 	@echo 'Variables:'

@@ -43,6 +43,11 @@ def test_the_configuration_without_mistakes_is_accepted(conf_test):
     ("lunary_trusted_from 1.2.3;", ["invalid address", "CIDR"]),
     ("lunary_session sess:1;", ["no", "variable"]),
     ("lunary_session sess:$cookie_s format=xml;", ["format="]),
+    ("lunary_session sess:$lunary_session_id;", ["lunary_session_id cookie="]),
+    ("lunary_inject_user user; lunary_strip off; proxy_set_body x;",
+     ["proxy_set_body", "lunary_inject_user off"]),
+    ("lunary_stream_usage on; lunary_strip off; proxy_set_body x;",
+     ["lunary_stream_usage off"]),
     ("lunary_session sess:$cookie_s redis=other;", ["lunary_redis other"]),
     ("lunary_session sess:$cookie_s ttl=1;", ["invalid parameter"]),
     ("lunary_session sess:$cookie_s format=string user=id;", ["string"]),
@@ -145,3 +150,20 @@ def test_a_spool_without_a_path_is_refused(conf_test):
     accepted, said = conf_test(CONFIG.replace("spool off", 'spool ""'))
 
     assert not accepted and "empty path" in said, said
+
+
+@pytest.mark.parametrize("here, useless", [
+    ("", True),
+    ("lunary_user body header;", True),
+    ("lunary_user body; lunary_trusted_from 10.0.0.0/8;", True),
+    ("lunary_trusted_from 10.0.0.0/8;", False),
+    ("lunary_trusted_from unix:; lunary_user header;", False),
+    ("lunary_session sess:$cookie_s;", False),
+    ("lunary_user verified:$ssl_client_serial body;", False)])
+def test_a_user_that_nothing_could_prove_is_warned_about(conf_test, here,
+                                                         useless):
+    accepted, words = conf_test(
+        CONFIG, here="lunary_require_user verified; " + here)
+
+    assert accepted, words
+    assert ("nothing proves a user" in words) == useless

@@ -177,6 +177,19 @@ def test_a_service_is_told_the_user_and_not_the_clients_word(
     assert upstream.last.header("x-lunary-user-id") is None
 
 
+@pytest.mark.parametrize("value, told", [("foo", ["foo"]), ('""', []),
+                                         ("$http_x_user", ["ann"])])
+def test_proxy_set_header_takes_the_place_of_what_is_put_in(
+        nginx, upstream, runs, value, told):
+    one = nginx(CONFIG, extra=f"proxy_set_header X-User {value}; "
+                              "lunary_inject_user header:X-User;")
+
+    one.post(PATH, json=CHAT, headers=ann(**{"X-User": "mallory"}))
+
+    assert upstream.last.header_values("x-user") == told
+    runs.one()
+
+
 def test_a_limit_by_what_is_put_in_is_one_of_the_user(nginx, runs):
     one = nginx(CONFIG, main="limit_req_zone $http_x_user zone=z:1m rate=1r/m;",
                 extra="limit_req zone=z; limit_req_status 429; "

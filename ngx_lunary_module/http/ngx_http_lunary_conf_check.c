@@ -85,6 +85,35 @@ ngx_http_lunary_conf_lookups(ngx_http_lunary_main_conf_t *mcf,
 }
 
 
+/* 1 where some source may tell a verified user */
+
+static ngx_uint_t
+ngx_http_lunary_conf_proves(ngx_http_lunary_loc_conf_t *lcf)
+{
+    ngx_uint_t                 i;
+    ngx_http_lunary_source_t  *src;
+
+    if (lcf->sources == NULL) {
+        return lcf->session.key || lcf->trusted || lcf->trusted_unix;
+    }
+
+    src = lcf->sources->elts;
+
+    for (i = 0; i < lcf->sources->nelts; i++) {
+
+        if ((src[i].kind == NGX_HTTP_LUNARY_SRC_SESSION && lcf->session.key)
+            || (src[i].kind == NGX_HTTP_LUNARY_SRC_HEADER
+                && (lcf->trusted || lcf->trusted_unix))
+            || (src[i].kind == NGX_HTTP_LUNARY_SRC_VALUE && src[i].verified))
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
 char *
 ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
     ngx_http_lunary_loc_conf_t *lcf)
@@ -147,6 +176,28 @@ ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
         && ngx_http_lunary_conf_lookups(mcf, mcf->outbox.redis) != NGX_OK)
     {
         return NGX_CONF_ERROR;
+    }
+
+    if (lcf->session.key && lcf->session_id.from == 0
+        && ngx_strnstr(lcf->session.key->value.data, "lunary_session_id",
+                       lcf->session.key->value.len))
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"lunary_session\" reads $lunary_session_id, "
+                           "which is empty here without "
+                           "\"lunary_session_id cookie=NAME\" or another");
+        return NGX_CONF_ERROR;
+    }
+
+    if (lcf->require.cv == NULL
+        && lcf->require.value == NGX_HTTP_LUNARY_REQUIRE_VERIFIED
+        && !ngx_http_lunary_conf_proves(lcf))
+    {
+        ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                           "\"lunary_require_user verified\" refuses every "
+                           "call here: nothing proves a user, such as "
+                           "\"lunary_session\", \"lunary_user "
+                           "verified:$VARIABLE\" or \"lunary_trusted_from\"");
     }
 
     if (lcf->sources
@@ -219,8 +270,10 @@ ngx_http_lunary_conf_check(ngx_conf_t *cf, ngx_http_lunary_main_conf_t *mcf,
 
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"%s\" sends a body that lunary cannot rewrite: "
-                           "remove it, or write \"lunary_strip off\" here",
-                           name);
+                           "remove it, or write \"%s off\" here",
+                           name, lcf->inject.members ? "lunary_inject_user"
+                                 : lcf->strip ? "lunary_strip"
+                                 : "lunary_stream_usage");
         return NGX_CONF_ERROR;
     }
 

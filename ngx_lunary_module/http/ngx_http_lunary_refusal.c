@@ -68,8 +68,9 @@ ngx_http_lunary_refusal_t  ngx_http_lunary_refusals[] = {
 
     { ngx_string("unsupported_encoding"), 415, NGX_LUNARY_C_REJECTED_ENCODING,
       ngx_string("null"), ngx_null_string,
-      ngx_string("The request body's Content-Encoding could not be read, so "
-                 "its user is not known: send it uncompressed or as gzip.") },
+      ngx_string("The request body's Content-Encoding keeps its user from "
+                 "being read, or from being replaced: send it "
+                 "uncompressed.") },
 
     { ngx_string("identity_unavailable"), 503,
       NGX_LUNARY_C_REJECTED_UNAVAILABLE,

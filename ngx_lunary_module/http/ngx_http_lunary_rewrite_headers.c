@@ -406,7 +406,6 @@ ngx_http_lunary_put_in(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 
         ngx_memzero(h, sizeof(ngx_table_elt_t));
 
-        h->hash = 1;
         h->key = name[i];
         h->value = *user;
 
@@ -415,7 +414,9 @@ ngx_http_lunary_put_in(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
             return NGX_ERROR;
         }
 
-        ngx_strlow(h->lowcase_key, name[i].data, name[i].len);
+        /* by its hash proxy finds what proxy_set_header replaces */
+
+        h->hash = ngx_hash_strlow(h->lowcase_key, name[i].data, name[i].len);
 
         ngx_http_lunary_header_var_drop(r, &name[i]);
 
