@@ -540,6 +540,7 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
         case LUNARY_SCAN_LIMIT:
         default:
             lunary_doc_put(d, from, p);
+            lunary_doc_settle(d, lunary_doc_at(d, p));
             *pp = p;
 
             return (ev == LUNARY_SCAN_LIMIT) ? LUNARY_LIMIT : LUNARY_ERROR;
