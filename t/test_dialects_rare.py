@@ -583,7 +583,7 @@ def test_a_stream_that_the_path_asks_for(read, path, stream):
 
 @pytest.mark.parametrize("system", [{}, {"system": "s"}])
 def test_anthropic_without_a_version_in_the_path(read, system):
-    got = read({"model": "c", **WORDS, **system},
+    got = read({"model": "c", "max_tokens": 9, **WORDS, **system},
                {"type": "message", "content": [{"type": "text", "text": "a"}],
                 "usage": {"input_tokens": 1, "output_tokens": 2}},
                path="/gateway/messages")
@@ -658,6 +658,37 @@ def test_ranks_of_bedrock_are_no_answers(read):
 def test_a_model_in_the_body_of_bedrock(read):
     got = read({"model": "m", **WORDS}, path="/model/arn:aws:x/invoke")
     assert got["model"] == "m"
+
+
+def test_the_model_in_the_path_of_bedrock_is_the_one_that_is_paid_for(read):
+    got = read({"model": "cheap", **WORDS}, path="/model/meta.llama3/invoke")
+    assert got["model"] == "meta.llama3"
+
+
+def test_titan_that_was_stopped_says_why(read):
+    got = read({"inputText": "a"}, {"inputTextTokenCount": 3, "results": [
+        {"tokenCount": 4, "completionReason": "CONTENT_FILTERED"}]},
+        path="/model/amazon.titan-text-lite-v1/invoke")
+    assert (got["output_tokens"], got["finish_reason"]) == (
+        "4", "CONTENT_FILTERED")
+
+
+@pytest.mark.parametrize("path", ["/api/messages", "/openai/messages",
+                                  "/chat/x/messages", "/api/classify"])
+def test_a_chat_at_a_path_that_others_use_otherwise(read, path):
+    got = read({"model": "gpt-4o", **WORDS}, {
+        "id": "c", "object": "chat.completion", "model": "gpt-4o", "choices": [
+            {"index": 0, "finish_reason": "stop",
+             "message": {"role": "assistant", "content": "ho"}}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 5}}, path=path)
+    assert (got["api"], got["input_tokens"], got["output_tokens"]) == (
+        "openai.chat", "3", "5")
+
+
+def test_databricks_with_a_prompt_and_an_input_of_null(read):
+    got = read({"prompt": "x", "input": None},
+               path="/serving-endpoints/e/invocations")
+    assert got["api"] == "openai.completions"
 
 
 def test_the_history_of_command_on_bedrock(read):

@@ -156,8 +156,6 @@ static const lunary_path_t  lunary_paths[] = {
 
     { "cachedContents",                   &lunary_dialect_unknown, 0 },
     { ":computeTokens",                   &lunary_dialect_unknown, 0 },
-    { "classify",                         &lunary_dialect_unknown, 0 },
-    { "classifications",                  &lunary_dialect_unknown, 0 },
     { "videos",                           &lunary_dialect_unknown, 0 },
     { "videos/*",                         &lunary_dialect_unknown, 0 },
     { "tokenize",                         &lunary_dialect_unknown, 0 },
@@ -327,11 +325,22 @@ lunary_dialect_by_body(lunary_str_t path, lunary_str_t text)
             return &lunary_bedrock_converse;
         }
 
-        if (v[SYSTEM].len != 0 || lunary_path_fits(path, "messages")) {
+        if (v[SYSTEM].len != 0
+            || (lunary_path_fits(path, "messages")
+                && lunary_json_get(text, "max_tokens").len != 0))
+        {
             return &lunary_anthropic_messages;
         }
 
         return &lunary_openai_chat;
+    }
+
+    /* what is to be sorted looks like what is to be completed */
+
+    if (lunary_path_fits(path, "classify")
+        || lunary_path_fits(path, "classifications"))
+    {
+        return NULL;
     }
 
     if (lunary_json_is_array(v[CONTENTS])) {
@@ -381,12 +390,14 @@ lunary_dialect_by_body(lunary_str_t path, lunary_str_t text)
 
     if (lunary_path_fits(path, "serving-endpoints/*/invocations")) {
 
-        if (v[INPUT].len != 0) {
+        if (lunary_json_is_string(v[INPUT]) || lunary_json_is_array(v[INPUT])) {
             return lunary_body_responses(v + INPUT)
                    ? &lunary_openai_responses : &lunary_openai_embeddings;
         }
 
-        if (v[PROMPT].len != 0) {
+        if (lunary_json_is_string(v[PROMPT])
+            || lunary_json_is_array(v[PROMPT]))
+        {
             return &lunary_openai_completions;
         }
     }

@@ -74,7 +74,11 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
 
     lunary_bedrock_path(call);
     lunary_call_params(call, text, but, NULL, 7);
-    lunary_call_model(call, lunary_json_get(text, "model"));
+    /* the path says whose model it is, but for an inference profile's ARN */
+
+    if (call->model.len < 4 || memcmp(call->model.data, "arn:", 4) == 0) {
+        lunary_call_model(call, lunary_json_get(text, "model"));
+    }
 
     if (lunary_model_embeds(call->model)) {
         call->dialect = &lunary_bedrock_embed;
@@ -244,7 +248,9 @@ lunary_invoke_value(lunary_call_t *call, lunary_str_t v, int stream)
     } else if (lunary_json_is_string(m[COMPLETION])) {
         lunary_invoke_text(call, m[COMPLETION], m[STOP]);
 
-    } else if (lunary_json_get(r, "outputText").len != 0) {
+    } else if (lunary_json_get(r, "outputText").len != 0
+               || lunary_json_get(r, "completionReason").len != 0)
+    {
 
         /* Titan */
 
