@@ -177,6 +177,71 @@ def test_a_service_is_told_the_user_and_not_the_clients_word(
     assert upstream.last.header("x-lunary-user-id") is None
 
 
+def test_a_subrequest_takes_no_claim_from_the_key_of_a_cache(
+        nginx, upstream, another_upstream):
+    """It shares the main request's variables, and is without the header."""
+    auth = another_upstream()
+    auth.answer(b"")
+    one = nginx(CONFIG, main="proxy_cache_path cache keys_zone=c:1m;", extra="""
+            auth_request /auth;
+            proxy_cache c; proxy_cache_methods POST; proxy_cache_valid any 1h;
+            proxy_cache_key $uri$http_x_lunary_user_id;""",
+                more=SERVICE.format(lunary="on; proxy_set_header X-User "
+                                           "$http_x_lunary_user_id",
+                                    url=auth.url))
+
+    for name in ("ann", "bob"):
+        upstream.once(b'{"for":"%s"}' % name.encode(),
+                      content_type="application/json")
+        assert one.post(PATH, json=CHAT, headers={
+            "X-Lunary-User-Id": name}).json() == {"for": name}
+
+    assert [r.header("x-user") for r in auth.requests] == ["ann", "bob"]
+
+
+@pytest.mark.parametrize("main", ["lunary_phase precontent;", "lunary off;"])
+def test_an_upstream_that_is_asked_before_anyone_is_judged(
+        nginx, another_upstream, redis, main):
+    redis.set("sess:s1", '{"user_id":"ann"}')
+    auth = another_upstream()
+    auth.answer(b"")
+    one = nginx(CONFIG.replace("lunary on;", ""),
+                server="lunary on; lunary_session_id cookie=sid; "
+                       "lunary_session sess:$lunary_session_id;"
+                       "lunary_inject_user header:X-User;",
+                extra=main + "auth_request /auth;",
+                more=SERVICE.replace("lunary_strip off;", "").replace(
+                    "proxy_pass_request_body off;", "").format(
+                        lunary="on", url=auth.url))
+
+    one.get("/v1/models", headers={**MALLORY, "X-Kept": "1"})
+
+    assert auth.last.header("x-kept") == "1"
+    for name in "x-user", "cookie", "x-lunary-user-id":
+        assert auth.last.header(name) is None
+
+
+def test_behind_a_redirect_to_the_other_phase(nginx, upstream, another_upstream,
+                                              redis, runs):
+    redis.set("sess:s1", '{"user_id":"ann"}')
+    auth = another_upstream()
+    auth.answer(b"")
+    one = nginx(CONFIG, server=SESSION, extra="""
+            proxy_intercept_errors on; error_page 502 = @second;""",
+                more=f"""
+        location @second {{
+            lunary on; lunary_phase precontent; auth_request /auth;
+            proxy_pass {upstream.url};
+        }}""" + SERVICE.format(lunary="off", url=auth.url))
+    upstream.once(b"", status=502)
+
+    assert one.post(PATH, json=CHAT, headers=MALLORY).status == 200
+
+    assert auth.last.header("cookie") == "sid=s1"
+    assert [r.header("cookie") for r in upstream.requests] == [None, None]
+    runs.one()
+
+
 @pytest.mark.parametrize("value, told", [("foo", ["foo"]), ('""', []),
                                          ("$http_x_user", ["ann"])])
 def test_proxy_set_header_takes_the_place_of_what_is_put_in(

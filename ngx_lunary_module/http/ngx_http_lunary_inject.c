@@ -60,9 +60,11 @@ static ngx_http_lunary_inject_name_t  ngx_http_lunary_inject_names[] = {
 static ngx_str_t  ngx_http_lunary_inject_never[] = {
     ngx_string("Connection"), ngx_string("Content-Encoding"),
     ngx_string("Content-Length"), ngx_string("Content-Type"),
-    ngx_string("Expect"), ngx_string("Host"), ngx_string("TE"),
-    ngx_string("Trailer"), ngx_string("Transfer-Encoding"),
-    ngx_string("Upgrade"), ngx_null_string
+    ngx_string("Cookie"), ngx_string("Expect"), ngx_string("Host"),
+    ngx_string("Referer"), ngx_string("TE"), ngx_string("Trailer"),
+    ngx_string("Transfer-Encoding"), ngx_string("Upgrade"),
+    ngx_string("User-Agent"), ngx_string("Via"),
+    ngx_string("X-Forwarded-For"), ngx_null_string
 };
 
 
@@ -150,8 +152,8 @@ ngx_http_lunary_conf_inject(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                 {
                     ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                        "\"%V\" in \"lunary_inject_user\" says "
-                                       "how a request is read, not who sent "
-                                       "it", &value[i]);
+                                       "how a request is read or where it is "
+                                       "from, not who sent it", &value[i]);
                     return NGX_CONF_ERROR;
                 }
             }

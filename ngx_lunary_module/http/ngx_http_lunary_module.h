@@ -367,9 +367,10 @@ ngx_int_t ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
 #define NGX_HTTP_LUNARY_PUT_IN    1   /* lunary_inject_user's                 */
 #define NGX_HTTP_LUNARY_TAKE_OUT  2   /* claims, the session's, encodings     */
 
-/* those of a subrequest, where the main request's will be, as that one's */
+/* those of a subrequest, as the main request's will be in lcf; ctx: NULL where
+ * nobody has been judged.  NGX_OK or NGX_ERROR (no memory) */
 ngx_int_t ngx_http_lunary_rewrite_subrequest(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx);
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 
 /* the list as it was, but for what others have changed in it since */
 void ngx_http_lunary_restore_headers(ngx_http_request_t *r,

@@ -66,15 +66,24 @@ ngx_http_request_body_filter_pt  ngx_http_lunary_next_request_body;
 ngx_int_t
 ngx_http_lunary_preaccess_handler(ngx_http_request_t *r)
 {
+    ngx_http_lunary_ctx_t       *ctx;
     ngx_http_lunary_loc_conf_t  *lcf;
 
     lcf = ngx_http_get_module_loc_conf(r, ngx_http_lunary_module);
 
-    if (lcf->phase != NGX_HTTP_LUNARY_PREACCESS) {
-        return NGX_DECLINED;
+    if (lcf->phase == NGX_HTTP_LUNARY_PREACCESS) {
+        return ngx_http_lunary_handler(r, lcf);
     }
 
-    return ngx_http_lunary_handler(r, lcf);
+    /* behind a redirect from a location where this was the phase */
+
+    ctx = (r == r->main) ? ngx_http_lunary_get_ctx(r) : NULL;
+
+    if (ctx && ctx->conf != lcf && ctx->rewritten) {
+        ngx_http_lunary_rewrite_undo(r, ctx);
+    }
+
+    return NGX_DECLINED;
 }
 
 
@@ -291,13 +300,20 @@ ngx_http_lunary_subrequest(ngx_http_request_t *r,
 
     ctx = ngx_http_lunary_get_ctx(r);
 
-    if (ctx && ctx->rewritten && !ctx->headers_rewritten
-        && ngx_http_lunary_rewrite_subrequest(r, ctx) != NGX_OK)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    if (ctx && ctx->rewritten) {
+
+        if (ctx->headers_rewritten) {
+            return NGX_DECLINED;
+        }
+
+        lcf = ctx->conf;
+
+    } else {
+        ctx = NULL;
     }
 
-    return NGX_DECLINED;
+    return (ngx_http_lunary_rewrite_subrequest(r, ctx, lcf) == NGX_OK)
+           ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;
 }
 
 

@@ -138,6 +138,12 @@ ngx_http_lunary_rewrite_mark(ngx_http_request_t *r,
             continue;
         }
 
+        /* before a subrequest, which shares variables, is without it */
+
+        if (ngx_http_lunary_is_claim(lcf, h)) {
+            ngx_http_lunary_header_var_keep(r, &h->key);
+        }
+
         if (ctx->marks == NULL) {
             ctx->marks = ngx_array_create(r->pool, 4, sizeof(u_char *));
             if (ctx->marks == NULL) {
@@ -166,7 +172,7 @@ ngx_http_lunary_marked(ngx_http_lunary_ctx_t *ctx,
     u_char      **mark;
     ngx_uint_t    i;
 
-    if (lcf->phase != NGX_HTTP_LUNARY_PREACCESS) {
+    if (ctx == NULL || lcf->phase != NGX_HTTP_LUNARY_PREACCESS) {
         return 1;
     }
 
@@ -270,18 +276,25 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
 
 /*
  * A subrequest has a copy of the main request's headers.  One that comes before
- * those are rewritten is no less a way to an upstream.
+ * those are rewritten is no less a way to an upstream; what the client wrote
+ * in place of a user stays there only if that is one.
  */
 
 ngx_int_t
 ngx_http_lunary_rewrite_subrequest(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx)
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf)
 {
     ngx_int_t   rc;
+    ngx_uint_t  what;
     ngx_list_t  list;
 
-    rc = ngx_http_lunary_rebuild(r, ctx, ctx->conf, NGX_HTTP_LUNARY_TAKE_OUT,
-                                 0, &list);
+    what = NGX_HTTP_LUNARY_TAKE_OUT;
+
+    if (ctx == NULL) {
+        what |= NGX_HTTP_LUNARY_PUT_IN;
+    }
+
+    rc = ngx_http_lunary_rebuild(r, ctx, lcf, what, 0, &list);
 
     if (rc == NGX_OK) {
         ngx_http_lunary_swap(r, &list);
@@ -580,7 +593,7 @@ ngx_http_lunary_change(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     }
 
     if (rc == NGX_DECLINED
-        && !ctx->aside
+        && ctx && !ctx->aside
         && NGX_HTTP_LUNARY_IS(h, "Accept-Encoding"))
     {
         if (ctx->usage) {
