@@ -1,12 +1,15 @@
 """lunary-worker relay: from the stream to Lunary, as Lunary expects it."""
 
 import json
+import os
+import subprocess
 import threading
 import time
 
 import pytest
 import redis as redis_py
 
+from harness import ROOT
 from harness.wait import wait_for
 from harness.worker import Worker, event, once, run, uuid7
 from ingest_standin.server import Ingest
@@ -150,10 +153,65 @@ def test_each_app_has_its_own_key(redis, relay, lunary, folder):
 
 def test_an_app_without_a_project_is_kept_as_a_dead_letter(redis, relay,
                                                            lunary, folder):
-    add(redis, run(app="other"), run(app="ignored"))
-    relay("--project", f"a={folder}/key", "--ignore", "ignored")
-    assert [d["dead_reason"] for d in dead(redis)] == ["app: no project"]
-    assert pending(redis) == 0
+    add(redis, run(app="a"), run(app="other"), run(app="other"),
+        run(app="x\033[2J\u202e"), run(app="ignored"))
+    done = relay("--project", f"a={folder}/key", "--ignore", "ignored")
+    assert {d["dead_reason"] for d in dead(redis)} == {
+        "no --project for its app"}
+    assert len(dead(redis)) == 3 and pending(redis) == 0
+    warned = [x for x in done.stderr.splitlines() if "[warn]" in x]
+    assert len(warned) == 2 and 'app "other"' in warned[0]
+    assert "--project 'other=KEY_FILE'" in warned[0]
+    assert "lunary:runs:dead" in warned[0]
+    assert "\033" not in done.stderr and "\u202e" not in done.stderr
+    assert done.stderr.count("is a dead letter: no --project for its app") == 3
+
+
+@pytest.mark.parametrize("ignored", [0, 1])
+def test_once_that_has_no_project_for_anything_is_exit_code_2(
+        redis, relay, folder, ignored):
+    add(redis, run(app="other"), run(app="third"),
+        *[run(app="ignored")] * ignored)
+    done = relay("--project", f"a={folder}/key", "--ignore", "ignored",
+                 check=False)
+    assert done.returncode == 2 and "nothing was sent" in done.stderr
+    assert len(dead(redis)) == 2 and pending(redis) == 0
+    done = relay("--project", f"a={folder}/key")      # nothing is left
+    assert "nothing was sent" not in done.stderr
+
+
+def test_apps_without_a_project_do_not_fill_the_log(redis, relay, folder):
+    """A client may choose what they are called."""
+    add(redis, *[run(app=f"app-{n}") for n in range(100)])
+    done = relay("--project", f"a={folder}/key", check=False)
+    warned = [x for x in done.stderr.splitlines() if "[warn]" in x]
+    assert len(warned) == 32 and "More apps are not told" in warned[-1]
+
+
+def test_dead_letters_are_put_back_as_documented(redis, relay, lunary, folder):
+    """The recipe of docs/worker.md, word for word."""
+    text = (ROOT / "docs" / "worker.md").read_text()
+    recipe = text.split("put back", 1)[1].split("```\n", 2)[1]
+    script, again = recipe.split("lunary-worker", 1)
+    assert "--stream lunary:runs-again --once" in again
+    one = run(app="other", user_id="ann", user_props={"name": "Ann"})
+    two = run(app="other")
+    add(redis, one, two, {"kind": "run"}, run(app="a"))
+    relay("--project", f"a={folder}/key")
+    assert len(dead(redis)) == 3
+
+    env = {**os.environ, "REDIS": redis.socket}
+    script = script.replace("redis-cli ", 'redis-cli -s "$REDIS" ')
+    done = subprocess.run(["sh", "-c", script], env=env, text=True,
+                          capture_output=True, check=True)
+    assert done.stdout.strip() == "2"
+    (left,) = dead(redis)
+    assert left["dead_reason"] == "run_id: absent"
+    assert [f for _, f in redis.client.xrange("lunary:runs-again")] == [one, two]
+
+    relay("--stream", "lunary:runs-again")
+    assert {one["run_id"], two["run_id"]} <= set(lunary.runs)
+    assert redis.exists("lunary:user:other:ann")
 
 
 def test_props_are_merged_and_sent_in_full_each_time(redis, relay, lunary):

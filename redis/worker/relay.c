@@ -23,6 +23,7 @@ static int lw_relay_holds(lw_relay_t *r, const lw_entry_t *e);
 static void lw_relay_drop(lw_relay_t *r, size_t from);
 static void lw_relay_free(lw_item_t *item);
 static void lw_relay_judge(lw_t *w, lw_relay_t *r, lw_item_t *item);
+static void lw_relay_unassigned(lw_t *w, lw_relay_t *r, lunary_str_t app);
 static void lw_relay_event(lw_item_t *item);
 static lunary_str_t lw_relay_text(lw_item_t *item, lunary_str_t v);
 static int lw_relay_props(lw_t *w, lw_relay_t *r);
@@ -58,6 +59,17 @@ lw_relay(lw_t *w, int argc, char **argv)
 
     rc = lw_group_run(w, &lw_relay_handler, argc, argv);
 
+    if (rc == LW_EXIT_OK && w->options->once && r->unassigned
+        && w->entries == w->skipped)
+    {
+        lw_log(LW_LOG_ERROR, "nothing was sent: %llu of %llu dead letters "
+               "have no --project for their app",
+               (unsigned long long) r->unassigned,
+               (unsigned long long) w->dead);
+
+        rc = LW_EXIT_USAGE;
+    }
+
     lw_relay_drop(r, 0);
     free(r->items);
     lw_text_free(&r->events);
@@ -80,6 +92,7 @@ lw_relay_setup(lw_t *w)
 
     lw_http_free(&r->http);
     memset(r->blocked, 0, sizeof(r->blocked));
+    r->ntold = 0;
 
     len = strlen(w->options->api);
 
@@ -346,7 +359,8 @@ lw_relay_judge(lw_t *w, lw_relay_t *r, lw_item_t *item)
     item->project = lw_options_project(w->options, lw_field(e, APP));
 
     if (item->project == NULL) {
-        item->reason = "app: no project";
+        lw_relay_unassigned(w, r, lw_field(e, APP));
+        item->reason = LW_UNASSIGNED;
         item->state = LW_ITEM_DEAD;
         return;
     }
@@ -370,6 +384,48 @@ lw_relay_judge(lw_t *w, lw_relay_t *r, lw_item_t *item)
     item->parent_id = lw_field(e, PARENT_RUN_ID);
     item->user = lw_field(e, USER_ID);
     item->started_at = lw_entry_int(e, LUNARY_F_STARTED_AT);
+}
+
+
+/* said once an app, until the configuration is read again */
+
+static void
+lw_relay_unassigned(lw_t *w, lw_relay_t *r, lunary_str_t app)
+{
+    int        len;
+    size_t     i;
+    uint64_t   hash;
+    char       name[64];
+
+    hash = lw_hash(app, 0);
+
+    for (i = 0; i < r->ntold; i++) {
+        if (r->told[i] == hash) {
+            return;
+        }
+    }
+
+    if (r->ntold == LW_RELAY_TOLD) {
+        return;
+    }
+
+    r->told[r->ntold++] = hash;
+
+    /* it may be a client's word: no byte of it drives a terminal */
+
+    len = (int) (app.len < sizeof(name) ? app.len : sizeof(name));
+
+    for (i = 0; i < (size_t) len; i++) {
+        name[i] = (char) (app.data[i] >= 0x20 && app.data[i] < 0x7f
+                          ? app.data[i] : '?');
+    }
+
+    lw_log(LW_LOG_WARN, "app \"%.*s\" has no --project, nor is there one for "
+           "all others (*=KEY_FILE): its entries become dead letters in "
+           "%s:dead.  Give --project '%.*s=KEY_FILE', or --ignore it; "
+           "docs/worker.md says how they are put back%s", len, name,
+           w->options->stream, len, name,
+           r->ntold == LW_RELAY_TOLD ? ".  More apps are not told" : "");
 }
 
 

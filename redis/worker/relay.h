@@ -22,6 +22,10 @@
 #include "people.h"
 
 
+#define LW_RELAY_TOLD   32         /* clients may choose what an app is
+                                      called: more are not told              */
+
+
 typedef enum {
     LW_ITEM_SEND = 0,
     LW_ITEM_SKIP,                  /* acknowledged, nothing is sent          */
@@ -88,6 +92,9 @@ typedef struct {
     int64_t               suspects_pause;     /* ...which is so many ms off  */
     size_t                suspects;
     size_t                suspects_size;      /* in bytes                    */
+    uint64_t              unassigned;    /* buried, for want of a project    */
+    uint64_t              told[LW_RELAY_TOLD];     /* such apps, by hash     */
+    size_t                ntold;
 } lw_relay_t;
 
 

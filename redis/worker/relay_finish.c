@@ -22,6 +22,7 @@ int
 lw_relay_finish(lw_t *w, lw_relay_t *r)
 {
     size_t        i, n, queued;
+    uint64_t      dead;
     lw_args_t    *a;
     lw_item_t    *item;
 
@@ -66,12 +67,23 @@ lw_relay_finish(lw_t *w, lw_relay_t *r)
     }
 
     for (i = 0; i < r->n; i++) {
-        if (r->items[i].state == LW_ITEM_DEAD
-            && lw_group_bury(w, &r->items[i].entry,
-                             r->items[i].reason ? r->items[i].reason
-                                                : "refused") != LW_OK)
+
+        item = &r->items[i];
+
+        if (item->state != LW_ITEM_DEAD) {
+            continue;
+        }
+
+        dead = w->dead;
+
+        if (lw_group_bury(w, &item->entry, item->reason ? item->reason
+                                                        : "refused") != LW_OK)
         {
             return LW_REDIS;
+        }
+
+        if (item->reason && strcmp(item->reason, LW_UNASSIGNED) == 0) {
+            r->unassigned += w->dead - dead;
         }
     }
 

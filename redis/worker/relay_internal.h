@@ -22,6 +22,9 @@
 #define LW_EVENT_TRIES    3
 #define LW_ONCE_TRIES     5
 
+/* why it is a dead letter, in it and in the log; without a colon (group.h) */
+#define LW_UNASSIGNED     "no --project for its app"
+
 
 /* ms: how long it is known what was relayed */
 #define LW_RELAY_MEMORY(w)                                                   \
