@@ -417,6 +417,8 @@ def test_the_documented_acl_suffices_for_an_operator(redis_server):
                                                    "user": "ann"})
     server.client.hset("lunary:policy:default:ann", "blocked", 1)
     server.client.hset("lunary:budget:default:ann:2026-11", "spent", 1)
+    server.client.set("lunary:relay:run:default:gone", "p 1 ann")
+    server.client.set("lunary:relay:chat:default:gone", "1")
     server.client.execute_command(*command.split())
     url = server.url.replace("redis://", "redis://operator:secret@")
 
@@ -427,6 +429,7 @@ def test_the_documented_acl_suffices_for_an_operator(redis_server):
     assert [f["user_id"] for _, f in server.client.xrange("lunary:runs")
             ] == ["bob"]
     assert not [k for k in server.client.keys() if "ann" in k]
+    assert server.client.keys("lunary:relay:*") == []
     assert server.client.acl_log() == []
 
 

@@ -218,6 +218,32 @@ def test_forget_leaves_nothing(redis, traces, folder):
     assert again.returncode == 5
 
 
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_forget_takes_the_marks_of_the_users_messages(redis, folder, trimmed):
+    """Of runs that are in the stream, and of those that were relayed and have
+    left it."""
+    ann, bob = (run(user_id=who, thread_id="t") for who in ("ann", "bob"))
+    said = event(type="thread", event="chat", runId=uuid7(7), userId="ann",
+                 parentRunId=uuid7(8), message={"role": "user",
+                                                "content": "hi"})
+    add(redis, ann, bob, said)
+    lunary = Ingest().start()
+    relay(redis, folder, lunary)
+    lunary.stop()
+    marks = [f"lunary:relay:chat:default:{e['run_id']}"
+             for e in (ann, bob, said)]
+    assert sorted(redis.keys("lunary:relay:chat:*")) == sorted(marks)
+    if trimmed:
+        redis.client.xtrim("lunary:runs", maxlen=0)
+        redis.delete(marks[2])         # which nothing tells of any more
+    redis.set("lunary:relay:chat:other:" + ann["run_id"], "1")
+    found = once(redis.unix_url, "forget", "default", "ann").stdout
+    once(redis.unix_url, "forget", "default", "ann", "--yes")
+    assert sorted(redis.keys("lunary:relay:chat:*")) == sorted(
+        [marks[1], "lunary:relay:chat:other:" + ann["run_id"]])
+    assert ("2 keys" if trimmed else "3 keys") in found, found
+
+
 def test_forget_keeps_the_operators_policy(redis, traces):
     once(redis.unix_url, "forget", "default", "ann", "--yes")
     assert redis.exists("lunary:policy:default:ann")

@@ -24,8 +24,11 @@ static int lw_subject_mine(lw_t *w, const lw_entry_t *e, lw_runs_t *runs);
 static int lw_subject_uuid(lunary_str_t id);
 static int lw_subject_note(lw_runs_t *runs, lunary_str_t id, int *added);
 static int lw_subject_noted(const lw_runs_t *runs, lunary_str_t id);
-static int lw_subject_keys(lw_t *w, lw_subject_t *s);
-static int lw_subject_key(lw_t *w, lunary_str_t key, int *policy);
+static int lw_subject_keys(lw_t *w, lw_subject_t *s, const lw_runs_t *runs);
+static int lw_subject_mark(lw_t *w, lw_subject_t *s, const lw_runs_t *runs,
+    lunary_str_t key);
+static int lw_subject_key(lw_t *w, lunary_str_t key, const lw_runs_t *runs,
+    int *policy);
 static int lw_subject_owner(lw_t *w, lunary_str_t key);
 static int lw_subject_value(lw_t *w, lunary_str_t key, lunary_str_t rest,
     int skip);
@@ -58,7 +61,7 @@ lw_subject_find(lw_t *w, lw_subject_t *s)
     }
 
     if (rc == LW_OK) {
-        rc = lw_subject_keys(w, s);
+        rc = lw_subject_keys(w, s, &runs);
     }
 
     free(runs.slots);
@@ -268,7 +271,7 @@ lw_subject_noted(const lw_runs_t *runs, lunary_str_t id)
 /* all keys of the prefix are looked at: names hold what cannot be globbed */
 
 static int
-lw_subject_keys(lw_t *w, lw_subject_t *s)
+lw_subject_keys(lw_t *w, lw_subject_t *s, const lw_runs_t *runs)
 {
     int            rc, more, policy;
     size_t         i;
@@ -286,10 +289,15 @@ lw_subject_keys(lw_t *w, lw_subject_t *s)
             key = lw_reply_str(list->element[i]);
             policy = 0;
 
-            switch (lw_subject_key(w, key, &policy)) {
+            switch (lw_subject_key(w, key, runs, &policy)) {
 
             case 1:
                 rc = s->key(w, s->ctx, key, policy);
+
+                if (rc == LW_OK) {
+                    rc = lw_subject_mark(w, s, runs, key);
+                }
+
                 break;
 
             case LW_REDIS:
@@ -313,10 +321,61 @@ lw_subject_keys(lw_t *w, lw_subject_t *s)
 }
 
 
+/*
+ * A run that was relayed, and is not in the stream any more: only this key
+ * tells whose the mark of its chat messages is.
+ */
+
+static int
+lw_subject_mark(lw_t *w, lw_subject_t *s, const lw_runs_t *runs,
+    lunary_str_t key)
+{
+    int           rc, there;
+    lw_args_t    *a;
+    lw_text_t     mark;
+    redisReply   *reply;
+    lunary_str_t  rest, id;
+
+    if (!lw_subject_rest(w, key, "relay:run:", &rest)) {
+        return LW_OK;
+    }
+
+    id = lunary_str(rest.data + strlen(w->options->app) + 1,
+                    rest.len - strlen(w->options->app) - 1);
+
+    if (lw_subject_noted(runs, id)) {
+        return LW_OK;
+    }
+
+    lw_text_init(&mark, &w->mem);
+    lw_text_str(&mark, lw_str(w->options->prefix));
+    lw_text_lit(&mark, "relay:chat:");
+    lw_text_str(&mark, rest);
+
+    a = lw_args(w->redis);
+    lw_arg_lit(a, "GET");
+    lw_arg_str(a, lw_text_get(&mark));
+
+    reply = mark.failed ? NULL : lw_args_call(a);
+    rc = reply == NULL || lw_reply_is_error(reply) ? LW_REDIS : LW_OK;
+    there = (rc == LW_OK && reply->type == REDIS_REPLY_STRING);
+
+    lw_reply_free(reply);
+
+    if (there) {
+        rc = s->key(w, s->ctx, lw_text_get(&mark), 0);
+    }
+
+    lw_text_free(&mark);
+
+    return rc;
+}
+
+
 /* 1: the user's; 0: not; LW_REDIS */
 
 static int
-lw_subject_key(lw_t *w, lunary_str_t key, int *policy)
+lw_subject_key(lw_t *w, lunary_str_t key, const lw_runs_t *runs, int *policy)
 {
     size_t        i;
     lunary_str_t  rest, app;
@@ -387,6 +446,17 @@ lw_subject_key(lw_t *w, lunary_str_t key, int *policy)
 
     if (lw_subject_rest(w, key, "relay:run:", &rest)) {
         return lw_subject_value(w, key, rest, 2);
+    }
+
+    if (lw_subject_rest(w, key, "relay:chat:", &rest)) {
+
+        app = lw_str(w->options->app);
+
+        return rest.len > app.len && rest.data[app.len] == ':'
+               && memcmp(rest.data, app.data, app.len) == 0
+               && lw_subject_noted(runs,
+                                   lunary_str(rest.data + app.len + 1,
+                                              rest.len - app.len - 1));
     }
 
     if (lw_subject_rest(w, key, "ledger:open:", &rest)) {
