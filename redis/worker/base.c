@@ -278,8 +278,9 @@ lw_hash(lunary_str_t s, uint64_t seed)
 
 
 int
-lw_file_read(const char *path, lw_text_t *t, size_t max)
+lw_file_read(const char *option, const char *path, lw_text_t *t, size_t max)
 {
+    int      failed;
     FILE    *f;
     size_t   n;
     char     piece[8192];
@@ -287,14 +288,16 @@ lw_file_read(const char *path, lw_text_t *t, size_t max)
     f = fopen(path, "re");
 
     if (f == NULL) {
-        lw_log(LW_LOG_ERROR, "%s: %s", path, strerror(errno));
+        fprintf(stderr, "lunary-worker: --%s: %s: %s\n", option, path,
+                strerror(errno));
         return LW_ERROR;
     }
 
     while ((n = fread(piece, 1, sizeof(piece), f)) > 0) {
 
         if (t->buf.len + n > max) {
-            lw_log(LW_LOG_ERROR, "%s: more than %zu bytes", path, max);
+            fprintf(stderr, "lunary-worker: --%s: %s: more than %zu bytes\n",
+                    option, path, max);
             fclose(f);
             return LW_ERROR;
         }
@@ -302,13 +305,14 @@ lw_file_read(const char *path, lw_text_t *t, size_t max)
         lw_text_add(t, piece, n);
     }
 
-    if (ferror(f) || t->failed) {
-        lw_log(LW_LOG_ERROR, "%s: could not be read", path);
-        fclose(f);
+    failed = ferror(f) ? errno : t->failed ? ENOMEM : 0;
+    fclose(f);
+
+    if (failed) {
+        fprintf(stderr, "lunary-worker: --%s: %s: %s\n", option, path,
+                strerror(failed));
         return LW_ERROR;
     }
-
-    fclose(f);
 
     return LW_OK;
 }

@@ -145,8 +145,12 @@ int lw_int(lunary_str_t s, int64_t *n);
 /* 64-bit hash of bytes, for tables */
 uint64_t lw_hash(lunary_str_t s, uint64_t seed);
 
-/* a whole file of at most max bytes into t; LW_ERROR is logged */
-int lw_file_read(const char *path, lw_text_t *t, size_t max);
+/*
+ * A whole file of at most max bytes into t; LW_ERROR is said on stderr, with
+ * the option that named the file.
+ */
+int lw_file_read(const char *option, const char *path, lw_text_t *t,
+    size_t max);
 
 /* "2026-11-22" of epoch ms, UTC; out has 11 bytes */
 void lw_date(char *out, int64_t ms);

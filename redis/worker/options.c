@@ -10,10 +10,12 @@
 #include <unistd.h>
 
 #include "options_internal.h"
+#include "url.h"
 
 
 static int lw_options_finish(lw_options_t *o);
 static int lw_options_streams(lw_options_t *o);
+static int lw_options_url(const char *option, const char *url);
 
 
 int
@@ -208,17 +210,35 @@ lw_options_finish(lw_options_t *o)
     }
 
     if (o->password_file
-        && lw_options_secret(o->password_file, &o->password) != LW_OK)
+        && lw_options_secret("password-file", o->password_file, &o->password)
+           != LW_OK)
     {
         return LW_ERROR;
     }
 
     for (i = 0; i < o->nprojects; i++) {
-        if (lw_options_secret(o->projects[i].key_file, &o->projects[i].key)
+        if (lw_options_secret("project", o->projects[i].key_file,
+                              &o->projects[i].key)
             != LW_OK)
         {
             return LW_ERROR;
         }
+    }
+
+    /* before anything is deleted, and without --yes, too */
+
+    if (o->lunary_key_file
+        && lw_options_secret("lunary-key-file", o->lunary_key_file,
+                             &o->lunary_key)
+           != LW_OK)
+    {
+        return LW_ERROR;
+    }
+
+    if (lw_options_url("api", o->api) != LW_OK
+        || lw_options_url("endpoint", o->endpoint) != LW_OK)
+    {
+        return LW_ERROR;
     }
 
     if (o->command == LW_RELAY && o->nprojects == 0) {
@@ -265,6 +285,27 @@ lw_options_streams(lw_options_t *o)
 }
 
 
+/* a command that has not the option has its preset all the same */
+
+static int
+lw_options_url(const char *option, const char *url)
+{
+    const char  *why;
+
+    why = lw_url_check(url);
+
+    if (why == NULL) {
+        return LW_OK;
+    }
+
+    /* not the URL itself, in which there may be a password */
+
+    fprintf(stderr, "lunary-worker: --%s: the URL %s\n", option, why);
+
+    return LW_ERROR;
+}
+
+
 void
 lw_options_free(lw_options_t *o)
 {
@@ -300,6 +341,7 @@ lw_options_free(lw_options_t *o)
     }
 
     free(o->password);
+    free(o->lunary_key);
     free(o->prefix);
 
     memset(o, 0, sizeof(*o));

@@ -106,6 +106,7 @@ struct lw_options_s {
     int             follow_off;
     char           *color;
     char           *lunary_key_file;
+    char           *lunary_key;
     int             policy;
     int             yes;
 };

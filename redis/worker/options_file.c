@@ -16,6 +16,8 @@
 
 static int lw_config_line(lw_options_t *o, const unsigned char *given,
     char *line, int *skip, unsigned n);
+static int lw_config_section(const lw_options_t *o, const char *line,
+    size_t len, int *skip, unsigned n);
 
 
 int
@@ -30,7 +32,7 @@ lw_config_read(lw_options_t *o, const unsigned char *given)
     lunary_mem_init(&mem);
     lw_text_init(&text, &mem);
 
-    rc = lw_file_read(o->config, &text, LW_CONFIG_MAX);
+    rc = lw_file_read("config", o->config, &text, LW_CONFIG_MAX);
     lw_text_add(&text, "", 1);
 
     skip = 0;
@@ -75,10 +77,7 @@ lw_config_line(lw_options_t *o, const unsigned char *given, char *line,
     }
 
     if (*line == '[') {
-        *skip = !(end[-1] == ']'
-                  && strlen(o->name) == (size_t) (end - line) - 2
-                  && memcmp(line + 1, o->name, strlen(o->name)) == 0);
-        return LW_OK;
+        return lw_config_section(o, line, (size_t) (end - line), skip, n);
     }
 
     len = strcspn(line, " \t=");
@@ -91,8 +90,8 @@ lw_config_line(lw_options_t *o, const unsigned char *given, char *line,
     }
 
     if (opt == NULL || opt->offset == S(config)) {
-        fprintf(stderr, "%s:%u: unknown setting \"%.*s\"\n", o->config, n,
-                (int) len, line);
+        fprintf(stderr, "lunary-worker: %s:%u: unknown setting \"%.*s\"\n",
+                o->config, n, (int) len, line);
         return LW_ERROR;
     }
 
@@ -107,8 +106,8 @@ lw_config_line(lw_options_t *o, const unsigned char *given, char *line,
     }
 
     if (lw_opt_set(o, opt, value, NULL) != LW_OK) {
-        fprintf(stderr, "%s:%u: \"%s\" is no %s\n", o->config, n, value,
-                opt->value ? opt->value : "flag (on, off)");
+        fprintf(stderr, "lunary-worker: %s:%u: \"%s\" is no %s\n", o->config,
+                n, value, opt->value ? opt->value : "flag (on, off)");
         return LW_ERROR;
     }
 
@@ -116,10 +115,36 @@ lw_config_line(lw_options_t *o, const unsigned char *given, char *line,
 }
 
 
+/* [relay]: what follows is for that command alone */
+
+static int
+lw_config_section(const lw_options_t *o, const char *line, size_t len,
+    int *skip, unsigned n)
+{
+    size_t       i;
+    const char  *name;
+
+    for (i = 0; (name = lw_commands[i].name) != NULL; i++) {
+
+        if (len == strlen(name) + 2 && line[len - 1] == ']'
+            && memcmp(line + 1, name, len - 2) == 0)
+        {
+            *skip = (lw_commands[i].command != o->command);
+            return LW_OK;
+        }
+    }
+
+    fprintf(stderr, "lunary-worker: %s:%u: unknown section \"%s\"\n",
+            o->config, n, line);
+
+    return LW_ERROR;
+}
+
+
 /* a file's first line */
 
 int
-lw_options_secret(const char *path, char **out)
+lw_options_secret(const char *option, const char *path, char **out)
 {
     size_t         len;
     lw_text_t      text;
@@ -128,7 +153,7 @@ lw_options_secret(const char *path, char **out)
     lunary_mem_init(&mem);
     lw_text_init(&text, &mem);
 
-    if (lw_file_read(path, &text, LW_KEY_MAX) != LW_OK) {
+    if (lw_file_read(option, path, &text, LW_KEY_MAX) != LW_OK) {
         lw_text_free(&text);
         return LW_ERROR;
     }
@@ -143,7 +168,8 @@ lw_options_secret(const char *path, char **out)
     lw_text_free(&text);
 
     if (*out == NULL) {
-        fprintf(stderr, "lunary-worker: %s: no key in it\n", path);
+        fprintf(stderr, "lunary-worker: --%s: %s: nothing in its first line\n",
+                option, path);
         return LW_ERROR;
     }
 

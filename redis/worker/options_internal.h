@@ -70,7 +70,7 @@ int lw_opt_set(lw_options_t *o, const lw_opt_t *opt, const char *value,
 int lw_config_read(lw_options_t *o, const unsigned char *given);
 
 /* a file's first line; LW_ERROR is said on stderr */
-int lw_options_secret(const char *path, char **out);
+int lw_options_secret(const char *option, const char *path, char **out);
 
 
 #endif /* LW_OPTIONS_INTERNAL_H */

@@ -84,7 +84,7 @@ lw_prices_load(lunary_mem_t *mem, const char *path)
 
     if (path) {
 
-        if (lw_file_read(path, &p->text, LW_PRICES_MAX) != LW_OK) {
+        if (lw_file_read("prices", path, &p->text, LW_PRICES_MAX) != LW_OK) {
             lw_prices_free(p);
             return NULL;
         }

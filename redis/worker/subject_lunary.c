@@ -38,25 +38,15 @@ lw_subject_lunary(lw_t *w, const lw_text_t *runs, int64_t *deleted)
 {
     int         rc;
     char        url[2048], bearer[4200];
-    size_t      n;
     int64_t     id;
     lw_http_t   http;
-    lw_text_t   key;
 
-    lw_text_init(&key, &w->mem);
-
-    if (lw_file_read(w->options->lunary_key_file, &key, 4096) != LW_OK
-        || lw_http_init(&http, w->options, &w->mem) != LW_OK)
-    {
-        lw_text_free(&key);
+    if (lw_http_init(&http, w->options, &w->mem) != LW_OK) {
         return LW_REMOTE;
     }
 
-    lw_text_add(&key, "", 1);
-    n = key.failed ? 0 : strcspn((char *) key.buf.data, "\r\n");
-
-    (void) snprintf(bearer, sizeof(bearer), "Bearer %.*s", (int) n,
-                    n ? (char *) key.buf.data : "");
+    (void) snprintf(bearer, sizeof(bearer), "Bearer %s",
+                    w->options->lunary_key);
 
     /* the request at hand has its time, whatever signal comes */
 
@@ -92,7 +82,6 @@ lw_subject_lunary(lw_t *w, const lw_text_t *runs, int64_t *deleted)
     }
 
     lw_http_free(&http);
-    lw_text_free(&key);
 
     return rc == LW_OK ? LW_OK : LW_REMOTE;
 }

@@ -1,15 +1,17 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * URLs of Redis.  See url.h.
+ * URLs of Redis, and of Lunary and collectors.  See url.h.
  */
 
 #include <ctype.h>
 #include <stdlib.h>
+#include <strings.h>
 
 #include "url.h"
 
 
+static const char *lw_url_authority(const char *text, size_t *len);
 static int lw_url_number(const char *s, int max, int *n);
 static void lw_url_unescape(char *s);
 
@@ -167,4 +169,111 @@ lw_url_free(lw_url_t *u)
 {
     free(u->text);
     memset(u, 0, sizeof(*u));
+}
+
+
+void
+lw_url_where(const lw_url_t *u, char *out, size_t size)
+{
+    if (u->host == NULL) {
+        (void) snprintf(out, size, "%s", u->path);
+
+    } else if (strchr(u->host, ':')) {
+        (void) snprintf(out, size, "[%s]:%d", u->host, u->port);
+
+    } else {
+        (void) snprintf(out, size, "%s:%d", u->host, u->port);
+    }
+}
+
+
+const char *
+lw_url_check(const char *text)
+{
+    size_t       i, len;
+    const char  *host, *port;
+
+    if (*text == '\0') {
+        return "is empty";
+    }
+
+    if (strncasecmp(text, "http://", 7) != 0
+        && strncasecmp(text, "https://", 8) != 0)
+    {
+        return "does not begin with http:// or https://";
+    }
+
+    for (i = 0; text[i]; i++) {
+
+        if ((unsigned char) text[i] <= 0x20 || text[i] == 0x7f) {
+            return "has a blank or a control character in it";
+        }
+
+        if (text[i] == '?' || text[i] == '#') {
+            return "has a ? or # in it: a path is put behind it";
+        }
+    }
+
+    if (i > LW_URL_MAX) {
+        return "is too long";
+    }
+
+    host = lw_url_authority(text, &len);
+
+    if (len == 0 || *host == ':') {
+        return "names no host";
+    }
+
+    /* user:pa/ss@host: what is before the slash would be told for a host */
+
+    if (strchr(host + len, '@')) {
+        return "has an @ in its path: a / in a password is written %2F";
+    }
+
+    port = memrchr(host, ':', len);
+
+    if (port && memchr(port, ']', (size_t) (host + len - port)) == NULL
+        && strspn(port + 1, "0123456789") != (size_t) (host + len - port) - 1)
+    {
+        return "has a port that is no number";
+    }
+
+    return NULL;
+}
+
+
+void
+lw_url_host(const char *text, char *out, size_t size)
+{
+    size_t       len;
+    const char  *host;
+
+    host = lw_url_authority(text, &len);
+
+    (void) snprintf(out, size, "%.*s", (int) (len > 255 ? 255 : len), host);
+}
+
+
+/* host and port, without user and password, of a URL with a scheme */
+
+static const char *
+lw_url_authority(const char *text, size_t *len)
+{
+    size_t       n;
+    const char  *p, *at;
+
+    p = strstr(text, "://");
+    p = p ? p + 3 : text;
+    n = strcspn(p, "/?#");
+
+    at = memrchr(p, '@', n);
+
+    if (at) {
+        n -= (size_t) (at + 1 - p);
+        p = at + 1;
+    }
+
+    *len = n;
+
+    return p;
 }

@@ -1,0 +1,110 @@
+"""What lunary-worker says of its configuration, and of whom it cannot reach."""
+
+import socket
+
+import pytest
+
+from harness.wait import wait_for
+from harness.worker import once, run
+from ingest_standin.server import Ingest
+
+
+@pytest.fixture
+def lunary(folder):
+    server = Ingest().start()
+    (folder / "key").write_text("key\n")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def closed():
+    """The address of a port that nobody listens at."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{s.getsockname()[1]}"
+
+
+def add(redis, *entries):
+    return [redis.client.xadd("lunary:runs", e) for e in entries]
+
+
+def refused(*args, url=None):
+    """What a wrong configuration is told, in one line."""
+    done = once(url, *args, check=False)
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("lunary-worker: ")
+    return line
+
+
+# -- the configuration
+
+@pytest.mark.parametrize("option, args", [
+    ("--project", ["relay", "--project", "a={file}"]),
+    ("--config", ["ledger", "--config", "{file}"]),
+    ("--password-file", ["ledger", "--password-file", "{file}"]),
+    ("--prices", ["ledger", "--prices", "{file}"]),
+    ("--lunary-key-file", ["forget", "default", "ann", "--lunary-key-file",
+                           "{file}"])])
+def test_a_file_that_cannot_be_read_is_told_with_its_option(option, args,
+                                                            folder):
+    path = folder / "none"
+    said = refused(*[a.format(file=path) for a in args])
+    assert f"{option}: {path}: No such file" in said
+
+
+@pytest.mark.parametrize("yes", [[], ["--yes"]])
+@pytest.mark.parametrize("content", [None, "", "\n"])
+def test_forget_wants_its_key_before_it_deletes(redis, folder, yes, content):
+    add(redis, run(user_id="ann"))
+    if content is not None:
+        (folder / "private").write_text(content)
+    said = refused("forget", "default", "ann", *yes, "--lunary-key-file",
+                   folder / "private", url=redis.unix_url)
+    assert "--lunary-key-file" in said and "forget again" not in said
+    assert redis.client.xlen("lunary:runs") == 1
+
+
+@pytest.mark.parametrize("line", ["[relax]", "[relay", "[]", "[relay] # x",
+                                  "[Relay]"])
+def test_an_unknown_section_is_an_error(folder, line):
+    """Also for a command that is not meant."""
+    (folder / "w.conf").write_text(f"# x\n{line}\nbatch 3\n")
+    said = refused("ledger", "--once", "--config", folder / "w.conf")
+    assert f'w.conf:2: unknown section "{line}"' in said
+
+
+def test_every_commands_section_is_known(redis, folder):
+    (folder / "w.conf").write_text("".join(
+        f"[{c}]\n" for c in ("relay", "ledger", "export", "tail", "users",
+                             "show", "forget", "price")))
+    once(redis.unix_url, "ledger", "--once", "--config", folder / "w.conf")
+
+
+def test_what_is_wrong_in_a_file_is_told_as_the_workers(folder):
+    (folder / "w.conf").write_text("batch x\n")
+    assert "w.conf:1:" in refused("ledger", "--config", folder / "w.conf")
+    (folder / "w.conf").write_text("nonsense 1\n")
+    assert "w.conf:1:" in refused("ledger", "--config", folder / "w.conf")
+
+
+URLS = [("", "is empty"), ("lunary.ai", "http://"), ("ftp://x", "http://"),
+        ("//x", "http://"), ("http://", "no host"), ("http:///v1", "no host"),
+        ("http://:80", "no host"), ("http://u:s3c@", "no host"),
+        ("https://x?y", "?"), ("https://x#y", "#"), ("https://x y", "blank"),
+        ("https://x:y", "port"), ("http://u:1/s3c@x", "%2F"),
+        ("https://" + "x" * 1000, "too long")]
+
+
+@pytest.mark.parametrize("url, why", URLS, ids=[u[:20] for u, _ in URLS])
+@pytest.mark.parametrize("command", ["relay", "forget", "export"])
+def test_a_url_that_is_none_is_refused_at_the_start(folder, command, url,
+                                                    why):
+    (folder / "key").write_text("key")
+    option = "--endpoint" if command == "export" else "--api"
+    said = refused(command, *{
+        "relay": ["--once", "--project", f"*={folder}/key"],
+        "export": ["--once"], "forget": ["default", "ann"]}[command],
+        option, url)
+    assert f"{option}: " in said and why in said and "s3c" not in said
