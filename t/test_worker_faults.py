@@ -192,7 +192,7 @@ def test_a_command_that_redis_does_not_know_tells_no_password(
     (folder / "pw").write_text("s3cret-word\n")
     w = start(server.unix_url, *flags(lunary, folder, "--password-file",
                                       folder / "pw"))
-    w.says("Redis refused: ERR unknown command")
+    w.says(f"Redis at {server.socket} refused: ERR unknown command")
     assert "s3cret" not in w.said
 
 

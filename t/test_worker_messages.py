@@ -108,3 +108,36 @@ def test_a_url_that_is_none_is_refused_at_the_start(folder, command, url,
         "export": ["--once"], "forget": ["default", "ann"]}[command],
         option, url)
     assert f"{option}: " in said and why in said and "s3c" not in said
+
+
+# -- addresses
+
+def test_a_redis_that_is_away_is_told_with_its_address(closed, folder):
+    done = once(f"redis://me:s3cret@{closed}/1", "ledger", "--once",
+                check=False)
+    assert done.returncode == 3
+    assert f"Redis at {closed}: Connection refused" in done.stderr
+    assert "s3cret" not in done.stderr
+    path = f"{folder}/none.sock"
+    done = once(f"unix:{path}", "ledger", "--once", check=False)
+    assert f"Redis at {path}: No such file" in done.stderr
+
+
+def test_a_lunary_that_is_away_is_told_with_its_address(redis, folder, lunary,
+                                                        closed):
+    add(redis, run(user_id="ann"))
+    done = once(redis.unix_url, "relay", "--once", "--project",
+                f"*={folder}/key", "--api", f"http://me:s3cret@{closed}/base",
+                check=False)
+    assert done.returncode == 4
+    assert f" at {closed}: Couldn't connect" in done.stderr
+    assert "s3cret" not in done.stderr and "given up after 5" in done.stderr
+
+
+def test_export_once_says_that_it_gave_up(redis, closed):
+    add(redis, run())
+    done = once(redis.unix_url, "export", "--once", "--endpoint",
+                f"http://{closed}", check=False)
+    assert done.returncode == 4
+    assert f" at {closed}: Couldn't connect" in done.stderr
+    assert "given up after 5 tries" in done.stderr

@@ -244,6 +244,7 @@ lw_export_post(lw_t *w, size_t n)
         }
 
         if (w->options->once && tries >= LW_EXPORT_TRIES) {
+            lw_log(LW_LOG_ERROR, "given up after %u tries", tries);
             return LW_REMOTE;
         }
 

@@ -8,6 +8,7 @@
 #include <zlib.h>
 
 #include "http.h"
+#include "url.h"
 
 
 #define LW_ANSWER_MAX   (8 * 1024 * 1024)
@@ -134,6 +135,7 @@ int
 lw_http_send(lw_http_t *h, const char *method, const char *url,
     const lw_text_t *body, int gzip)
 {
+    char                 where[260];
     CURLcode             rc;
     lw_text_t            none;
     const lw_text_t     *sent;
@@ -226,8 +228,9 @@ lw_http_send(lw_http_t *h, const char *method, const char *url,
 
         /* neither whose it is (a search names the user) nor a password */
 
-        lw_log(LW_LOG_WARN, "%s %s: %s", method, lw_http_path(url),
-               curl_easy_strerror(rc));
+        lw_url_host(url, where, sizeof(where));
+        lw_log(LW_LOG_WARN, "%s %s at %s: %s", method, lw_http_path(url),
+               where, curl_easy_strerror(rc));
 
         return LW_ERROR;
     }

@@ -30,6 +30,7 @@ struct lw_redis_s {
     int                   ndigits;
 
     lw_url_t              url;
+    char                  where[300];     /* host:port or path, for the log   */
     lw_maker_t            maker;
     redisReply           *ahead;      /* was asked for ahead, and came        */
     int                   waiting;    /* asked for ahead, and not yet read    */
@@ -44,7 +45,7 @@ struct lw_redis_s {
 static int lw_redis_secure(lw_redis_t *r);
 #endif
 static int lw_redis_login(lw_redis_t *r);
-static void lw_redis_complain(const redisReply *reply);
+static void lw_redis_complain(const lw_redis_t *r, const redisReply *reply);
 static redisReply *lw_redis_read(lw_redis_t *r);
 static redisReply *lw_redis_broken(lw_redis_t *r);
 
@@ -76,6 +77,8 @@ lw_redis_create(const lw_options_t *o)
         return NULL;
     }
 #endif
+
+    lw_url_where(&r->url, r->where, sizeof(r->where));
 
     return r;
 }
@@ -117,7 +120,8 @@ lw_redis_connect(lw_redis_t *r)
                    : redisConnectWithTimeout(r->url.host, r->url.port, tv);
 
     if (r->c == NULL || r->c->err) {
-        lw_log(LW_LOG_WARN, "Redis: %s", r->c ? r->c->errstr : "no memory");
+        lw_log(LW_LOG_WARN, "Redis at %s: %s", r->where,
+               r->c ? r->c->errstr : "no memory");
         lw_redis_close(r);
         return LW_REDIS;
     }
@@ -211,8 +215,8 @@ lw_redis_secure(lw_redis_t *r)
     /* the connection owns the object, but where this fails */
 
     if (redisInitiateSSL(r->c, ssl) != REDIS_OK) {
-        lw_log(LW_LOG_WARN, "Redis: no TLS: %s (certificate: %s)",
-               r->c->errstr,
+        lw_log(LW_LOG_WARN, "Redis at %s: no TLS: %s (certificate: %s)",
+               r->where, r->c->errstr,
                X509_verify_cert_error_string(SSL_get_verify_result(ssl)));
         SSL_free(ssl);
         return LW_REDIS;
@@ -488,7 +492,7 @@ lw_redis_read(lw_redis_t *r)
     got = reply;
 
     if (lw_reply_is_error(got)) {
-        lw_redis_complain(got);
+        lw_redis_complain(r, got);
     }
 
     return got;
@@ -496,7 +500,7 @@ lw_redis_read(lw_redis_t *r)
 
 
 static void
-lw_redis_complain(const redisReply *reply)
+lw_redis_complain(const lw_redis_t *r, const redisReply *reply)
 {
     size_t       i, n;
     const char  *args;
@@ -517,8 +521,8 @@ lw_redis_complain(const redisReply *reply)
     args = strcasestr(reply->str, ", with args");
     n = args ? (size_t) (args - reply->str) : strlen(reply->str);
 
-    lw_log(LW_LOG_ERROR, "Redis refused: %.*s", (int) (n > 80 ? 80 : n),
-           reply->str);
+    lw_log(LW_LOG_ERROR, "Redis at %s refused: %.*s", r->where,
+           (int) (n > 80 ? 80 : n), reply->str);
 }
 
 
@@ -526,7 +530,7 @@ static redisReply *
 lw_redis_broken(lw_redis_t *r)
 {
     if (r->c) {
-        lw_log(LW_LOG_WARN, "Redis: %s",
+        lw_log(LW_LOG_WARN, "Redis at %s: %s", r->where,
                r->c->errstr[0] ? r->c->errstr : "connection lost");
     }
 
