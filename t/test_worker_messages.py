@@ -141,3 +141,32 @@ def test_export_once_says_that_it_gave_up(redis, closed):
     assert done.returncode == 4
     assert f" at {closed}: Couldn't connect" in done.stderr
     assert "given up after 5 tries" in done.stderr
+
+
+# -- members of the group
+
+def test_once_that_fails_leaves_one_name_in_the_group(redis, lunary, folder):
+    """That which has the entries: the next takes them, and its place."""
+    add(redis, run(), run())
+    lunary.fail(10 ** 4, 403)
+
+    def members():
+        return {c["name"]: c for c in
+                redis.client.xinfo_consumers("lunary:runs", "relay")}
+
+    def go(code):
+        done = once(redis.unix_url, "relay", "--once", "--api", lunary.url,
+                    "--project", f"*={folder}/key", "--claim-after", "300ms",
+                    check=False)
+        assert done.returncode == code, done.stderr
+
+    seen = set()
+    for _ in range(3):
+        go(4)
+        (one,) = members().values()
+        assert one["pending"] == 2 and one["name"] not in seen
+        seen.add(one["name"])
+        wait_for(lambda: all(c["idle"] > 400 for c in members().values()))
+    lunary.failures.clear()
+    go(0)
+    assert len(lunary.runs) == 2 and members() == {}

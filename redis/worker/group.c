@@ -381,5 +381,14 @@ lw_group_leave(lw_t *w)
         reply = lw_script_call(a, &script);
 
         lw_reply_free(reply);
+
+        /*
+         * Nor are those whose entries this one took: where it failed, nothing
+         * else removes them, and cron makes a new name each time
+         */
+
+        if (lw_group_tidy(w, (unsigned) i) != LW_OK) {
+            return;
+        }
     }
 }

@@ -47,6 +47,9 @@ int lw_group_again(lw_t *w);
 int lw_group_claim(lw_t *w);
 int lw_group_collect(lw_t *w);
 
+/* removes members with a made-up name that have ended, and nothing pending */
+int lw_group_tidy(lw_t *w, unsigned stream);
+
 /* the progress line and the metrics, where they are due */
 void lw_group_report(lw_t *w);
 

@@ -20,7 +20,6 @@
 
 
 static int lw_group_judge(lw_t *w, unsigned stream, size_t from);
-static int lw_group_tidy(lw_t *w, unsigned stream);
 static int lw_group_read(lw_t *w, int64_t block);
 static void lw_group_command(lw_t *w, lw_args_t *a, int64_t block);
 static int64_t lw_group_count(lw_t *w);
@@ -192,7 +191,7 @@ lw_group_claim(lw_t *w)
  * would it be taken all the same, Redis makes it anew when it asks.
  */
 
-static int
+int
 lw_group_tidy(lw_t *w, unsigned stream)
 {
     lw_args_t   *a;
