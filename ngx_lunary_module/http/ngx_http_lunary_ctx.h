@@ -155,6 +155,7 @@ struct ngx_http_lunary_ctx_s {
                                                         to be undone         */
     ngx_array_t                       *marks;        /* what of it is to go:
                                                         u_char *, values     */
+    ngx_uint_t                         mark;         /* the next one to meet */
     ngx_chain_t                       *body;         /* as it came, where it
                                                         was spliced ...      */
     ngx_http_lunary_body_id_t          spliced;      /* ... into this        */

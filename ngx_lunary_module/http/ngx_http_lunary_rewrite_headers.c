@@ -163,14 +163,17 @@ ngx_http_lunary_rewrite_mark(ngx_http_request_t *r,
 }
 
 
-/* 1 where it was there when the caller was judged */
+/*
+ * 1 where it was there when the caller was judged.  Headers come in the order
+ * of their marks, unless others have changed the list: it mostly is the next.
+ */
 
 static ngx_uint_t
 ngx_http_lunary_marked(ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf, ngx_table_elt_t *h)
 {
     u_char      **mark;
-    ngx_uint_t    i;
+    ngx_uint_t    i, n;
 
     if (ctx == NULL || lcf->phase != NGX_HTTP_LUNARY_PREACCESS) {
         return 1;
@@ -181,9 +184,16 @@ ngx_http_lunary_marked(ngx_http_lunary_ctx_t *ctx,
     }
 
     mark = ctx->marks->elts;
+    n = ctx->marks->nelts;
 
-    for (i = 0; i < ctx->marks->nelts; i++) {
+    if (ctx->mark < n && mark[ctx->mark] == h->value.data) {
+        ctx->mark++;
+        return 1;
+    }
+
+    for (i = 0; i < n; i++) {
         if (mark[i] == h->value.data) {
+            ctx->mark = i + 1;
             return 1;
         }
     }
@@ -229,7 +239,8 @@ ngx_http_lunary_is_session(ngx_http_lunary_loc_conf_t *lcf,
 }
 
 
-/* what was done before in the same request is added to */
+/* what was done before in the same request is added to; what fails is as if it
+ * had not been tried */
 
 ngx_int_t
 ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
@@ -239,10 +250,13 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
     ngx_int_t   rc;
     ngx_str_t   user;
     ngx_list_t  list;
+    ngx_uint_t  n;
 
     if (!ctx->headers_swapped) {
         ctx->changes = NULL;
     }
+
+    n = ctx->changes ? ctx->changes->nelts : 0;
 
     ngx_str_null(&user);
 
@@ -254,12 +268,20 @@ ngx_http_lunary_rewrite_headers(ngx_http_request_t *r,
 
     rc = ngx_http_lunary_rebuild(r, ctx, lcf, what, user.len != 0, &list);
 
-    if (rc != NGX_OK) {
-        return (rc == NGX_DECLINED) ? NGX_OK : rc;
+    if (rc == NGX_DECLINED) {
+        return NGX_OK;
     }
 
-    if (user.len && ngx_http_lunary_put_in(r, ctx, lcf, &user, &list) != NGX_OK)
-    {
+    if (rc == NGX_OK && user.len) {
+        rc = ngx_http_lunary_put_in(r, ctx, lcf, &user, &list);
+    }
+
+    if (rc != NGX_OK) {
+
+        if (ctx->changes) {
+            ctx->changes->nelts = n;
+        }
+
         return NGX_ERROR;
     }
 
@@ -334,6 +356,10 @@ ngx_http_lunary_rebuild(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
                != NGX_OK)
         {
             return NGX_ERROR;
+        }
+
+        if (ctx) {
+            ctx->mark = 0;
         }
 
         ngx_http_lunary_walk(&w, &r->headers_in.headers);

@@ -74,6 +74,7 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
 
     lunary_bedrock_path(call);
     lunary_call_params(call, text, but, NULL, 7);
+
     /* the path says whose model it is, but for an inference profile's ARN */
 
     if (call->model.len < 4 || memcmp(call->model.data, "arn:", 4) == 0) {
