@@ -7,7 +7,8 @@
  *     ngx_http_lunary_module.c     directives, phases, process start and end
  *     ngx_http_lunary_conf.h       the configuration, and its files
  *     ngx_http_lunary_ctx.c        the context, its call, ids and clock
- *     ngx_http_lunary_request.c    phase handler: read, identify, judge
+ *     ngx_http_lunary_request.c    phase handlers: read, identify, judge
+ *     ngx_http_lunary_request_body.c  reads and scans the body
  *     ngx_http_lunary_headers.c    headers looked up by name
  *     ngx_http_lunary_identity.c   sources, precedence, claims
  *     ngx_http_lunary_identity_headers.c  what headers say
@@ -110,6 +111,20 @@ void ngx_http_lunary_resume(ngx_http_request_t *r);
 
 ngx_int_t ngx_http_lunary_preaccess_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_lunary_precontent_handler(ngx_http_request_t *r);
+
+
+/* ngx_http_lunary_request_body.c */
+
+/*
+ * NGX_OK: the body is here and scanned; NGX_DONE: it will be, the phases go
+ * on by themselves; otherwise a status to finalize the request with.
+ */
+ngx_int_t ngx_http_lunary_read_body(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+
+/* the body that is there, unless it is what was scanned: NGX_OK or a status */
+ngx_int_t ngx_http_lunary_scan_body(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
 
 /* request body filter: scans what passes */
 ngx_int_t ngx_http_lunary_request_body_filter(ngx_http_request_t *r,

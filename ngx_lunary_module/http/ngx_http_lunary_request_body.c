@@ -1,0 +1,378 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * The request's body: read before the call is judged, and scanned by a request
+ * body filter as it arrives, or later where another module has read it.
+ *
+ * Invariants
+ *   - r->main->count is given back exactly once for the one time the body is
+ *     read;
+ *   - the scanner sees every byte of the body exactly once, in order;
+ *   - others are served between the parts of a large body.
+ */
+
+#include "ngx_http_lunary_module.h"
+
+
+#define NGX_HTTP_LUNARY_SCAN_STEP  (64 * 1024)
+
+/* bytes of a body that are read without a look at what others want */
+#define NGX_HTTP_LUNARY_TURN       (256 * 1024)
+
+
+static void ngx_http_lunary_body_handler(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_lunary_turns(ngx_http_request_t *r);
+static void ngx_http_lunary_portion(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+static ngx_uint_t ngx_http_lunary_yield(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+
+
+ngx_http_request_body_filter_pt  ngx_http_lunary_next_request_body;
+
+
+ngx_int_t
+ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_int_t  rc;
+
+    if (r->request_body) {
+
+        /* another module has read it */
+
+        ctx->read_done = 1;
+        return ngx_http_lunary_scan_body(r, ctx);
+    }
+
+    if (r->headers_in.content_length_n <= 0 && !r->headers_in.chunked
+#if (NGX_HTTP_V2)
+        && r->stream == NULL
+#endif
+#if (NGX_HTTP_V3)
+        && r->http_version != NGX_HTTP_VERSION_30
+#endif
+       )
+    {
+        ctx->read_done = 1;
+        ctx->body_ended = 1;
+
+        lunary_call_request_end(ctx->call);
+
+        return NGX_OK;
+    }
+
+    ctx->reading = 1;
+
+    rc = ngx_http_read_client_request_body(r, ngx_http_lunary_body_handler);
+
+    ctx->reading = 0;
+
+    if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
+        return rc;
+    }
+
+    if (ctx->read_done) {
+
+        /* all of it was at hand: no need to come back */
+
+        r->main->count--;
+        r->write_event_handler = ngx_http_core_run_phases;
+
+        return NGX_OK;
+    }
+
+    ngx_http_finalize_request(r, NGX_DONE);
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_http_lunary_body_handler(ngx_http_request_t *r)
+{
+    ngx_http_lunary_ctx_t  *ctx;
+
+    ctx = ngx_http_lunary_get_ctx(r);
+
+    r->preserve_body = 1;
+
+    ctx->read_done = 1;
+
+    ngx_http_lunary_body_id(r, &ctx->scanned);
+
+    if (!ctx->body_ended) {
+        ctx->body_ended = 1;
+        lunary_call_request_end(ctx->call);
+    }
+
+    if (ctx->reading) {
+        return;
+    }
+
+    r->write_event_handler = ngx_http_core_run_phases;
+    ngx_http_core_run_phases(r);
+}
+
+
+ngx_int_t
+ngx_http_lunary_request_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
+{
+    ngx_int_t                    rc;
+    ngx_buf_t                   *b;
+    ngx_chain_t                 *cl;
+    ngx_http_lunary_ctx_t       *ctx;
+    ngx_http_lunary_loc_conf_t  *lcf;
+
+    if (in == NULL) {
+        return ngx_http_lunary_next_request_body(r, in);
+    }
+
+    ctx = ngx_http_lunary_get_ctx(r);
+
+    if (ctx == NULL) {
+
+        /* read by a module that runs before us: scan it all the same */
+
+        lcf = ngx_http_get_module_loc_conf(r, ngx_http_lunary_module);
+
+        if (lcf->enable.cv || !lcf->enable.value || r != r->main) {
+            return ngx_http_lunary_next_request_body(r, in);
+        }
+
+        ctx = ngx_http_lunary_make_ctx(r, lcf);
+
+        if (ctx == NULL) {
+            return ngx_http_lunary_next_request_body(r, in);
+        }
+    }
+
+    if (ctx->body_ended || ctx->aside) {
+        return ngx_http_lunary_next_request_body(r, in);
+    }
+
+    for (cl = in; cl; cl = cl->next) {
+        b = cl->buf;
+
+        if (ngx_buf_in_memory(b) && b->last > b->pos) {
+
+            if (!ctx->body_started) {
+                ctx->first = b->pos;
+            }
+
+            ctx->body_started = 1;
+            ctx->request_bytes += b->last - b->pos;
+
+            lunary_call_request(ctx->call, b->pos, b->last - b->pos);
+        }
+
+        if (b->last_buf) {
+            ctx->body_ended = 1;
+            lunary_call_request_end(ctx->call);
+        }
+    }
+
+    ngx_http_lunary_portion(r, ctx);
+
+    rc = ngx_http_lunary_next_request_body(r, in);
+
+    if (rc == NGX_OK && ngx_http_lunary_yield(r, ctx)) {
+        return NGX_AGAIN;
+    }
+
+    return rc;
+}
+
+
+/* HTTP/2 and HTTP/3 share a connection, have buffers of their own, and take an
+ * NGX_AGAIN of a filter for a failure */
+
+static ngx_uint_t
+ngx_http_lunary_turns(ngx_http_request_t *r)
+{
+#if (NGX_HTTP_V2)
+    if (r->stream) {
+        return 0;
+    }
+#endif
+
+#if (NGX_HTTP_V3)
+    if (r->http_version == NGX_HTTP_VERSION_30) {
+        return 0;
+    }
+#endif
+
+    return 1;
+}
+
+
+/*
+ * nginx reads as much at once as there is room in its buffer, and of a buffer
+ * of megabytes that is what the socket has.  So the buffer ends a part behind
+ * what it holds, until that is its end.
+ *
+ * Called before those who write a full buffer into a file.
+ */
+
+static void
+ngx_http_lunary_portion(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_buf_t  *b;
+
+    b = r->request_body->buf;
+
+    if (b == NULL || !ngx_http_lunary_turns(r)) {
+        return;
+    }
+
+    if (ctx->portion != b) {
+        ctx->portion = b;
+        ctx->portion_end = b->end;
+    }
+
+    b->end = ctx->portion_end;
+
+    if (!ctx->body_ended && b->end - b->last > NGX_HTTP_LUNARY_TURN) {
+        b->end = b->last + NGX_HTTP_LUNARY_TURN;
+    }
+}
+
+
+/*
+ * nginx reads a body in one go for as long as the socket has some of it, and
+ * what is read is scanned: of a large one so much that others would wait for
+ * milliseconds.  After a part of it the rest is left to the next round of the
+ * event loop, as if the socket had no more.
+ *
+ * 1 where it is.
+ */
+
+static ngx_uint_t
+ngx_http_lunary_yield(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_event_t               *rev;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    rev = r->connection->read;
+
+    if (!rev->ready) {
+
+        /* nginx itself leaves it here */
+
+        ctx->turn = ctx->request_bytes;
+        return 0;
+    }
+
+    if (ctx->request_bytes - ctx->turn < NGX_HTTP_LUNARY_TURN
+        || ctx->body_ended
+        || r->request_body->buf == NULL
+        || r->request_body_no_buffering
+        || !ngx_http_lunary_turns(r))
+    {
+        return 0;
+    }
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
+                   "lunary: body is read on in the next round, %O bytes so far",
+                   ctx->request_bytes);
+
+    ctx->turn = ctx->request_bytes;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    ngx_add_timer(rev, clcf->client_body_timeout);
+    ngx_post_event(rev, &ngx_posted_next_events);
+
+    return 1;
+}
+
+
+/*
+ * A body that was read, and perhaps replaced, by another module before the
+ * filter could see it.  Bodies in memory are scanned at once, temporary files
+ * in steps from the page cache.
+ */
+
+ngx_int_t
+ngx_http_lunary_scan_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    off_t                       off;
+    size_t                      n;
+    u_char                     *p;
+    ssize_t                     got;
+    ngx_buf_t                  *b;
+    ngx_chain_t                *cl;
+    ngx_http_lunary_body_id_t   now;
+
+    ngx_http_lunary_body_id(r, &now);
+
+    if (ctx->body_ended && ctx->scanned.size == 0
+        && now.size == ctx->request_bytes
+        && (now.first == NULL || now.first == ctx->first))
+    {
+        /* it is what our filter has seen */
+
+        ctx->scanned = now;
+        return NGX_OK;
+    }
+
+    ctx->scanned = now;
+
+    if (ctx->body_ended || ctx->body_started) {
+
+        /* what was scanned is not what will be sent: forget it */
+
+        ngx_log_debug2(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
+                       "lunary: body of %O bytes is read again, it has %O",
+                       ctx->request_bytes, now.size);
+
+        if (ngx_http_lunary_open_call(r, ctx) != NGX_OK) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        ctx->request_bytes = 0;
+    }
+
+    ctx->body_started = 1;
+
+    p = NULL;
+
+    for (cl = r->request_body->bufs; cl; cl = cl->next) {
+        b = cl->buf;
+
+        if (ngx_buf_in_memory(b)) {
+            ctx->request_bytes += b->last - b->pos;
+            lunary_call_request(ctx->call, b->pos, b->last - b->pos);
+            continue;
+        }
+
+        if (!b->in_file) {
+            continue;
+        }
+
+        if (p == NULL) {
+            p = ngx_palloc(r->pool, NGX_HTTP_LUNARY_SCAN_STEP);
+            if (p == NULL) {
+                return NGX_HTTP_INTERNAL_SERVER_ERROR;
+            }
+        }
+
+        for (off = b->file_pos; off < b->file_last; off += got) {
+
+            n = (size_t) ngx_min((off_t) NGX_HTTP_LUNARY_SCAN_STEP,
+                                 b->file_last - off);
+
+            got = ngx_read_file(b->file, p, n, off);
+            if (got <= 0) {
+                return NGX_HTTP_INTERNAL_SERVER_ERROR;
+            }
+
+            ctx->request_bytes += got;
+            lunary_call_request(ctx->call, p, (size_t) got);
+        }
+    }
+
+    ctx->body_ended = 1;
+    lunary_call_request_end(ctx->call);
+
+    return NGX_OK;
+}
