@@ -19,6 +19,7 @@
                                        an escape, a pair's half, a character  */
 
 
+static size_t lunary_cut_limit(size_t cut);
 static int lunary_cut_surrogate(const unsigned char *p,
     const unsigned char *end, unsigned char from);
 static size_t lunary_cut_drop(lunary_cut_t *c, unsigned char *text,
@@ -196,14 +197,28 @@ lunary_cut_start(lunary_cut_t *c, size_t at)
 }
 
 
+/* where a string that grows is trimmed: longer than any that may stay whole */
+
+static size_t
+lunary_cut_limit(size_t cut)
+{
+    size_t  half;
+
+    half = cut / 2;
+
+    return cut + (half > LUNARY_CUT_GRACE ? half : LUNARY_CUT_GRACE + 1);
+}
+
+
 size_t
 lunary_cut_room(const lunary_cut_t *c, size_t len, size_t cut)
 {
-    size_t  n;
+    size_t  n, limit;
 
     n = len - c->at;
+    limit = lunary_cut_limit(cut);
 
-    return (n < cut + cut / 2) ? cut + cut / 2 - n : 1;
+    return (n < limit) ? limit - n : 1;
 }
 
 
@@ -214,7 +229,7 @@ lunary_cut_trim(lunary_cut_t *c, unsigned char *text, size_t len, size_t cut)
 
     half = cut / 2;
 
-    if (c->head != 0 || len - c->at < cut + half) {
+    if (c->head != 0 || len - c->at < lunary_cut_limit(cut)) {
         return len;
     }
 
