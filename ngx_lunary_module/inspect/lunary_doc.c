@@ -14,6 +14,7 @@
  */
 
 #include "lunary_doc_internal.h"
+#include "lunary_string.h"
 
 
 #define LUNARY_DOC_MIN    2048             /* bound of a text, at least       */
@@ -27,6 +28,8 @@ static int lunary_doc_behind(const lunary_doc_t *d, const unsigned char *p,
     const unsigned char *end);
 static size_t lunary_doc_room(const lunary_doc_t *d, size_t n);
 static int lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
+    const unsigned char *end);
+static int lunary_doc_short(const lunary_doc_t *d, const unsigned char **pp,
     const unsigned char *end);
 static void lunary_doc_put(lunary_doc_t *d, const unsigned char *from,
     const unsigned char *to);
@@ -200,7 +203,7 @@ lunary_doc_feed(lunary_doc_t *d, const unsigned char *p, size_t n)
 
         d->rc = lunary_doc_step(d, &p, p + room);
 
-        if (d->r.len >= d->limit && lunary_doc_kept(d)
+        if (lunary_reduce_size(&d->r) >= d->limit && lunary_doc_kept(d)
             && !lunary_doc_cut(d))
         {
             lunary_doc_reduce(d, lunary_doc_at(d, p));
@@ -285,27 +288,35 @@ lunary_doc_reserve(lunary_doc_t *d, size_t n)
 
     n += d->r.len + LUNARY_DOC_SLACK;
 
-    if (n <= d->cap) {
+    if (n <= (d->r.aside ? d->r.aside_at : d->cap)) {
         return LUNARY_OK;
     }
 
-    cap = d->cap + d->cap / 2;
+    n += d->r.aside;
 
-    if (cap > d->limit + LUNARY_DOC_SLACK) {
-        cap = d->limit + LUNARY_DOC_SLACK;
+    if (n > d->cap) {
+        cap = d->cap + d->cap / 2;
+
+        if (cap > d->limit + LUNARY_DOC_SLACK) {
+            cap = d->limit + LUNARY_DOC_SLACK;
+        }
+
+        if (cap < n) {
+            cap = n;
+        }
+
+        p = lunary_realloc(d->mem, d->r.data, d->cap, cap);
+        if (p == NULL) {
+            return LUNARY_NOMEM;
+        }
+
+        d->r.data = p;
+        d->cap = cap;
     }
 
-    if (cap < n) {
-        cap = n;
+    if (d->r.aside) {
+        lunary_reduce_raise(&d->r, d->cap);
     }
-
-    p = lunary_realloc(d->mem, d->r.data, d->cap, cap);
-    if (p == NULL) {
-        return LUNARY_NOMEM;
-    }
-
-    d->r.data = p;
-    d->cap = cap;
 
     return LUNARY_OK;
 }
@@ -322,8 +333,10 @@ lunary_doc_room(const lunary_doc_t *d, size_t n)
         return n;
     }
 
-    if (n > d->limit - d->r.len) {
-        n = d->limit - d->r.len;
+    room = d->limit - lunary_reduce_size(&d->r);
+
+    if (n > room) {
+        n = room;
     }
 
     if (d->mode == MODE_TEXT) {
@@ -348,8 +361,9 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
     const unsigned char *end)
 {
     int                   back, mode;
+    size_t                len;
     lunary_scan_t        *s;
-    const unsigned char  *p, *from;
+    const unsigned char  *p, *from, *inside;
     lunary_scan_event_e   ev;
 
     s = &d->scan;
@@ -417,8 +431,10 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
                 back = 1;
             }
 
-            lunary_doc_open(d, p[-1] == '[', d->r.len + (size_t) (p - from),
-                            s->token + 1);
+            len = d->r.len + (size_t) (p - from);
+
+            lunary_reduce_opened(&d->r, s->depth, len - 1);
+            lunary_doc_open(d, p[-1] == '[', len, s->token + 1);
 
             if (back) {
                 break;
@@ -440,6 +456,8 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
                 back = 1;
             }
 
+            lunary_reduce_closed(&d->r, s->depth,
+                                 d->r.len + (size_t) (p - from));
             lunary_doc_closed(d);
 
             break;
@@ -453,15 +471,27 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
             }
 
             mode = lunary_doc_string(d, p, end);
+            inside = p;
+
+            if (mode == MODE_CUT && lunary_doc_short(d, &p, end)) {
+                s->notify = d->watched;
+                mode = MODE_TEXT;
+            }
 
             if (mode != MODE_TEXT) {
 
                 /* what is before it, and the quote, are no part of it */
 
-                lunary_doc_put(d, from, p);
+                lunary_doc_put(d, from, inside);
                 lunary_probe_init(&d->probe, d->class & LUNARY_MEDIA_STRING);
                 lunary_cut_start(&d->cut, d->r.len);
                 d->mode = (uint8_t) mode;
+
+                if (p != inside) {
+                    lunary_doc_put(d, inside, p);
+                    lunary_doc_settle(d, lunary_doc_at(d, p));
+                }
+
                 *pp = p;
 
                 return LUNARY_OK;
@@ -557,6 +587,29 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
     *pp = p;
 
     return (s->state == LUNARY_SCAN_S_DONE) ? LUNARY_DONE : LUNARY_OK;
+}
+
+
+/*
+ * Passes over a string's inside while it is not too long.  1 where it ends so:
+ * it needs no cutting, and p is at its closing quote.
+ */
+
+static int
+lunary_doc_short(const lunary_doc_t *d, const unsigned char **pp,
+    const unsigned char *end)
+{
+    const unsigned char  *p;
+
+    p = *pp;
+
+    if ((size_t) (end - p) > d->r.cut + LUNARY_CUT_GRACE + 1) {
+        end = p + d->r.cut + LUNARY_CUT_GRACE + 1;
+    }
+
+    *pp = lunary_string_span(p, end);
+
+    return *pp != end && **pp == '"';
 }
 
 

@@ -70,7 +70,7 @@ lunary_doc_reduce(lunary_doc_t *d, uint64_t offset)
         r->len = lunary_cut_trim(&d->cut, r->data, r->len, r->cut);
     }
 
-    if (r->len <= enough) {
+    if (lunary_reduce_size(r) <= enough) {
         return;
     }
 
@@ -79,7 +79,7 @@ lunary_doc_reduce(lunary_doc_t *d, uint64_t offset)
     lunary_reduce_elements(r, d->max);
     lunary_doc_moved(d, fixed);
 
-    if (r->len <= enough) {
+    if (lunary_reduce_size(r) <= enough) {
         return;
     }
 
@@ -98,7 +98,7 @@ lunary_doc_reduce(lunary_doc_t *d, uint64_t offset)
         lunary_doc_moved(d, fixed);
     }
 
-    if (r->len <= enough) {
+    if (lunary_reduce_size(r) <= enough) {
         return;
     }
 
@@ -217,6 +217,7 @@ lunary_doc_finish(lunary_doc_t *d)
 int
 lunary_doc_close(lunary_doc_t *d)
 {
+    size_t          fixed;
     unsigned        depth;
     lunary_scan_t  *s;
 
@@ -240,6 +241,11 @@ lunary_doc_close(lunary_doc_t *d)
     if (lunary_doc_reserve(d, LUNARY_SCAN_DEPTH) != LUNARY_OK) {
         return LUNARY_NOMEM;
     }
+
+    lunary_doc_fixed(d);
+    fixed = d->r.fixed;
+    lunary_reduce_gather(&d->r);
+    lunary_doc_moved(d, fixed);
 
     depth = s->depth;
 
@@ -419,9 +425,8 @@ lunary_doc_fit(lunary_reduce_t *r, size_t max, int cutting)
         lunary_reduce_strings(r);
     }
 
-    if (r->len > max) {
-        lunary_reduce_elements(r, max);
-    }
+    lunary_reduce_elements(r, max);
+    lunary_reduce_gather(r);
 
     if (r->len > max) {
         (void) lunary_reduce_values(r, max);

@@ -4,61 +4,19 @@
  * Reducing a text.  See lunary_reduce.h.
  */
 
-#include "lunary_cut.h"
-#include "lunary_json.h"
-#include "lunary_reduce.h"
-#include "lunary_string.h"
+#include "lunary_reduce_internal.h"
 
 
 #define LUNARY_REDUCE_LEVELS  64      /* containers nested deeper are not seen*/
-#define LUNARY_REDUCE_ROUNDS  8       /* tries a step                         */
 #define LUNARY_REDUCE_WORTH   128     /* less is not worth a marker           */
-#define LUNARY_REDUCE_STEP    2048    /* bytes moved at once                  */
-
-
-/* an object or array as the walk leaves it: offsets in the text */
-
-typedef struct {
-    size_t     start;                 /* of its bracket                       */
-    size_t     last;                  /* of its newest entry                  */
-    size_t     end;                   /* behind it                            */
-    size_t     key;                   /* of the top-level key it is under ... */
-    size_t     key_len;               /* ... without quotes                   */
-    unsigned   depth;                 /* brackets open around it              */
-    unsigned   open;                  /* 1: it has not ended yet              */
-} lunary_node_t;
-
-/* sees every container once, inner ones first */
-typedef void (*lunary_reduce_visit_pt)(void *ctx, const lunary_reduce_t *r,
-    const lunary_node_t *node);
-
-typedef struct {
-    lunary_node_t   node;
-    size_t          best;             /* 0: none yet                          */
-    size_t          need;
-    size_t          least;
-} lunary_choice_t;
 
 
 static size_t lunary_reduce_string(lunary_reduce_t *r, unsigned char *s,
     size_t len, lunary_str_t key);
-static unsigned lunary_reduce_walk(const lunary_reduce_t *r,
-    lunary_reduce_visit_pt visit, void *ctx);
-static int lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c);
-static void lunary_reduce_found(lunary_reduce_hot_t *hot, size_t at);
-static size_t lunary_reduce_known(lunary_reduce_t *r, size_t first,
-    size_t need);
 static void lunary_reduce_move(unsigned char *to, const unsigned char *from,
     size_t n);
-static size_t lunary_reduce_worth(const lunary_reduce_t *r, size_t target);
-static void lunary_reduce_array(void *ctx, const lunary_reduce_t *r,
-    const lunary_node_t *node);
 static void lunary_reduce_value(void *ctx, const lunary_reduce_t *r,
     const lunary_node_t *node);
-static size_t lunary_reduce_drop(lunary_reduce_t *r,
-    const lunary_node_t *node, size_t need);
-static void lunary_reduce_edit(lunary_reduce_t *r, size_t from, size_t to,
-    const unsigned char *text, size_t n, const lunary_node_t *node);
 
 
 void
@@ -67,11 +25,13 @@ lunary_reduce_init(lunary_reduce_t *r, size_t cut)
     r->data = NULL;
     r->len = 0;
     r->fixed = 0;
+    r->aside = 0;
     r->cut = cut;
     r->removed = 0;
     r->nmarks = 0;
     r->nnotes = 0;
     r->hot.valid = 0;
+    r->hot.drops = 0;
     r->hot.n = 0;
     r->hot.moved = 0;
     r->last.len = 0;
@@ -250,9 +210,7 @@ lunary_reduce_string(lunary_reduce_t *r, unsigned char *s, size_t len,
 }
 
 
-/* returns how many brackets are open at `fixed` */
-
-static unsigned
+unsigned
 lunary_reduce_walk(const lunary_reduce_t *r, lunary_reduce_visit_pt visit,
     void *ctx)
 {
@@ -349,329 +307,14 @@ lunary_reduce_walk(const lunary_reduce_t *r, lunary_reduce_visit_pt visit,
 }
 
 
-/* what a round has to bring, so that a few of them do and not many */
-
-static size_t
+size_t
 lunary_reduce_worth(const lunary_reduce_t *r, size_t target)
 {
     size_t  n;
 
-    n = (r->len - target) / LUNARY_REDUCE_ROUNDS;
+    n = (lunary_reduce_size(r) - target) / LUNARY_REDUCE_ROUNDS;
 
     return n > LUNARY_REDUCE_WORTH ? n : LUNARY_REDUCE_WORTH;
-}
-
-
-/* of arrays the one whose old elements are the most; on a tie the outermost */
-
-static void
-lunary_reduce_array(void *ctx, const lunary_reduce_t *r,
-    const lunary_node_t *node)
-{
-    size_t            n;
-    lunary_choice_t  *c = ctx;
-
-    n = node->last - node->start - 1;
-
-    if (r->data[node->start] == '[' && n >= c->need && n >= c->best) {
-        c->best = n;
-        c->node = *node;
-    }
-}
-
-
-void
-lunary_reduce_elements(lunary_reduce_t *r, size_t target)
-{
-    int              i;
-    unsigned         open;
-    lunary_choice_t  c;
-
-    for (i = 0; i < LUNARY_REDUCE_ROUNDS && r->len > target; i++) {
-
-        c.best = 0;
-        c.need = lunary_reduce_worth(r, target);
-
-        if (!lunary_reduce_hot(r, &c)) {
-
-            open = lunary_reduce_walk(r, lunary_reduce_array, &c);
-
-            if (c.best != 0 && c.node.open) {
-                r->hot.valid = 1;
-                r->hot.start = c.node.start;
-                r->hot.last = c.node.last;
-                r->hot.key = c.node.key;
-                r->hot.key_len = c.node.key_len;
-                r->hot.at = r->fixed;
-                r->hot.level = open - c.node.depth - 1;
-                r->hot.n = 0;
-            }
-        }
-
-        if (c.best == 0
-            || lunary_reduce_drop(r, &c.node, r->len - target) == 0)
-        {
-            return;
-        }
-    }
-}
-
-
-/*
- * 1 where the array that lost elements before is the one to lose more: it is
- * still open, and its old elements are half of the text, so that no other
- * array has as many bytes.
- */
-
-static int
-lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c)
-{
-    size_t                 n;
-    lunary_reduce_hot_t   *hot;
-    const unsigned char   *p, *end;
-
-    hot = &r->hot;
-
-    if (!hot->valid || hot->at > r->fixed) {
-        return 0;
-    }
-
-    end = r->data + r->fixed;
-
-    for (p = r->data + hot->at; p < end; p++) {
-
-        switch (*p) {
-
-        case '"':
-            p = lunary_string_close(p + 1, end);
-            break;
-
-        case '{':
-        case '[':
-            hot->level++;
-            break;
-
-        case '}':
-        case ']':
-
-            if (hot->level == 0) {
-                hot->valid = 0;
-                return 0;
-            }
-
-            hot->level--;
-            break;
-
-        case ',':
-
-            if (hot->level == 0) {
-                hot->last = (size_t) (p + 1 - r->data);
-                lunary_reduce_found(hot, hot->last);
-            }
-
-            break;
-
-        default:
-            break;
-        }
-    }
-
-    hot->at = r->fixed;
-
-    n = hot->last - hot->start - 1;
-
-    if (n < r->len / 2 + 1 || n < c->need) {
-        return 0;
-    }
-
-    c->best = n;
-    c->node.start = hot->start;
-    c->node.last = hot->last;
-    c->node.key = hot->key;
-    c->node.key_len = hot->key_len;
-
-    return 1;
-}
-
-
-/* an element begins at this place */
-
-static void
-lunary_reduce_found(lunary_reduce_hot_t *hot, size_t at)
-{
-    unsigned  i;
-
-    if (hot->n == 0) {
-        hot->first = 0;
-        hot->moved = 0;
-        hot->each = 1;
-        hot->count = 0;
-    }
-
-    if (++hot->count < hot->each) {
-        return;
-    }
-
-    if (hot->first + hot->n == LUNARY_REDUCE_ENDS) {
-
-        memmove(hot->ends, hot->ends + hot->first, hot->n * sizeof(size_t));
-        hot->first = 0;
-
-        if (hot->n > LUNARY_REDUCE_ENDS / 2) {
-
-            for (i = 0; i < hot->n / 2; i++) {
-                hot->ends[i] = hot->ends[2 * i + 1];
-            }
-
-            /* of an odd number the last is one that came since */
-
-            hot->count += (hot->n & 1) ? hot->each : 0;
-            hot->n /= 2;
-            hot->each *= 2;
-
-            if (hot->count < hot->each) {
-                return;
-            }
-        }
-    }
-
-    hot->count = 0;
-    hot->ends[hot->first + hot->n++] = at + hot->moved;
-}
-
-
-/* the last place that is known to be an element's, and is less than `need`
- * bytes behind `first`; else 0 */
-
-static size_t
-lunary_reduce_known(lunary_reduce_t *r, size_t first, size_t need)
-{
-    size_t                at, next;
-    lunary_reduce_hot_t  *hot;
-
-    hot = &r->hot;
-
-    if (!hot->valid || first != hot->start + 1) {
-        return 0;
-    }
-
-    for (at = 0; hot->n != 0; at = next) {
-
-        next = hot->ends[hot->first] - hot->moved;
-
-        if (next - first >= need) {
-
-            /* it is the one to stop at, where none lies between */
-
-            return (at != 0 && hot->each == 1) ? next : at;
-        }
-
-        hot->first++;
-        hot->n--;
-    }
-
-    return at;
-}
-
-
-/*
- * Replaces old elements of an array by one that tells of them.  Where such a
- * one is there already, it goes with them and its bytes are added.
- */
-
-static size_t
-lunary_reduce_drop(lunary_reduce_t *r, const lunary_node_t *node, size_t need)
-{
-    int                    object, ours;
-    size_t                 n, bytes, first, before;
-    unsigned               i;
-    lunary_str_t           v;
-    unsigned char          text[LUNARY_CUT_MARKER + 64];
-    const unsigned char   *p, *start, *last;
-
-    first = node->start + 1;
-    start = r->data + first;
-    last = r->data + node->last;
-    bytes = 0;
-    ours = 0;
-
-    p = start;
-
-    for (i = 0; i < r->nmarks; i++) {
-
-        if (r->marks[i].at == first) {
-            bytes = r->marks[i].bytes;
-            (void) lunary_json_value(&p, last);
-            p++;
-            start = p;
-            ours = 1;
-            break;
-        }
-    }
-
-    if (p >= last) {
-        return 0;
-    }
-
-    object = (*p == '{');
-
-    /* the marker's own length is not known before its number: the longest */
-
-    need += sizeof(text);
-
-    n = lunary_reduce_known(r, first, need);
-
-    if (n > (size_t) (p - r->data)) {
-        p = r->data + n;
-    }
-
-    while (p < last && (size_t) (p - r->data) - first < need) {
-
-        v = lunary_json_value(&p, last);
-
-        if (v.len == 0) {
-            return 0;
-        }
-
-        p++;                                      /* the comma behind it */
-    }
-
-    /* without the last comma; the one behind the old marker was one too */
-
-    bytes += (size_t) (p - start) - 1 + (size_t) ours;
-
-    n = 0;
-
-    if (object || (ours && r->data[first] == '{')) {
-        memcpy(text, "{\"role\":\"omitted\",\"content\":", 28);
-        n = 28;
-    }
-
-    text[n++] = '"';
-    n += lunary_cut_marker(text + n, bytes);
-    text[n++] = '"';
-
-    if (n > 28 && text[0] == '{') {
-        text[n++] = '}';
-    }
-
-    text[n++] = ',';
-
-    if ((size_t) (p - r->data) - first <= n) {
-        return 0;
-    }
-
-    before = r->len;
-
-    lunary_reduce_edit(r, first, (size_t) (p - r->data), text, n, node);
-
-    if (r->nmarks < LUNARY_REDUCE_MARKS) {
-        r->marks[r->nmarks].at = first;
-        r->marks[r->nmarks].bytes = bytes;
-        r->nmarks++;
-    }
-
-    return before - r->len;
 }
 
 
@@ -709,6 +352,8 @@ lunary_reduce_values(lunary_reduce_t *r, size_t target)
     int              i;
     lunary_choice_t  c;
 
+    lunary_reduce_gather(r);
+
     for (i = 0; i < LUNARY_REDUCE_ROUNDS && r->len > target; i++) {
 
         c.best = 0;
@@ -738,6 +383,8 @@ lunary_reduce_members(lunary_reduce_t *r, size_t target)
 {
     size_t                depth, keep;
     const unsigned char  *p, *end;
+
+    lunary_reduce_gather(r);
 
     if (r->len == 0 || (r->data[0] != '{' && r->data[0] != '[')) {
         return 0;
@@ -793,9 +440,7 @@ lunary_reduce_members(lunary_reduce_t *r, size_t target)
 }
 
 
-/* replaces [from, to) by a text that is not longer; node tells whose it was */
-
-static void
+void
 lunary_reduce_edit(lunary_reduce_t *r, size_t from, size_t to,
     const unsigned char *text, size_t n, const lunary_node_t *node)
 {

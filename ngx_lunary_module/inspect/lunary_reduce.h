@@ -11,7 +11,8 @@
  *   - every step makes the text shorter or leaves it as it is, in one or two
  *     passes over it and without memory;
  *   - text before + bytes counted as removed = text after, but for white
- *     space between tokens.
+ *     space between tokens;
+ *   - what comes out is the same whether or not something was set aside.
  */
 
 #ifndef LUNARY_REDUCE_H
@@ -56,12 +57,16 @@ typedef struct {
     size_t          key;             /* the top-level key it is under ...     */
     size_t          key_len;
     size_t          at;              /* so far the text has been looked at    */
+    size_t          open;            /* its newest object or array, if told   */
     unsigned        level;           /* brackets open in it, there            */
+    unsigned        depth;           /* brackets open around its elements     */
     unsigned        valid;
+    unsigned        lost;            /* what came since `at` is to be read    */
     unsigned        first;           /* of what is written down               */
     unsigned        n;
     unsigned        each;            /* how many elements an entry is for ... */
     unsigned        count;           /* ... and so many came since the last   */
+    unsigned        drops;           /* how often it has lost some            */
     size_t          moved;
     size_t          ends[LUNARY_REDUCE_ENDS];
 } lunary_reduce_hot_t;
@@ -69,8 +74,16 @@ typedef struct {
 
 typedef struct {
     unsigned char  *data;
-    size_t          len;
+    size_t          len;             /* without what is set aside             */
     size_t          fixed;
+
+    /* old elements of the hot array that lie elsewhere in the memory at data
+     * than they are in the text: none where aside is 0 */
+
+    size_t          aside;           /* bytes: whole elements, commas behind  */
+    size_t          aside_at;        /* where they lie, not before len        */
+    size_t          behind;          /* where in the text they belong         */
+
     size_t          cut;             /* longer strings lose their middle      */
     size_t          removed;
 
@@ -87,7 +100,53 @@ typedef struct {
 } lunary_reduce_t;
 
 
+/* the text's length, with what is set aside */
+#define lunary_reduce_size(r)  ((r)->len + (r)->aside)
+
+
 void lunary_reduce_init(lunary_reduce_t *r, size_t cut);
+
+/*
+ * Puts what is set aside in its place: the text is whole, and what was at
+ * `fixed` and behind it is at the new `fixed` and behind it.  What looks at all
+ * of the text below does so itself.
+ */
+void lunary_reduce_gather(lunary_reduce_t *r);
+
+/*
+ * Told of the brackets as they come, a reduction need not look for them: where
+ * in the text one opens, or behind which place it has closed, and how many are
+ * open then.  Not told of all, or of none, it looks.
+ */
+
+static inline void
+lunary_reduce_opened(lunary_reduce_t *r, unsigned depth, size_t at)
+{
+    if (r->hot.valid && depth == r->hot.depth + 1) {
+        r->hot.open = at;
+    }
+}
+
+/* ... of the end of one in the hot array: for the function below */
+void lunary_reduce_element(lunary_reduce_t *r, size_t end);
+
+static inline void
+lunary_reduce_closed(lunary_reduce_t *r, unsigned depth, size_t end)
+{
+    if (r->hot.valid && depth <= r->hot.depth && !r->hot.lost) {
+
+        if (depth == r->hot.depth) {
+            lunary_reduce_element(r, end);
+
+        } else {
+            r->hot.lost = 1;
+        }
+    }
+}
+
+/* moves what is set aside to the end of the memory, of cap bytes: all that is
+ * free is behind the text then */
+void lunary_reduce_raise(lunary_reduce_t *r, size_t cap);
 
 /* writes down that n bytes went from the member named key (as written) */
 void lunary_reduce_note(lunary_reduce_t *r, lunary_str_t key, size_t n);
@@ -99,7 +158,8 @@ size_t lunary_reduce_noted(const lunary_reduce_t *r, lunary_str_t key);
 void lunary_reduce_strings(lunary_reduce_t *r);
 
 /* drops the oldest elements of the largest array, then of the next one, until
- * the text is not longer than target or nothing more can be had */
+ * the text is not longer than target or nothing more can be had; may leave some
+ * set aside */
 void lunary_reduce_elements(lunary_reduce_t *r, size_t target);
 
 /*

@@ -81,20 +81,24 @@ SERVER = """
 """
 
 
-def chat(size, stream=False):
-    """A chat request of about that many bytes, in turns of 400 or 4000."""
+def chat(size, stream=False, turn=0):
+    """A chat request of about that many bytes, in turns of so many; 0: of 400,
+    a large one in turns of 4000."""
     words = ("The customer asks about an order that was placed last week and "
              "has not arrived. \"Please look it up\", she writes. ")
-    turn = 400 if size < 100000 else 4000
+    turn = turn or (400 if size < 100000 else 4000)
     body = {"model": "gpt-4o-mini", "temperature": 0.7, "max_tokens": 512,
             "user": "user-4711", "messages": []}
     if stream:
         body["stream"] = True
     role = "system"
-    while len(json.dumps(body)) < size:
-        room = size - len(json.dumps(body)) - 34
+    length = len(json.dumps(body))
+    while length < size:
+        room = size - length - 34
         text = (words * (turn // len(words) + 1))[:min(turn, max(room, 1))]
-        body["messages"].append({"role": role, "content": text})
+        message = {"role": role, "content": text}
+        length += len(json.dumps(message)) + (2 if body["messages"] else 0)
+        body["messages"].append(message)
         role = "assistant" if role == "user" else "user"
     return json.dumps(body)
 

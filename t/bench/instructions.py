@@ -74,6 +74,8 @@ CASES = {
     "chat 9 KB": (chat(9 * 1024), "json", 1 << 20, 3, 100),
     "chat 213 KB": (chat(213 * 1024), "json", 1 << 20, 3, 20),
     "chat 213 KB, capture_max 32k": (chat(213 * 1024), "json", 32768, 3, 20),
+    "chat 1 MB in small turns, capture_max 256k": (chat(1 << 20, turn=400),
+                                                   "json", 1 << 18, 3, 5),
     "identity only 0.6 KB": (chat(620), "json", 1 << 18, 0, 100),
     "chat 213 KB, Cyrillic": (russian(213 * 1024, False), "json", 1 << 20, 3,
                               10),
@@ -168,7 +170,7 @@ def main():
                      - collected(binary, 1, run)) // n
             new["instructions"][name] = count
             before = old.get("instructions", {}).get(name)
-            line = f"{name:30} {count:>10}"
+            line = f"{name:42} {count:>10}"
             if before:
                 line += f"  {count / before - 1:+7.1%}"
                 if comparable and count > before * LIMIT:

@@ -1,0 +1,396 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * Old elements that go while a document arrives.  What is left is told from
+ * the document itself: the newest elements as they came, and one in the place
+ * of all before them.
+ */
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE              /* memmem() */
+#endif
+
+#include "unit.h"
+
+#include "lunary_doc.h"
+#include "lunary_json.h"
+
+
+/* U+2026, as C takes it beside hexadecimal digits */
+#define DOTS    "\xE2\x80\xA6"
+
+/* a marker's length is not known before its number, and the longest is assumed:
+ * so much may be free at the end */
+#define UNUSED  104
+
+
+static lunary_mem_t  mem;
+static lunary_buf_t  made;
+static uint32_t      seed;
+
+
+static uint32_t
+any(uint32_t n)
+{
+    seed = seed * 1664525 + 1013904223;
+
+    return (seed >> 8) % n;
+}
+
+
+static void
+more(const char *s)
+{
+    assert_int_equal(lunary_buf_append(&mem, &made, s, strlen(s)), LUNARY_OK);
+}
+
+
+static void
+word(size_t n)
+{
+    more("\"");
+
+    while (n-- != 0) {
+        more(n % 97 == 13 ? "\\\"" : n % 89 == 3 ? "}" : "w");
+    }
+
+    more("\"");
+}
+
+
+enum { MESSAGES = 1, STRINGS, MIXED };
+
+/* so many elements, of up to `size` bytes inside; no white space */
+
+static void
+elements(int kind, unsigned n, unsigned size)
+{
+    unsigned  i;
+
+    for (i = 0; i < n; i++) {
+
+        more(i ? "," : "");
+
+        switch (kind == MIXED ? (int) any(5) : kind) {
+
+        case MESSAGES:
+            more("{\"role\":\"user\",\"content\":");
+            word(any(size));
+            more("}");
+            break;
+
+        case STRINGS:
+            word(any(size));
+            break;
+
+        case 3:
+            more("[{\"a\":[]},1,");
+            word(any(size));
+            more("]");
+            break;
+
+        case 4:
+            more(any(2) ? "7" : "null");
+            break;
+
+        default:
+            more("{}");
+        }
+    }
+}
+
+
+static lunary_doc_t *
+feed(size_t max, size_t cut, size_t len, size_t piece)
+{
+    size_t          i, k;
+    lunary_doc_t   *d;
+    unsigned char  *p;
+
+    d = lunary_doc_create(&mem, max, cut, LUNARY_DOC_STRICT);
+    assert_non_null(d);
+
+    for (i = 0; i < len; i += k) {
+        k = (piece == 0 || piece > len - i) ? len - i : piece;
+        p = unit_copy(made.data + i, k);
+        assert_true(lunary_doc_feed(d, p, k) >= 0);
+        free(p);
+    }
+
+    return d;
+}
+
+
+/*
+ * text is `made` but for old elements of the array that begins at `start` in
+ * both: a marker tells of them.  Returns where in `made` the kept ones begin.
+ */
+
+static size_t
+kept(lunary_str_t text, size_t start, size_t max)
+{
+    size_t         at, first, bytes;
+    const char    *dots;
+    lunary_str_t   marker, next;
+
+    assert_true(lunary_json_valid(text, LUNARY_DOC_DEPTH));
+    assert_true(text.len <= max);
+    assert_memory_equal(text.data, made.data, start);
+
+    marker = lunary_json_at(lunary_str(text.data + start - 1,
+                                       text.len - start + 1), 0);
+
+    dots = memmem(marker.data, marker.len, DOTS, 3);
+    assert_non_null(dots);
+    assert_int_equal(sscanf(dots, DOTS "[%zu bytes]" DOTS, &bytes), 1);
+
+    /* behind the marker: what is behind as many bytes in what came */
+
+    first = start + bytes + 1;
+    at = start + marker.len + 1;
+
+    assert_int_equal(text.len - at, made.len - first);
+    assert_memory_equal(text.data + at, made.data + first, text.len - at);
+
+    /* as few as will do: the last of those that went has no place */
+
+    for (at = first - 1; made.data[at - 1] != ','; at--) { /* void */ }
+
+    next = lunary_json_at(lunary_str(made.data + start - 1,
+                                     made.len - start + 1), 0);
+    assert_true(next.len != 0);
+    assert_true(text.len + (first - at) + UNUSED > max);
+
+    return first;
+}
+
+
+static void
+the_newest_elements_stay_as_they_came(void **state)
+{
+    int            kind;
+    size_t         i, k, start, first;
+    lunary_doc_t  *d;
+
+    static const size_t  bounds[] = { 2048, 3000, 8192, 40000 };
+    static const size_t  pieces[] = { 0, 1, 7, 64, 1000, 5000 };
+
+    (void) state;
+
+    for (kind = MESSAGES; kind <= MIXED; kind++) {
+
+        for (i = 0; i < sizeof(bounds) / sizeof(bounds[0]); i++) {
+
+            seed = (uint32_t) (i * 10 + (size_t) kind);
+
+            made.len = 0;
+            more("{\"model\":\"m\",\"input\":[");
+            start = made.len;
+            elements(kind, 40 + (unsigned) bounds[i] / 20, 100);
+            more("],\"user\":\"u\"}");
+
+            first = 0;
+
+            for (k = 0; k < sizeof(pieces) / sizeof(pieces[0]); k++) {
+
+                d = feed(bounds[i], 0, made.len, pieces[k]);
+                assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+
+                if (k == 0) {
+                    first = kept(lunary_doc_text(d), start, bounds[i]);
+                }
+
+                assert_int_equal(kept(lunary_doc_text(d), start, bounds[i]),
+                                 first);
+                assert_int_equal(lunary_doc_removed(d),
+                                 made.len - lunary_doc_text(d).len);
+                assert_int_equal(lunary_doc_removed_of(d, text_of("input")),
+                                 made.len - lunary_doc_text(d).len);
+
+                lunary_doc_destroy(d);
+            }
+        }
+    }
+}
+
+
+/* wherever it breaks off, the newest elements are there, up to that place */
+
+static void
+what_breaks_off_keeps_the_newest(void **state)
+{
+    size_t         n, start, at;
+    lunary_str_t   text, marker;
+    lunary_doc_t  *d;
+
+    (void) state;
+
+    seed = 5;
+    made.len = 0;
+    more("{\"model\":\"m\",\"messages\":[");
+    start = made.len;
+    elements(MESSAGES, 300, 120);
+    more("]}");
+
+    for (n = 2600; n < made.len; n += 1 + any(60)) {
+
+        d = feed(2048, 0, n, 1 + any(700));
+        assert_int_equal(lunary_doc_finish(d), LUNARY_ERROR);
+        assert_int_equal(lunary_doc_close(d), LUNARY_OK);
+
+        text = lunary_doc_text(d);
+        assert_true(lunary_json_valid(text, LUNARY_DOC_DEPTH));
+        assert_true(text.len <= 2048);
+
+        marker = lunary_json_at(lunary_json_get(text, "messages"), 0);
+        assert_text(lunary_json_get(marker, "role"), "\"omitted\"");
+
+        /* a long stretch from the middle on, as it came last */
+
+        at = start + marker.len + 1;
+        assert_non_null(memmem(made.data, n, text.data + at,
+                               (text.len - at) * 3 / 4));
+        assert_null(memmem(made.data, n / 2, text.data + at,
+                           (text.len - at) * 3 / 4));
+
+        lunary_doc_destroy(d);
+    }
+}
+
+
+/* the array ends, others follow: each loses its own */
+
+static void
+an_array_that_has_ended_is_whole_again(void **state)
+{
+    size_t         i;
+    lunary_doc_t  *d, *other;
+    lunary_str_t   text, messages, tools;
+
+    static const size_t  pieces[] = { 1, 7, 64, 1000, 5000 };
+
+    (void) state;
+
+    seed = 6;
+    made.len = 0;
+    more("{\"messages\":[");
+    elements(MESSAGES, 200, 120);
+    more("],\"model\":\"m\",\"tools\":[");
+    elements(MESSAGES, 40, 60);
+    more("],\"input\":[");
+    elements(MIXED, 20, 60);
+    more("]}");
+
+    d = feed(8192, 0, made.len, 0);
+    assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+
+    text = lunary_doc_text(d);
+    assert_true(lunary_json_valid(text, LUNARY_DOC_DEPTH));
+    assert_true(text.len <= 8192);
+
+    messages = lunary_json_get(text, "messages");
+    tools = lunary_json_get(text, "tools");
+
+    assert_text(lunary_json_get(lunary_json_at(messages, 0), "role"),
+                "\"omitted\"");
+    assert_text(lunary_json_get(lunary_json_at(tools, 0), "role"), "\"user\"");
+    assert_non_null(memmem(made.data, made.len, tools.data, tools.len));
+
+    for (i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
+        other = feed(8192, 0, made.len, pieces[i]);
+        assert_int_equal(lunary_doc_finish(other), LUNARY_OK);
+        assert_int_equal(lunary_doc_text(other).len, text.len);
+        assert_memory_equal(lunary_doc_text(other).data, text.data, text.len);
+        lunary_doc_destroy(other);
+    }
+
+    lunary_doc_destroy(d);
+}
+
+
+/* strings that are cut lie among elements that go */
+
+static void
+long_strings_are_cut_on_the_way(void **state)
+{
+    size_t         i, k;
+    lunary_doc_t  *d, *other;
+    lunary_str_t   text, v, list;
+
+    static const size_t  pieces[] = { 1, 7, 64, 1000, 5000 };
+
+    (void) state;
+
+    seed = 7;
+    made.len = 0;
+    more("{\"messages\":[");
+    elements(MESSAGES, 150, 3000);
+    more("]}");
+
+    d = feed(32768, 0, made.len, 0);
+    assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+
+    text = lunary_doc_text(d);
+    assert_true(lunary_json_valid(text, LUNARY_DOC_DEPTH));
+    assert_true(text.len <= 32768 && text.len > 32768 - 2048 - 200 - UNUSED);
+
+    list = lunary_json_get(text, "messages");
+
+    for (k = 1; (v = lunary_json_at(list, k)).len != 0; k++) {
+        v = lunary_json_get(v, "content");
+        assert_true(v.len <= 2048 + 64 + 2);
+
+        if (memmem(v.data, v.len, DOTS, 3) == NULL) {
+            assert_non_null(memmem(made.data, made.len, v.data, v.len));
+        }
+    }
+
+    assert_true(k > 16);
+    assert_int_equal(lunary_doc_removed(d), made.len - text.len);
+
+    for (i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
+        other = feed(32768, 0, made.len, pieces[i]);
+        assert_int_equal(lunary_doc_finish(other), LUNARY_OK);
+        assert_int_equal(lunary_doc_text(other).len, text.len);
+        assert_memory_equal(lunary_doc_text(other).data, text.data, text.len);
+        lunary_doc_destroy(other);
+    }
+
+    lunary_doc_destroy(d);
+}
+
+
+static int
+setup(void **state)
+{
+    (void) state;
+
+    lunary_mem_init(&mem);
+
+    return 0;
+}
+
+
+static int
+nothing_is_left(void **state)
+{
+    (void) state;
+
+    lunary_buf_free(&mem, &made);
+
+    return mem.used == 0 ? 0 : -1;
+}
+
+
+int
+main(void)
+{
+    const struct CMUnitTest  tests[] = {
+        cmocka_unit_test(the_newest_elements_stay_as_they_came),
+        cmocka_unit_test(what_breaks_off_keeps_the_newest),
+        cmocka_unit_test(an_array_that_has_ended_is_whole_again),
+        cmocka_unit_test(long_strings_are_cut_on_the_way)
+    };
+
+    return cmocka_run_group_tests(tests, setup, nothing_is_left);
+}
