@@ -6,11 +6,9 @@ client claimed in a header that was taken out, and shows what the upstream gets 
 the session's, and of one that was put in or narrowed, whoever asked for it first.
 What the client wrote where a user is put in is seen by nobody."""
 
-import pathlib
-
 import pytest
 
-from harness import SANITIZED
+from harness.lua import LUA, needs_lua
 
 CONFIG = """
 {{ modules | default("") }}
@@ -35,13 +33,6 @@ http {
 PATH = "/v1/chat/completions"
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 PHASES = pytest.mark.parametrize("phase", ["preaccess", "precontent"])
-
-MODULES = pathlib.Path("/usr/lib/nginx/modules")
-LUA = [MODULES / "ndk_http_module.so", MODULES / "ngx_http_lua_module.so"]
-
-lua = pytest.mark.skipif(
-    bool(SANITIZED) or not all(p.exists() for p in LUA),
-    reason="needs Debian's nginx with libnginx-mod-http-lua")
 
 
 def ann(**headers):
@@ -382,7 +373,7 @@ def scripted(nginx, script, **variables):
             access_by_lua_block {{ {script} }}""", **variables)
 
 
-@lua
+@needs_lua
 def test_a_key_that_a_script_puts_in_the_tokens_place_stays(nginx, upstream,
                                                             redis, runs):
     redis.set("sess:t1", '{"user_id":"ann"}')
@@ -397,7 +388,7 @@ def test_a_key_that_a_script_puts_in_the_tokens_place_stays(nginx, upstream,
     assert runs.one()["user_id"] == "ann"
 
 
-@lua
+@needs_lua
 def test_the_token_is_there_for_a_script_and_not_for_the_upstream(
         nginx, upstream, redis, runs):
     redis.set("sess:t1", '{"user_id":"ann"}')
@@ -411,7 +402,7 @@ def test_the_token_is_there_for_a_script_and_not_for_the_upstream(
     assert runs.one()["user_id"] == "ann"
 
 
-@lua
+@needs_lua
 def test_a_part_that_a_script_asks_for(nginx, upstream, another_upstream, redis):
     """It goes to an upstream like the request itself."""
     redis.set("sess:s1", '{"user_id":"ann"}')

@@ -6,15 +6,14 @@ import base64
 import hashlib
 import hmac
 import json
-import pathlib
 import re
 import time
 
 import pytest
 
-from harness import NGINX_BIN, ROOT
+from harness import ROOT
+from harness.lua import HAS_LUA, LUA, WHY_NOT
 
-MODULES = pathlib.Path("/usr/lib/nginx/modules")
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 SECRET = "a secret of the application"
 
@@ -58,18 +57,16 @@ def recipe():
 
 @pytest.fixture
 def guarded(nginx, folder, upstream):
-    if NGINX_BIN != "/usr/sbin/nginx" or not (
-            MODULES / "ngx_http_lua_module.so").exists():
-        pytest.skip("no Lua module for this nginx "
-                    "(Debian's: libnginx-mod-http-lua)")
+    if not HAS_LUA:
+        pytest.skip(WHY_NOT)
     lua, conf = recipe()
     (folder / "jwt.lua").write_text(lua.replace("/etc/nginx", str(folder)))
     (folder / "jwt.secret").write_text(SECRET + "\n")
     head, location = conf.split("\n", 1)
     location = location.replace("http://127.0.0.1:4000", upstream.url)
     return nginx(f"""
-load_module {MODULES}/ndk_http_module.so;
-load_module {MODULES}/ngx_http_lua_module.so;
+load_module {LUA[0]};
+load_module {LUA[1]};
 {{{{ globals }}}}
 http {{
     {{{{ http }}}}

@@ -39,9 +39,14 @@ def dead(nginx, pid):
 
 
 def settled(nginx):
-    """The counters, once the spools of the dead are drained."""
-    wait_for(lambda: len(spools(nginx)) == 1, 10,
-             "the spools of the dead to be gone")
+    """The counters, once the spools of the dead are drained: a spool that is
+    there alone may be that of one who is dead, and what is in it is in no
+    counter then."""
+    def drained():
+        left, right = balance(stats(nginx))
+        return len(spools(nginx)) == 1 and left == right
+
+    wait_for(drained, 10, "the spools of the dead to be gone")
     return balanced(nginx)
 
 

@@ -3,11 +3,10 @@ requires a user judges by its own sources, keeps what it says itself, and sends
 on what is there by then."""
 
 import json
-import pathlib
 
 import pytest
 
-from harness import SANITIZED
+from harness.lua import LUA, needs_lua
 
 CONFIG = """
 {{ globals }}
@@ -142,13 +141,6 @@ def test_content_length_is_of_what_is_sent(nginx, upstream, runs):
 
 # -- other modules change the request in between
 
-MODULES = pathlib.Path("/usr/lib/nginx/modules")
-LUA = [MODULES / "ndk_http_module.so", MODULES / "ngx_http_lua_module.so"]
-
-lua = pytest.mark.skipif(
-    bool(SANITIZED) or not all(p.exists() for p in LUA),
-    reason="needs Debian's nginx with libnginx-mod-http-lua")
-
 NEW = ('{"model":"gpt-4o-mini","user":"bob","messages":[{"role":"user",'
        '"content":"replaced, and longer than what the client sent"}]}')
 REPLACE = ("rewrite_by_lua_block { ngx.req.read_body() "
@@ -163,7 +155,7 @@ def scripted(nginx):
     return make
 
 
-@lua
+@needs_lua
 @pytest.mark.parametrize("first", ["", "lunary_strip off;"],
                          ids=["stripped", "as-it-was"])
 def test_a_body_that_was_replaced_behind_a_redirect(scripted, upstream, runs,
@@ -176,7 +168,7 @@ def test_a_body_that_was_replaced_behind_a_redirect(scripted, upstream, runs,
     assert "replaced" in run["input"]
 
 
-@lua
+@needs_lua
 def test_a_body_of_the_same_length(scripted, upstream, runs):
     """Read by our filter, then replaced, in one location."""
     body = json.dumps(HELLO).replace(" ", "")
@@ -189,7 +181,7 @@ def test_a_body_of_the_same_length(scripted, upstream, runs):
     assert runs.one()["user_id"] == "u2"
 
 
-@lua
+@needs_lua
 def test_headers_that_were_changed_behind_a_redirect(scripted, upstream,
                                                      runs):
     one = scripted(server="lunary on;", second="rewrite_by_lua_block { "
