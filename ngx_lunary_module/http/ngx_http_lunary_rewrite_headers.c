@@ -478,6 +478,14 @@ ngx_http_lunary_swap(ngx_http_request_t *r, ngx_list_t *list)
     if (r->headers_in.headers.part.next == NULL) {
         r->headers_in.headers.last = &r->headers_in.headers.part;
     }
+
+#if (nginx_version >= 1023000)
+
+    /* for fastcgi, scgi and uwsgi nginx links headers of one name, once: the
+     * copies would lead to what was taken out */
+
+    r->headers_in.multi_linked = 0;
+#endif
 }
 
 
