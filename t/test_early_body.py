@@ -2,12 +2,10 @@
 (client_body_early_read of nginx 1.31.5): the module sees them afterwards."""
 
 import json
-import re
-import subprocess
 
 import pytest
 
-from harness import NGINX_BIN
+from harness.nginx import nginx_version
 
 CONFIG = """
 {{ globals }}
@@ -27,12 +25,9 @@ http {
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def has_the_directive():
-    says = subprocess.run([NGINX_BIN, "-v"], capture_output=True, text=True)
-    version = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", says.stderr)
-    if version is None or tuple(map(int, version.groups())) < (1, 31, 5):
-        pytest.skip("client_body_early_read came with nginx 1.31.5")
+pytestmark = pytest.mark.skipif(
+    nginx_version() < (1, 31, 5),
+    reason="client_body_early_read came with nginx 1.31.5")
 
 
 @pytest.mark.parametrize("extra", ["", "client_body_buffer_size 1k;",

@@ -240,6 +240,15 @@ lunary_cut_trim(lunary_cut_t *c, unsigned char *text, size_t len, size_t cut)
 
 
 size_t
+lunary_cut_reach(const lunary_cut_t *c, size_t cut)
+{
+    /* lunary_cut_add(): as long as it leaves a string, and what it adds */
+
+    return c->head + cut + LUNARY_CUT_MORE + cut / 2 + LUNARY_CUT_MORE;
+}
+
+
+size_t
 lunary_cut_add(lunary_cut_t *c, unsigned char *text, size_t len, size_t cut,
     const unsigned char *p, size_t n)
 {

@@ -65,9 +65,13 @@ size_t lunary_cut_room(const lunary_cut_t *c, size_t len, size_t cut);
 size_t lunary_cut_trim(lunary_cut_t *c, unsigned char *text, size_t len,
     size_t cut);
 
+/* where something has been taken out: a text is never longer than this while
+ * the string grows */
+size_t lunary_cut_reach(const lunary_cut_t *c, size_t cut);
+
 /*
- * Adds n bytes where something has been taken out; the text has room for `cut`
- * bytes behind it.  Returns the text's length.
+ * Adds n bytes where something has been taken out; there is memory as far as
+ * lunary_cut_reach() says.  Returns the text's length.
  */
 size_t lunary_cut_add(lunary_cut_t *c, unsigned char *text, size_t len,
     size_t cut, const unsigned char *p, size_t n);

@@ -194,8 +194,10 @@ lunary_doc_feed(lunary_doc_t *d, const unsigned char *p, size_t n)
 
         room = lunary_doc_room(d, (size_t) (end - p));
 
-        rc = lunary_doc_reserve(d, lunary_doc_cut(d) ? d->r.cut
-                                   : lunary_doc_kept(d) ? room : 0);
+        rc = lunary_doc_reserve(d,
+                 lunary_doc_cut(d) ? lunary_cut_reach(&d->cut, d->r.cut)
+                                     - d->r.len
+                 : lunary_doc_kept(d) ? room : 0);
         if (rc != LUNARY_OK) {
             d->rc = rc;
             break;
@@ -473,7 +475,9 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
             mode = lunary_doc_string(d, p, end);
             inside = p;
 
-            if (mode == MODE_CUT && lunary_doc_short(d, &p, end)) {
+            /* behind what was dropped there is no room yet */
+
+            if (mode == MODE_CUT && !back && lunary_doc_short(d, &p, end)) {
                 s->notify = d->watched;
                 mode = MODE_TEXT;
             }

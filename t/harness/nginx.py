@@ -56,6 +56,13 @@ TROUBLE = re.compile(
     r"|Assertion .* failed|exited on signal")
 
 
+def nginx_version():
+    """Of NGINX_BIN, as numbers: (1, 22, 1)."""
+    says = subprocess.run([NGINX_BIN, "-v"], capture_output=True, text=True)
+    return tuple(map(int, re.search(r"/(\d+)\.(\d+)\.(\d+)",
+                                    says.stderr).groups()))
+
+
 class ConfigError(AssertionError):
     """nginx refused the configuration; its words are the text."""
 

@@ -360,6 +360,111 @@ long_strings_are_cut_on_the_way(void **state)
 }
 
 
+/* numbers are dropped without room for what follows: a string does */
+
+static void
+a_string_behind_dropped_numbers_has_room(void **state)
+{
+    size_t         i, k, n, start;
+    lunary_str_t   text;
+    lunary_doc_t  *d, *other;
+
+    static const size_t  bounds[] = { 2048, 16384, 40000 };
+    static const size_t  pieces[] = { 7, 64 };
+
+    (void) state;
+
+    for (k = 0; k < sizeof(bounds) / sizeof(bounds[0]); k++) {
+
+        seed = 8;
+        made.len = 0;
+        more("{\"messages\":[");
+        elements(MESSAGES, (unsigned) bounds[k] / 30, 60);
+        start = made.len;
+
+        for (n = 0; n < bounds[k] / 8 + 100; n += 15) {
+
+            /* wherever the text ends when it comes */
+
+            made.len = start;
+            more(n % 2 ? ",{\"pad\":[" : "],\"pad\":[");
+
+            for (i = 0; i < n; i += 50) {
+                word(n - i < 50 ? n - i : 47);
+                more(",");
+            }
+
+            more("0],\"embedding\":[");
+
+            for (i = 0; i < 260; i++) {
+                more("0,");
+            }
+
+            word(bounds[k] / 16);
+            more(n % 2 ? ",\"t\"]}]}" : ",\"t\"]}");
+
+            d = feed(bounds[k], 0, made.len, 0);
+            assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+
+            text = lunary_doc_text(d);
+            assert_true(lunary_json_valid(text, LUNARY_DOC_DEPTH));
+            assert_true(text.len <= bounds[k]);
+
+            for (i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
+                other = feed(bounds[k], 0, made.len, pieces[i]);
+                assert_int_equal(lunary_doc_finish(other), LUNARY_OK);
+                assert_int_equal(lunary_doc_text(other).len, text.len);
+                assert_memory_equal(lunary_doc_text(other).data, text.data,
+                                    text.len);
+                lunary_doc_destroy(other);
+            }
+
+            lunary_doc_destroy(d);
+        }
+    }
+}
+
+
+/* a long string that comes in bytes moves nothing that is set aside */
+
+static void
+a_string_in_bytes_grows_the_memory_once(void **state)
+{
+    size_t         i, n, old;
+    unsigned       grown;
+    lunary_doc_t  *d;
+
+    const size_t  max = 65536;
+
+    (void) state;
+
+    seed = 9;
+    made.len = 0;
+    more("{\"messages\":[");
+    elements(MESSAGES, (unsigned) max / 40, 100);
+    n = made.len;
+    more(",{\"content\":");
+    word(max / 2);
+    more("}]}");
+
+    d = feed(max, 0, n, 0);
+
+    grown = 0;
+
+    for (i = n; i < made.len; i++) {
+        old = mem.used;
+        assert_true(lunary_doc_feed(d, made.data + i, 1) >= 0);
+        grown += (mem.used != old);
+    }
+
+    assert_true(grown <= 2);
+    assert_true(mem.used <= made.cap + max + max / 16 * 2 + 8192);
+
+    assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+    lunary_doc_destroy(d);
+}
+
+
 static int
 setup(void **state)
 {
@@ -389,7 +494,9 @@ main(void)
         cmocka_unit_test(the_newest_elements_stay_as_they_came),
         cmocka_unit_test(what_breaks_off_keeps_the_newest),
         cmocka_unit_test(an_array_that_has_ended_is_whole_again),
-        cmocka_unit_test(long_strings_are_cut_on_the_way)
+        cmocka_unit_test(long_strings_are_cut_on_the_way),
+        cmocka_unit_test(a_string_behind_dropped_numbers_has_room),
+        cmocka_unit_test(a_string_in_bytes_grows_the_memory_once)
     };
 
     return cmocka_run_group_tests(tests, setup, nothing_is_left);
