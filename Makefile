@@ -243,6 +243,17 @@ check-tsan: test-deps venv $(BUILD)/src/bookworm  ## the outbox's tests on a bui
 	    $(BUILD)/venv/bin/python -m pytest -c t/pytest.ini -n $(N) \
 	    -k 'not memory' t/test_outbox*.py t/test_spool_files.py
 
+# needs Debian's gcc-aarch64-linux-gnu and qemu-user, and with the architecture
+# added zlib1g-dev:arm64 libcmocka-dev:arm64 libbrotli-dev:arm64 libzstd-dev:arm64
+.PHONY: check-arm64
+check-arm64:    ## the unit tests built for arm64, under qemu
+	@$(MAKE) --no-print-directory -s -j$(J) -C t/unit BUILD=$(BUILD)/unit-arm64 \
+	    CC=aarch64-linux-gnu-gcc CFLAGS='-O2 -g -DBIG=1048576'
+	@for t in t/unit/test_*.c; do \
+	    t=$$(basename $$t .c); echo $$t; \
+	    qemu-aarch64 -L /usr/aarch64-linux-gnu $(BUILD)/unit-arm64/$$t || exit 1; \
+	done
+
 .PHONY: valgrind
 valgrind: test-deps  ## the tests with nginx's workers under valgrind (slow)
 	@.ci/deps install valgrind
