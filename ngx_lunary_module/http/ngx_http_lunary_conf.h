@@ -149,6 +149,7 @@ typedef struct {
     ngx_array_t                header_vars;    /* $http_* that are used      */
     ngx_int_t                  proxy_host;     /* index of $proxy_host, or
                                                   NGX_ERROR: no proxy module */
+    ngx_module_t              *grpc;           /* nginx's; NULL: there is none*/
     ngx_flag_t                 cascade;        /* some lunary_user lists
                                                   parent                     */
     ngx_array_t                lookups;        /* targets of sessions,

@@ -216,6 +216,7 @@ struct ngx_http_lunary_ctx_s {
     unsigned                           reading:1;
     unsigned                           read_done:1;
     unsigned                           aside:1;      /* no call: body left   */
+    unsigned                           unread:1;     /* body counted only    */
     unsigned                           rewritten:1;  /* the body             */
     unsigned                           headers_rewritten:1;
     unsigned                           headers_swapped:1;

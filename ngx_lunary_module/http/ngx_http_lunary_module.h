@@ -116,11 +116,12 @@ ngx_int_t ngx_http_lunary_precontent_handler(ngx_http_request_t *r);
 /* ngx_http_lunary_request_body.c */
 
 /*
- * NGX_OK: the body is here and scanned; NGX_DONE: it will be, the phases go
- * on by themselves; otherwise a status to finalize the request with.
+ * NGX_OK: the body is here and scanned, or is not to be read (ctx->unread);
+ * NGX_DONE: it will be, the phases go on by themselves; otherwise a status to
+ * finalize the request with.
  */
 ngx_int_t ngx_http_lunary_read_body(ngx_http_request_t *r,
-    ngx_http_lunary_ctx_t *ctx);
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 
 /* the body that is there, unless it is what was scanned: NGX_OK or a status */
 ngx_int_t ngx_http_lunary_scan_body(ngx_http_request_t *r,

@@ -177,7 +177,7 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
     ctx->aside = ngx_http_lunary_aside(r, ctx, lcf);
 
     if (!ctx->read_done && !ctx->aside) {
-        rc = ngx_http_lunary_read_body(r, ctx);
+        rc = ngx_http_lunary_read_body(r, ctx, lcf);
 
         if (rc != NGX_OK) {
             return rc;
@@ -380,12 +380,23 @@ ngx_http_lunary_reopen(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     lcf = ctx->conf;
     conf = &ctx->call->conf;
 
+    if (ctx->unread && r->request_body == NULL) {
+
+        /* nobody has begun to: this location may read it */
+
+        ctx->unread = 0;
+        ctx->read_done = 0;
+        ctx->body_ended = 0;
+
+        return ngx_http_lunary_open_call(r, ctx);
+    }
+
     capture = ngx_http_lunary_capture(r, lcf, 0);
 
     if (conf->capture != capture || conf->capture_max != lcf->capture_max
         || conf->forced != lcf->api)
     {
-        if (ctx->read_done && r->request_body) {
+        if (ctx->read_done && r->request_body && !ctx->unread) {
             ctx->scanned.size = -1;
             return ngx_http_lunary_scan_body(r, ctx);
         }
@@ -401,7 +412,7 @@ ngx_http_lunary_reopen(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         return NGX_OK;
     }
 
-    if (!ctx->read_done || r->request_body == NULL) {
+    if (!ctx->read_done || r->request_body == NULL || ctx->unread) {
         return NGX_OK;
     }
 

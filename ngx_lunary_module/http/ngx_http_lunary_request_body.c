@@ -4,6 +4,9 @@
  * The request's body: read before the call is judged, and scanned by a request
  * body filter as it arrives, or later where another module has read it.
  *
+ * Behind grpc_pass it is not waited for, and not read: messages go both ways at
+ * the same time, and they are not JSON.
+ *
  * Invariants
  *   - r->main->count is given back exactly once for the one time the body is
  *     read;
@@ -20,6 +23,7 @@
 #define NGX_HTTP_LUNARY_TURN       (256 * 1024)
 
 
+static ngx_uint_t ngx_http_lunary_grpc(ngx_http_request_t *r);
 static void ngx_http_lunary_body_handler(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_lunary_turns(ngx_http_request_t *r);
 static void ngx_http_lunary_portion(ngx_http_request_t *r,
@@ -32,7 +36,8 @@ ngx_http_request_body_filter_pt  ngx_http_lunary_next_request_body;
 
 
 ngx_int_t
-ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf)
 {
     ngx_int_t  rc;
 
@@ -42,6 +47,16 @@ ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 
         ctx->read_done = 1;
         return ngx_http_lunary_scan_body(r, ctx);
+    }
+
+    if (lcf->inject.members == 0 && ngx_http_lunary_grpc(r)) {
+        ctx->unread = 1;
+        ctx->read_done = 1;
+        ctx->body_ended = 1;
+
+        lunary_call_request_end(ctx->call);
+
+        return NGX_OK;
     }
 
     if (r->headers_in.content_length_n <= 0 && !r->headers_in.chunked
@@ -84,6 +99,31 @@ ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
     ngx_http_finalize_request(r, NGX_DONE);
 
     return NGX_DONE;
+}
+
+
+/*
+ * 1 where grpc_pass names this location's upstream.  What a client says of its
+ * body would not do: any could say so.  (Each of nginx's upstream modules has
+ * its ngx_http_upstream_conf_t first; of a name with variables nothing is
+ * known there, and such a body is read.)
+ */
+
+static ngx_uint_t
+ngx_http_lunary_grpc(ngx_http_request_t *r)
+{
+    ngx_http_upstream_conf_t     *ucf;
+    ngx_http_lunary_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_http_lunary_module);
+
+    if (mcf->grpc == NULL) {
+        return 0;
+    }
+
+    ucf = r->loc_conf[mcf->grpc->ctx_index];
+
+    return ucf->upstream != NULL;
 }
 
 
@@ -143,6 +183,15 @@ ngx_http_lunary_request_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 
         if (ctx == NULL) {
             return ngx_http_lunary_next_request_body(r, in);
+        }
+    }
+
+    if (ctx->unread) {
+
+        for (cl = in; cl; cl = cl->next) {
+            if (ngx_buf_in_memory(cl->buf)) {
+                ctx->request_bytes += cl->buf->last - cl->buf->pos;
+            }
         }
     }
 

@@ -1,0 +1,126 @@
+"""Behind grpc_pass messages go both ways at the same time: the body is neither
+waited for nor read.  The caller is known by headers and sessions."""
+
+import json
+import socket
+
+import pytest
+
+from harness.client import H2Client
+
+CONFIG = """
+{{ globals }}
+http {
+    {{ http }}
+    {{ lunary }}
+    server {
+        listen 127.0.0.1:{{ port2 }} http2;
+        location / {
+            lunary on;
+            lunary_session sess:$lunary_session_id format=string;
+            lunary_session_id header=x-session;
+            {{ extra | default("") }}
+            grpc_pass grpc://{{ grpc | default("127.0.0.1:%d" % port) }};
+        }
+        {{ more | default("") }}
+    }
+    server {
+        listen {{ listen }} http2;
+        location / { proxy_pass {{ upstream }}; }
+    }
+}
+"""
+
+PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
+HEAD = {"content-type": "application/grpc", "te": "trailers"}
+MESSAGE = b"\0\0\0\0\x05hello"
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        one.settimeout(10)
+        yield one
+
+
+@pytest.fixture
+def served(nginx, redis):
+    redis.set("sess:s1", "ann")
+
+    def make(**variables):
+        return nginx(CONFIG, **variables)
+
+    return make
+
+
+def test_the_upstream_is_asked_before_the_body_comes(served, listener):
+    one = served(grpc="127.0.0.1:%d" % listener.getsockname()[1])
+
+    with H2Client("127.0.0.1", one.port2) as client:
+        client.start("POST", PATH, HEAD)
+        conn, _ = listener.accept()
+        with conn:
+            conn.settimeout(10)
+            assert conn.recv(24).startswith(b"PRI * HTTP/2.0")
+
+
+def test_a_call_becomes_a_run_without_contents(served, upstream, runs):
+    upstream.answer(MESSAGE, headers={"Content-Type": "application/grpc"})
+
+    with H2Client("127.0.0.1", served().port2) as client:
+        answer = client.request("POST", PATH, {
+            **HEAD, "x-session": "s1", "x-lunary-user-id": "eve"},
+            pieces=[MESSAGE, MESSAGE])
+
+    assert (answer.status, answer.body) == (200, MESSAGE)
+    assert upstream.last.body == 2 * MESSAGE
+    assert upstream.last.header("x-session") is None
+    assert upstream.last.header("x-lunary-user-id") is None
+    run = runs.one()
+    assert (run["user_id"], run["user_source"]) == ("ann", "session")
+    assert (run["request_bytes"], run["status"]) == ("20", "200")
+    assert "input" not in run
+
+
+def test_without_a_user_nobody_is_asked(served, upstream, runs):
+    one = served(extra="lunary_require_user on;")
+
+    with H2Client("127.0.0.1", one.port2) as client:
+        answer = client.request("POST", PATH, HEAD, pieces=[MESSAGE])
+
+    assert answer.status == 400
+    assert upstream.requests == []
+    assert runs.one()["outcome"] == "rejected"
+
+
+def test_where_a_user_is_put_into_bodies_they_are_read(served, upstream, runs):
+    """... and what cannot be read there is refused, as ever."""
+    one = served(extra="lunary_inject_user user; lunary_api openai.chat;")
+
+    with H2Client("127.0.0.1", one.port2) as client:
+        answer = client.request("POST", PATH, {**HEAD, "x-session": "s1"},
+                                pieces=[MESSAGE])
+
+    assert answer.status == 400
+    assert upstream.requests == []
+
+
+def test_behind_a_redirect_the_body_is_read_where_nobody_has(served, upstream,
+                                                             runs):
+    one = served(extra="deny all; error_page 403 = @json;", more=f"""
+        location @json {{
+            lunary on;
+            proxy_pass {upstream.url};
+        }}""")
+    rest = {"model": "m", "messages": []}
+
+    with H2Client("127.0.0.1", one.port2) as client:
+        answer = client.request(
+            "POST", "/v1/chat/completions",
+            {"content-type": "application/json"},
+            pieces=[json.dumps({"user_id": "bob", **rest}).encode()])
+
+    assert answer.status == 200
+    assert upstream.last.json() == rest
+    run = runs.one()
+    assert (run["user_id"], run["model"]) == ("bob", "m")
