@@ -13,6 +13,7 @@ CONFIG = """
 http {
     {{ http }}
     {{ lunary }}
+    {{ main | default("") }}
     server {
         listen 127.0.0.1:{{ port2 }} http2;
         location / {
@@ -21,6 +22,7 @@ http {
             lunary_session_id header=x-session;
             {{ extra | default("") }}
             grpc_pass grpc://{{ grpc | default("127.0.0.1:%d" % port) }};
+            {{ last | default("") }}
         }
         {{ more | default("") }}
     }
@@ -91,6 +93,40 @@ def test_without_a_user_nobody_is_asked(served, upstream, runs):
     assert answer.status == 400
     assert upstream.requests == []
     assert runs.one()["outcome"] == "rejected"
+
+
+@pytest.mark.parametrize("block", [
+    "if ($http_x) { PASS }", "if ($http_x) { PASS_VARIABLE }",
+    "limit_except GET { PASS }", "limit_except GET { PASS_VARIABLE }",
+    "location /v1/ { lunary on; PASS }", "PASS"])
+def test_what_another_module_answers_is_read(served, upstream, runs, block):
+    last = (block.replace("PASS_VARIABLE", "proxy_pass $other;")
+                 .replace("PASS", f"proxy_pass {upstream.url};"))
+    one = served(last=last,
+                 main=f"map $host $other {{ default {upstream.url}; }}")
+    rest = {"model": "m", "messages": []}
+
+    with H2Client("127.0.0.1", one.port2) as client:
+        answer = client.request(
+            "POST", "/v1/chat/completions", {**HEAD, "x-x": "1", "x": "1"},
+            pieces=[json.dumps({"user_id": "bob", **rest}).encode()])
+
+    assert answer.status == 200
+    assert upstream.last.json() == rest
+    assert runs.one()["user_id"] == "bob"
+
+
+@pytest.mark.parametrize("block", ["if ($http_x) { }", "limit_except GET { }",
+                                   "if ($http_x) { set $a b; }"])
+def test_blocks_in_the_location_change_nothing(served, listener, block):
+    one = served(grpc="127.0.0.1:%d" % listener.getsockname()[1], extra=block)
+
+    with H2Client("127.0.0.1", one.port2) as client:
+        client.start("POST", PATH, {**HEAD, "x": "1"})
+        conn, _ = listener.accept()
+        with conn:
+            conn.settimeout(10)
+            assert conn.recv(24).startswith(b"PRI * HTTP/2.0")
 
 
 def test_where_a_user_is_put_into_bodies_they_are_read(served, upstream, runs):

@@ -149,7 +149,6 @@ typedef struct {
     ngx_array_t                header_vars;    /* $http_* that are used      */
     ngx_int_t                  proxy_host;     /* index of $proxy_host, or
                                                   NGX_ERROR: no proxy module */
-    ngx_module_t              *grpc;           /* nginx's; NULL: there is none*/
     ngx_flag_t                 cascade;        /* some lunary_user lists
                                                   parent                     */
     ngx_array_t                lookups;        /* targets of sessions,
@@ -179,6 +178,8 @@ typedef struct {
     ngx_http_lunary_cache_conf_t        cache;
     ngx_flag_t                          cache_set;
     ngx_flag_t                          policy;
+    ngx_http_handler_pt                 content;   /* its content handler    */
+    unsigned                            grpc:1;    /* that is grpc_pass      */
     ngx_http_lunary_inject_conf_t       inject;
     ngx_flag_t                          inject_set;
     ngx_http_lunary_choice_t            require;

@@ -111,6 +111,70 @@ ngx_http_lunary_create_loc_conf(ngx_conf_t *cf)
 }
 
 
+/*
+ * Is what answers here grpc_pass, with a name that is known?  What clients say
+ * of their bodies does not do: any could say so.  Each of nginx's upstream
+ * modules has its ngx_http_upstream_conf_t first, and has merged it by now; a
+ * block without a name (`if`, limit_except) inherits it, also where another
+ * module answers in it.  In doubt it is not: such a body is read.
+ */
+
+static ngx_uint_t
+ngx_http_lunary_is_grpc(ngx_conf_t *cf, ngx_http_core_loc_conf_t *clcf,
+    ngx_http_lunary_loc_conf_t *prev)
+{
+    ngx_uint_t                  i, k, grpc;
+    ngx_module_t               *m;
+    ngx_http_conf_ctx_t        *ctx;
+    ngx_http_upstream_conf_t   *ucf;
+
+    static const char *const  others[] = {
+        "ngx_http_proxy_module", "ngx_http_fastcgi_module",
+        "ngx_http_uwsgi_module", "ngx_http_scgi_module",
+        "ngx_http_memcached_module"
+    };
+
+    if (clcf->noname) {
+
+        if (!prev->grpc
+            || (clcf->handler != NULL && clcf->handler != prev->content))
+        {
+            return 0;
+        }
+
+    } else if (clcf->handler == NULL) {
+        return 0;
+    }
+
+    ctx = cf->ctx;
+    grpc = 0;
+
+    for (i = 0; cf->cycle->modules[i]; i++) {
+
+        m = cf->cycle->modules[i];
+
+        if (m->type != NGX_HTTP_MODULE || ctx->loc_conf[m->ctx_index] == NULL) {
+            continue;
+        }
+
+        ucf = ctx->loc_conf[m->ctx_index];
+
+        if (ngx_strcmp(m->name, "ngx_http_grpc_module") == 0) {
+            grpc = (ucf->upstream != NULL);
+            continue;
+        }
+
+        for (k = 0; k < sizeof(others) / sizeof(others[0]); k++) {
+            if (ngx_strcmp(m->name, others[k]) == 0 && ucf->upstream != NULL) {
+                return 0;
+            }
+        }
+    }
+
+    return grpc;
+}
+
+
 char *
 ngx_http_lunary_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 {
@@ -194,6 +258,10 @@ ngx_http_lunary_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     /* `if` and limit_except: the content handler is the location's */
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    conf->grpc = ngx_http_lunary_is_grpc(cf, clcf, prev);
+    conf->content = (clcf->noname && clcf->handler == NULL) ? prev->content
+                                                            : clcf->handler;
 
     if (conf->ingest == NULL && clcf->noname) {
         conf->ingest = prev->ingest;

@@ -366,14 +366,6 @@ ngx_http_lunary_postconfiguration(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
-    for (i = 0; cf->cycle->modules[i]; i++) {
-        if (ngx_strcmp(cf->cycle->modules[i]->name, "ngx_http_grpc_module")
-            == 0)
-        {
-            mcf->grpc = cf->cycle->modules[i];
-        }
-    }
-
     /* names are resolved again on reconnect, where http{} has a resolver */
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);

@@ -23,7 +23,6 @@
 #define NGX_HTTP_LUNARY_TURN       (256 * 1024)
 
 
-static ngx_uint_t ngx_http_lunary_grpc(ngx_http_request_t *r);
 static void ngx_http_lunary_body_handler(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_lunary_turns(ngx_http_request_t *r);
 static void ngx_http_lunary_portion(ngx_http_request_t *r,
@@ -49,7 +48,7 @@ ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         return ngx_http_lunary_scan_body(r, ctx);
     }
 
-    if (lcf->inject.members == 0 && ngx_http_lunary_grpc(r)) {
+    if (lcf->grpc && lcf->inject.members == 0) {
         ctx->unread = 1;
         ctx->read_done = 1;
         ctx->body_ended = 1;
@@ -99,31 +98,6 @@ ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_finalize_request(r, NGX_DONE);
 
     return NGX_DONE;
-}
-
-
-/*
- * 1 where grpc_pass names this location's upstream.  What a client says of its
- * body would not do: any could say so.  (Each of nginx's upstream modules has
- * its ngx_http_upstream_conf_t first; of a name with variables nothing is
- * known there, and such a body is read.)
- */
-
-static ngx_uint_t
-ngx_http_lunary_grpc(ngx_http_request_t *r)
-{
-    ngx_http_upstream_conf_t     *ucf;
-    ngx_http_lunary_main_conf_t  *mcf;
-
-    mcf = ngx_http_get_module_main_conf(r, ngx_http_lunary_module);
-
-    if (mcf->grpc == NULL) {
-        return 0;
-    }
-
-    ucf = r->loc_conf[mcf->grpc->ctx_index];
-
-    return ucf->upstream != NULL;
 }
 
 
