@@ -16,6 +16,7 @@ http {
     {{ main | default("") }}
     server {
         listen 127.0.0.1:{{ port2 }} http2;
+        listen 127.0.0.1:{{ port3 }};
         location / {
             lunary on;
             lunary_session sess:$lunary_session_id format=string;
@@ -141,22 +142,69 @@ def test_where_a_user_is_put_into_bodies_they_are_read(served, upstream, runs):
     assert upstream.requests == []
 
 
-def test_behind_a_redirect_the_body_is_read_where_nobody_has(served, upstream,
-                                                             runs):
-    one = served(extra="deny all; error_page 403 = @json;", more=f"""
-        location @json {{
+JSON = """
+        location @json {
             lunary on;
-            proxy_pass {upstream.url};
-        }}""")
-    rest = {"model": "m", "messages": []}
+            lunary_capture none;
+            proxy_pass http://127.0.0.1:PORT;
+        }"""
+CHAT = {"user_id": "bob", "model": "m", "messages": []}
+
+
+@pytest.mark.parametrize("status", [403, 502])
+def test_behind_a_redirect_the_body_is_read(served, upstream, runs, status):
+    """Before anybody has begun to, or while all of it is there."""
+    one = served(grpc="127.0.0.1:1", extra=f"error_page {status} = @json; "
+                 + ("deny all;" if status == 403 else ""),
+                 more=JSON.replace("http://127.0.0.1:PORT", upstream.url),
+                 level="info")
+    body = json.dumps(CHAT).encode()
+
+    with one.client(one.port3) as client:
+        answer = client.request("POST", "/unheard/of", body=body)
+
+    assert answer.status == 404         # the stand-in's, who has no such path
+    assert upstream.last.json() == {"model": "m", "messages": []}
+    run = runs.one()
+    assert (run["user_id"], run["model"]) == ("bob", "m")
+    assert run["request_bytes"] == str(len(body))
+
+
+@pytest.mark.parametrize("page", ["/50x.html", "@json"])
+def test_behind_a_redirect_a_body_on_its_way_is_not_sent(served, upstream,
+                                                         runs, page):
+    one = served(grpc="127.0.0.1:1", extra=f"error_page 502 = {page};",
+                 more=JSON.replace("http://127.0.0.1:PORT", upstream.url)
+                 + "location = /50x.html { lunary on; root html; }",
+                 level="info")
+    html = one.folder / "html"
+    html.mkdir()
+    (html / "50x.html").write_text("a page")
 
     with H2Client("127.0.0.1", one.port2) as client:
+        stream = client.start("POST", PATH, HEAD)
+        client.data(stream, MESSAGE)
+        answer = client.read(stream)
+
+    assert upstream.requests == []
+    if page == "@json":
+        assert answer.status == 502
+        one.allow("cannot be sent again")
+    else:
+        assert answer.body == b"a page"
+    assert runs.one()["outcome"] == "error"
+
+
+def test_the_body_of_a_known_api_is_read(served, upstream, runs):
+    """An upstream may be asked by HTTP/2 in this way."""
+    body = json.dumps(CHAT).encode()
+
+    with H2Client("127.0.0.1", served().port2) as client:
         answer = client.request(
             "POST", "/v1/chat/completions",
-            {"content-type": "application/json"},
-            pieces=[json.dumps({"user_id": "bob", **rest}).encode()])
+            {"content-type": "application/json"}, pieces=[body])
 
     assert answer.status == 200
-    assert upstream.last.json() == rest
+    assert upstream.last.json() == {"model": "m", "messages": []}
     run = runs.one()
     assert (run["user_id"], run["model"]) == ("bob", "m")

@@ -417,7 +417,7 @@ ngx_http_lunary_inject_refused(ngx_http_request_t *r,
 
     members = ngx_http_lunary_inject_members(ctx, lcf);
 
-    if (members == 0 || ctx->request_bytes == 0) {
+    if (members == 0 || (ctx->request_bytes == 0 && !ctx->unread)) {
         return 0;
     }
 

@@ -123,6 +123,11 @@ ngx_int_t ngx_http_lunary_precontent_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_lunary_read_body(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
 
+/* a body that was not read in the location before (ctx->unread): NGX_OK or a
+ * status; ctx->conf is the new location's */
+ngx_int_t ngx_http_lunary_body_again(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx);
+
 /* the body that is there, unless it is what was scanned: NGX_OK or a status */
 ngx_int_t ngx_http_lunary_scan_body(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);

@@ -135,6 +135,14 @@ ngx_http_lunary_handler(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
         ctx->conf = lcf;
         ctx->judged = 0;
 
+        if (ctx->unread) {
+            rc = ngx_http_lunary_body_again(r, ctx);
+
+            if (rc != NGX_OK) {
+                return rc;
+            }
+        }
+
         if (ngx_http_lunary_reopen(r, ctx) != NGX_OK) {
             return NGX_HTTP_INTERNAL_SERVER_ERROR;
         }
@@ -379,17 +387,6 @@ ngx_http_lunary_reopen(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 
     lcf = ctx->conf;
     conf = &ctx->call->conf;
-
-    if (ctx->unread && r->request_body == NULL) {
-
-        /* nobody has begun to: this location may read it */
-
-        ctx->unread = 0;
-        ctx->read_done = 0;
-        ctx->body_ended = 0;
-
-        return ngx_http_lunary_open_call(r, ctx);
-    }
 
     capture = ngx_http_lunary_capture(r, lcf, 0);
 

@@ -48,7 +48,9 @@ ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         return ngx_http_lunary_scan_body(r, ctx);
     }
 
-    if (lcf->grpc && lcf->inject.members == 0) {
+    /* of a known API it is JSON, whatever is spoken to the upstream */
+
+    if (lcf->grpc && lcf->inject.members == 0 && !ctx->call->recognised) {
         ctx->unread = 1;
         ctx->read_done = 1;
         ctx->body_ended = 1;
@@ -98,6 +100,51 @@ ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_finalize_request(r, NGX_DONE);
 
     return NGX_DONE;
+}
+
+
+/*
+ * Behind a redirect from where the body was not read.  If nobody has begun to,
+ * this location may read it, and if all of it is still there, it is scanned.
+ * If some of it is on its way or gone, no content handler could send it on.
+ */
+
+ngx_int_t
+ngx_http_lunary_body_again(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
+{
+    ngx_http_lunary_body_id_t  now;
+
+    if (r->request_body == NULL) {
+        ctx->unread = 0;
+        ctx->read_done = 0;
+        ctx->body_ended = 0;
+        ctx->request_bytes = 0;
+
+        return ngx_http_lunary_open_call(r, ctx) == NGX_OK
+               ? NGX_OK : NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_http_lunary_body_id(r, &now);
+
+    if (!r->reading_body && now.size == r->headers_in.content_length_n) {
+        ctx->unread = 0;
+        ctx->scanned.size = -1;
+
+        return ngx_http_lunary_scan_body(r, ctx);
+    }
+
+    if (ctx->conf->content == NULL) {
+
+        /* a page of an error */
+
+        return NGX_OK;
+    }
+
+    ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                  "lunary: the request's body went to the upstream of "
+                  "grpc_pass and cannot be sent again");
+
+    return NGX_HTTP_BAD_GATEWAY;
 }
 
 
