@@ -189,10 +189,27 @@ def test_behind_a_redirect_a_body_on_its_way_is_not_sent(served, upstream,
     assert upstream.requests == []
     if page == "@json":
         assert answer.status == 502
-        one.allow("cannot be sent again")
     else:
         assert answer.body == b"a page"
     assert runs.one()["outcome"] == "error"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_behind_a_redirect_no_body_is_none(served, upstream, runs, version):
+    one = served(grpc="127.0.0.1:1", extra="error_page 502 = @json;",
+                 more=JSON.replace("http://127.0.0.1:PORT", upstream.url),
+                 level="info")
+
+    if version == 2:
+        with H2Client("127.0.0.1", one.port2) as client:
+            answer = client.request("POST", "/unheard/of")
+    else:
+        with one.client(one.port3) as client:
+            answer = client.request("POST", "/unheard/of")
+
+    assert answer.status == 404
+    assert upstream.last.body == b""
+    runs.one()
 
 
 def test_the_body_of_a_known_api_is_read(served, upstream, runs):

@@ -4,13 +4,13 @@
  * The request's body: read before the call is judged, and scanned by a request
  * body filter as it arrives, or later where another module has read it.
  *
- * Behind grpc_pass it is not waited for, and not read: messages go both ways at
- * the same time, and they are not JSON.
+ * Behind grpc_pass it is not waited for, and not read, but for known APIs:
+ * messages go both ways at the same time, and they are not JSON.
  *
  * Invariants
  *   - r->main->count is given back exactly once for the one time the body is
  *     read;
- *   - the scanner sees every byte of the body exactly once, in order;
+ *   - the scanner sees every byte of a body that is read exactly once, in order;
  *   - others are served between the parts of a large body.
  */
 
@@ -112,6 +112,7 @@ ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 ngx_int_t
 ngx_http_lunary_body_again(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 {
+    off_t                      size;
     ngx_http_lunary_body_id_t  now;
 
     if (r->request_body == NULL) {
@@ -126,7 +127,15 @@ ngx_http_lunary_body_again(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
 
     ngx_http_lunary_body_id(r, &now);
 
-    if (!r->reading_body && now.size == r->headers_in.content_length_n) {
+    /* no length: there is no body, or it is not known (-1) */
+
+    size = r->headers_in.content_length_n;
+
+    if (size < 0 && !r->headers_in.chunked) {
+        size = 0;
+    }
+
+    if (!r->reading_body && now.size == size) {
         ctx->unread = 0;
         ctx->scanned.size = -1;
 

@@ -10,7 +10,7 @@
  *     that are still open, and stays so;
  *   - every step makes the text shorter or leaves it as it is, in one or two
  *     passes over it and without memory;
- *   - text before + bytes counted as removed = text after, but for white
+ *   - text after + bytes counted as removed = text before, but for white
  *     space between tokens;
  *   - what comes out is the same whether or not something was set aside.
  */
