@@ -10,7 +10,8 @@
  * Invariants
  *   - r->main->count is given back exactly once for the one time the body is
  *     read;
- *   - the scanner sees every byte of a body that is read exactly once, in order;
+ *   - of a body that is read the scanner sees every byte exactly once, in
+ *     order;
  *   - others are served between the parts of a large body.
  */
 

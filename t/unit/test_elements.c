@@ -121,6 +121,26 @@ feed(size_t max, size_t cut, size_t len, size_t piece)
 }
 
 
+static void
+same_in_pieces(size_t max, lunary_str_t text)
+{
+    size_t         i;
+    lunary_doc_t  *d;
+
+    static const size_t  pieces[] = { 7, 64, 1000, 5000 };
+
+    for (i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
+        d = feed(max, 0, made.len, pieces[i]);
+
+        assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+        assert_int_equal(lunary_doc_text(d).len, text.len);
+        assert_memory_equal(lunary_doc_text(d).data, text.data, text.len);
+
+        lunary_doc_destroy(d);
+    }
+}
+
+
 /*
  * text is `made` but for old elements of the array that begins at `start` in
  * both: a marker tells of them.  Returns where in `made` the kept ones begin.
@@ -263,11 +283,8 @@ what_breaks_off_keeps_the_newest(void **state)
 static void
 an_array_that_has_ended_is_whole_again(void **state)
 {
-    size_t         i;
-    lunary_doc_t  *d, *other;
+    lunary_doc_t  *d;
     lunary_str_t   text, messages, tools;
-
-    static const size_t  pieces[] = { 1, 7, 64, 1000, 5000 };
 
     (void) state;
 
@@ -296,13 +313,7 @@ an_array_that_has_ended_is_whole_again(void **state)
     assert_text(lunary_json_get(lunary_json_at(tools, 0), "role"), "\"user\"");
     assert_non_null(memmem(made.data, made.len, tools.data, tools.len));
 
-    for (i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
-        other = feed(8192, 0, made.len, pieces[i]);
-        assert_int_equal(lunary_doc_finish(other), LUNARY_OK);
-        assert_int_equal(lunary_doc_text(other).len, text.len);
-        assert_memory_equal(lunary_doc_text(other).data, text.data, text.len);
-        lunary_doc_destroy(other);
-    }
+    same_in_pieces(8192, text);
 
     lunary_doc_destroy(d);
 }
@@ -313,11 +324,9 @@ an_array_that_has_ended_is_whole_again(void **state)
 static void
 long_strings_are_cut_on_the_way(void **state)
 {
-    size_t         i, k;
-    lunary_doc_t  *d, *other;
+    size_t         k;
+    lunary_doc_t  *d;
     lunary_str_t   text, v, list;
-
-    static const size_t  pieces[] = { 1, 7, 64, 1000, 5000 };
 
     (void) state;
 
@@ -348,13 +357,7 @@ long_strings_are_cut_on_the_way(void **state)
     assert_true(k > 16);
     assert_int_equal(lunary_doc_removed(d), made.len - text.len);
 
-    for (i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
-        other = feed(32768, 0, made.len, pieces[i]);
-        assert_int_equal(lunary_doc_finish(other), LUNARY_OK);
-        assert_int_equal(lunary_doc_text(other).len, text.len);
-        assert_memory_equal(lunary_doc_text(other).data, text.data, text.len);
-        lunary_doc_destroy(other);
-    }
+    same_in_pieces(32768, text);
 
     lunary_doc_destroy(d);
 }
@@ -367,10 +370,9 @@ a_string_behind_dropped_numbers_has_room(void **state)
 {
     size_t         i, k, n, start;
     lunary_str_t   text;
-    lunary_doc_t  *d, *other;
+    lunary_doc_t  *d;
 
     static const size_t  bounds[] = { 2048, 16384, 40000 };
-    static const size_t  pieces[] = { 7, 64 };
 
     (void) state;
 
@@ -410,14 +412,7 @@ a_string_behind_dropped_numbers_has_room(void **state)
             assert_true(lunary_json_valid(text, LUNARY_DOC_DEPTH));
             assert_true(text.len <= bounds[k]);
 
-            for (i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
-                other = feed(bounds[k], 0, made.len, pieces[i]);
-                assert_int_equal(lunary_doc_finish(other), LUNARY_OK);
-                assert_int_equal(lunary_doc_text(other).len, text.len);
-                assert_memory_equal(lunary_doc_text(other).data, text.data,
-                                    text.len);
-                lunary_doc_destroy(other);
-            }
+            same_in_pieces(bounds[k], text);
 
             lunary_doc_destroy(d);
         }
