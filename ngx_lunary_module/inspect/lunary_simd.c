@@ -9,7 +9,7 @@
  * next simpler one.
  */
 
-#include "lunary_simd.h"
+#include "lunary_simd_internal.h"
 
 #if defined(__aarch64__) && defined(__ARM_NEON)
 #define LUNARY_HAVE_NEON  1
@@ -200,7 +200,7 @@ lunary_simd_brackets(const unsigned char *p, const unsigned char *end,
 }
 
 
-static const unsigned char *
+const unsigned char *
 lunary_portable_nested(const unsigned char *p, const unsigned char *end)
 {
     return lunary_simd_brackets(p, end, 1);
@@ -484,26 +484,6 @@ lunary_avx2_bits(__m256i a, __m256i b)
 }
 
 
-/* the bytes behind a backslash that is not behind one itself; *odd: the last
- * byte of the block before is such a backslash */
-
-static inline uint64_t
-lunary_avx2_escaped(uint64_t backslash, uint64_t *odd)
-{
-    uint64_t  follows, starts, sum;
-
-    static const uint64_t  even = 0x5555555555555555ULL;
-
-    backslash &= ~*odd;
-    follows = backslash << 1 | *odd;
-    starts = backslash & ~even & ~follows;
-
-    *odd = __builtin_add_overflow(starts, backslash, &sum);
-
-    return (even ^ (sum << 1)) & follows;
-}
-
-
 /*
  * 64 bytes at a time: the quotes that are not escaped tell what is inside of
  * strings, and brackets outside of them are counted.
@@ -542,7 +522,7 @@ lunary_avx2_nested(const unsigned char *p, const unsigned char *end)
                                  lunary_avx2_is(b, '\\'));
 
         if (slash | odd) {
-            quote &= ~lunary_avx2_escaped(slash, &odd);
+            quote &= ~lunary_simd_escaped(slash, &odd);
         }
 
         inside = (uint64_t) _mm_cvtsi128_si64(
@@ -609,7 +589,7 @@ lunary_avx2_close(const unsigned char *p, const unsigned char *end)
                                  lunary_avx2_is(b, '\\'));
 
         if (slash | odd) {
-            quote &= ~lunary_avx2_escaped(slash, &odd);
+            quote &= ~lunary_simd_escaped(slash, &odd);
         }
 
         if (quote) {
@@ -625,6 +605,22 @@ lunary_avx2_close(const unsigned char *p, const unsigned char *end)
 #define lunary_avx2_padded  lunary_span_avx2_padded
 
 lunary_simd_table(avx2)
+
+#endif
+
+
+#if (LUNARY_HAVE_AVX512)
+
+/* what is looked for without what is around it is near, or mostly is */
+
+#define lunary_avx512_find_text     lunary_avx2_find_text
+#define lunary_avx512_find_quote    lunary_avx2_find_quote
+#define lunary_avx512_find_bracket  lunary_avx2_find_bracket
+#define lunary_avx512_find_number   lunary_avx2_find_number
+#define lunary_avx512_find_base64   lunary_avx2_find_base64
+#define lunary_avx512_find_space    lunary_avx2_find_space
+
+lunary_simd_table(avx512)
 
 #endif
 
@@ -828,6 +824,14 @@ lunary_simd_wide(void)
         lunary_simd = lunary_simd_all()[0];
     }
 
+#if (LUNARY_HAVE_AVX512)
+
+    if (lunary_simd == &lunary_simd_avx512) {
+        return 1;
+    }
+
+#endif
+
 #if (LUNARY_HAVE_AVX2)
     return lunary_simd == &lunary_simd_avx2;
 #else
@@ -839,7 +843,12 @@ lunary_simd_wide(void)
 const lunary_simd_t *const *
 lunary_simd_all(void)
 {
+    const lunary_simd_t *const  *one;
+
     static const lunary_simd_t *const  all[] = {
+#if (LUNARY_HAVE_AVX512)
+        &lunary_simd_avx512,
+#endif
 #if (LUNARY_HAVE_AVX2)
         &lunary_simd_avx2,
 #endif
@@ -853,18 +862,35 @@ lunary_simd_all(void)
         NULL
     };
 
+    one = all;
+
+#if (LUNARY_HAVE_AVX512)
+
+    /* with VBMI2 the processor has VBMI, BMI2 and all that AVX2 is used with */
+
+    if (!__builtin_cpu_supports("avx512bw")
+        || !__builtin_cpu_supports("avx512vbmi")
+        || !__builtin_cpu_supports("avx512vbmi2")
+        || !__builtin_cpu_supports("bmi2")
+        || !__builtin_cpu_supports("pclmul"))
+    {
+        one++;
+    }
+
+#endif
+
 #if (LUNARY_HAVE_AVX2)
 
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi")
         || !__builtin_cpu_supports("popcnt")
         || !__builtin_cpu_supports("pclmul"))
     {
-        return all + 1;
+        for (one = all; *one != &lunary_simd_sse2; one++) { /* void */ }
     }
 
 #endif
 
-    return all;
+    return one;
 }
 
 

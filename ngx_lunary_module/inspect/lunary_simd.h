@@ -22,6 +22,11 @@
 #if defined(__SSE2__) && (defined(__GNUC__) || defined(__clang__))            \
     && defined(__x86_64__)
 #define LUNARY_HAVE_AVX2  1
+
+#if defined(__clang__) ? (__clang_major__ >= 7) : (__GNUC__ >= 9)
+#define LUNARY_HAVE_AVX512  1
+#endif
+
 #endif
 
 
@@ -29,7 +34,8 @@ typedef const unsigned char *(*lunary_simd_pt)(const unsigned char *p,
     const unsigned char *end);
 
 typedef struct {
-    const char      *name;              /* "avx2", "sse2", "neon", "portable" */
+    const char      *name;              /* "avx512", "avx2", "sse2", "neon",
+                                         * "portable" */
     lunary_simd_pt   text;
     lunary_simd_pt   quote;
     lunary_simd_pt   bracket;
@@ -45,7 +51,8 @@ typedef struct {
 extern const lunary_simd_t  *lunary_simd;
 extern const lunary_simd_t   lunary_simd_portable;
 
-/* 1 where the processor has AVX2 and what comes with it, and it is chosen */
+/* 1 where the processor has AVX2 and what comes with it, and that, or more, is
+ * chosen */
 int lunary_simd_wide(void);
 
 /* what this processor can run, best first; ends with a NULL */
@@ -196,8 +203,10 @@ const unsigned char *lunary_simd_close(const unsigned char *p,
     const unsigned char *end);
 
 
-/* for the tables: what lunary_span.c has of them */
+/* for the tables: what other files have of them */
 
+const unsigned char *lunary_portable_nested(const unsigned char *p,
+    const unsigned char *end);
 const unsigned char *lunary_span_any(const unsigned char *p,
     const unsigned char *end);
 
@@ -206,6 +215,19 @@ const unsigned char *lunary_span_any(const unsigned char *p,
 const unsigned char *lunary_span_avx2(const unsigned char *p,
     const unsigned char *end);
 const unsigned char *lunary_span_avx2_padded(const unsigned char *p,
+    const unsigned char *end);
+
+#endif
+
+#if (LUNARY_HAVE_AVX512)
+
+const unsigned char *lunary_avx512_nested(const unsigned char *p,
+    const unsigned char *end);
+const unsigned char *lunary_avx512_close(const unsigned char *p,
+    const unsigned char *end);
+const unsigned char *lunary_avx512_span(const unsigned char *p,
+    const unsigned char *end);
+const unsigned char *lunary_avx512_padded(const unsigned char *p,
     const unsigned char *end);
 
 #endif

@@ -19,7 +19,7 @@
  */
 
 #include "lunary_escape.h"
-#include "lunary_simd.h"
+#include "lunary_simd_internal.h"
 #include "lunary_string.h"
 #include "lunary_utf8.h"
 
@@ -265,46 +265,15 @@ lunary_avx2_few(const unsigned char *p, uint64_t follows)
 }
 
 
-/* the start of what lies at p, or begins before it: not before `from`; odd
- * and due are as in lunary_avx2_span() */
-
-LUNARY_AVX2 static const unsigned char *
-lunary_span_back(const unsigned char *from, const unsigned char *p,
-    uint64_t odd, uint64_t due)
-{
-    const unsigned char  *q;
-
-    if (odd) {
-        return p - 1;
-    }
-
-    if (due) {
-        return p - 6 + __builtin_popcountll(due);
-    }
-
-    for (q = p; q > from && p - q < 3 && q[-1] >= 0x80; q--) { /* void */ }
-
-    /* a character's, unless it stands alone: before it ends an escape */
-
-    while (q > from && (*q & 0xc0) == 0x80 && q[-1] >= 0x80) {
-        q--;
-    }
-
-    return q;
-}
-
-
 LUNARY_AVX2 static inline __attribute__((always_inline)) const unsigned char *
 lunary_avx2_span(const unsigned char *p, const unsigned char *end, int padded)
 {
     size_t                n;
     __m256i               a, b, before, any;
     uint64_t              stop, bad, slash, odd, due, u;
-    uint64_t              follows, starts, sum, odd_next, due_next;
+    uint64_t              follows, odd_next, due_next;
     unsigned char         tail[64];
     const unsigned char  *from, *block;
-
-    static const uint64_t  even = 0x5555555555555555ULL;
 
     from = p;
     odd = 0;                          /* bit 0: the first byte is escaped     */
@@ -350,13 +319,8 @@ lunary_avx2_span(const unsigned char *p, const unsigned char *end, int padded)
 
         if (slash | odd | due) {
 
-            /* the bytes behind a backslash that is not behind one itself */
-
-            slash &= ~odd;
-            follows = slash << 1 | odd;
-            starts = slash & ~even & ~follows;
-            odd_next = __builtin_add_overflow(starts, slash, &sum);
-            follows &= even ^ (sum << 1);
+            odd_next = odd;
+            follows = lunary_simd_escaped(slash, &odd_next);
 
             /* an escaped quote is none, and a control is no escape */
 
@@ -404,7 +368,7 @@ judged:
         p += 64;
     }
 
-    return lunary_span_any(lunary_span_back(from, p, odd, due), end);
+    return lunary_span_any(lunary_simd_back(from, p, odd, due), end);
 }
 
 

@@ -1,0 +1,365 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * The functions of lunary_simd.h that look at every byte of a string, with
+ * AVX-512: a comparison of 64 bytes is one instruction, and its outcome a word
+ * with a bit for each.  The masks mean what those of lunary_span.c and
+ * lunary_simd.c (AVX2) do.
+ *
+ * It is for processors with VBMI2: those with AVX-512 before them slow down
+ * when it is used.
+ *
+ * Invariant: bytes outside of [p, end) are not loaded, but where they are known
+ * to be there (padded).
+ */
+
+#include "lunary_simd_internal.h"
+
+#if (LUNARY_HAVE_AVX512)
+
+#include <immintrin.h>
+
+
+#define LUNARY_AVX512  __attribute__((target(                                \
+    "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi,bmi2,popcnt,pclmul")))
+
+#define lunary_avx512_is(x, c)                                               \
+    _mm512_cmpeq_epi8_mask(x, _mm512_set1_epi8(c))
+
+
+/* the first 64 bytes of [p, end), and `fill` where there are fewer */
+
+LUNARY_AVX512 static inline __m512i
+lunary_avx512_load(const unsigned char *p, const unsigned char *end, char fill)
+{
+    size_t  n;
+
+    n = (size_t) (end - p);
+
+    if (n >= 64) {
+        return _mm512_loadu_si512(p);
+    }
+
+    return _mm512_mask_loadu_epi8(_mm512_set1_epi8(fill),
+                                  ((__mmask64) 1 << n) - 1, p);
+}
+
+
+/* what may be wrong with two bytes, as in lunary_span.c */
+
+#define SHORT      0x01
+#define LONG       0x02
+#define OVERLONG3  0x04
+#define LARGE      0x08
+#define SURROGATE  0x10
+#define OVERLONG2  0x20
+#define OVERLONG4  0x40
+#define LARGE8     0x40
+#define CONTS      0x80
+
+#define ANY        (SHORT|LONG|CONTS)
+
+#define lunary_avx512_table(...)                                             \
+    _mm512_broadcast_i32x4(_mm_setr_epi8(__VA_ARGS__))
+
+
+/* bits at, or up to three bytes behind, what is no UTF-8 in x */
+
+LUNARY_AVX512 static inline uint64_t
+lunary_avx512_utf8(__m512i x, __m512i before)
+{
+    __m512i  carried, one, two, three, high, low, next, half, due;
+
+    /* each 16 bytes beside the 16 before them */
+
+    carried = _mm512_alignr_epi32(x, before, 12);
+    one = _mm512_alignr_epi8(x, carried, 15);
+    two = _mm512_alignr_epi8(x, carried, 14);
+    three = _mm512_alignr_epi8(x, carried, 13);
+
+    half = _mm512_set1_epi8(0x0f);
+
+    high = lunary_avx512_table(
+        LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG,
+        (char) CONTS, (char) CONTS, (char) CONTS, (char) CONTS,
+        SHORT|OVERLONG2, SHORT, SHORT|OVERLONG3|SURROGATE,
+        SHORT|LARGE|LARGE8|OVERLONG4);
+
+    low = lunary_avx512_table(
+        (char) (ANY|OVERLONG3|OVERLONG2|OVERLONG4), (char) (ANY|OVERLONG2),
+        (char) ANY, (char) ANY, (char) (ANY|LARGE),
+        (char) (ANY|LARGE|LARGE8), (char) (ANY|LARGE|LARGE8),
+        (char) (ANY|LARGE|LARGE8), (char) (ANY|LARGE|LARGE8),
+        (char) (ANY|LARGE|LARGE8), (char) (ANY|LARGE|LARGE8),
+        (char) (ANY|LARGE|LARGE8), (char) (ANY|LARGE|LARGE8),
+        (char) (ANY|LARGE|LARGE8|SURROGATE), (char) (ANY|LARGE|LARGE8),
+        (char) (ANY|LARGE|LARGE8));
+
+    next = lunary_avx512_table(
+        SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT,
+        (char) (LONG|OVERLONG2|CONTS|OVERLONG3|LARGE8|OVERLONG4),
+        (char) (LONG|OVERLONG2|CONTS|OVERLONG3|LARGE),
+        (char) (LONG|OVERLONG2|CONTS|SURROGATE|LARGE),
+        (char) (LONG|OVERLONG2|CONTS|SURROGATE|LARGE),
+        SHORT, SHORT, SHORT, SHORT);
+
+    high = _mm512_shuffle_epi8(high,
+                               _mm512_and_si512(_mm512_srli_epi16(one, 4),
+                                                half));
+    low = _mm512_shuffle_epi8(low, _mm512_and_si512(one, half));
+    next = _mm512_shuffle_epi8(next,
+                               _mm512_and_si512(_mm512_srli_epi16(x, 4),
+                                                half));
+
+    /* bit 7: behind 111..... and whatever, behind 1111.... and two more */
+
+    due = _mm512_or_si512(_mm512_subs_epu8(two, _mm512_set1_epi8(0x60)),
+                          _mm512_subs_epu8(three, _mm512_set1_epi8(0x70)));
+    due = _mm512_and_si512(due, _mm512_set1_epi8((char) 0x80));
+
+    high = _mm512_and_si512(_mm512_and_si512(high, low), next);
+
+    return _mm512_cmpneq_epi8_mask(high, due);
+}
+
+#undef SHORT
+#undef LONG
+#undef OVERLONG3
+#undef LARGE
+#undef SURROGATE
+#undef OVERLONG2
+#undef OVERLONG4
+#undef LARGE8
+#undef CONTS
+#undef ANY
+
+
+/* of ASCII, what makes an escape behind a backslash has bit 7 set: its columns
+ * 0 to 3, and 4 to 7 */
+
+static const unsigned char  lunary_avx512_letters[2][64] = {
+    { ['"'] = 0x80, ['/'] = 0x80 },
+    { ['\\' - 64] = 0x80, ['b' - 64] = 0x80, ['f' - 64] = 0x80,
+      ['n' - 64] = 0x80, ['r' - 64] = 0x80, ['t' - 64] = 0x80,
+      ['u' - 64] = 0x80 }
+};
+
+
+LUNARY_AVX512 static inline uint64_t
+lunary_avx512_digit(__m512i x)
+{
+    __m512i  d, l;
+
+    d = _mm512_sub_epi8(x, _mm512_set1_epi8('0'));
+    l = _mm512_sub_epi8(_mm512_or_si512(x, _mm512_set1_epi8(0x20)),
+                        _mm512_set1_epi8('a'));
+
+    return _mm512_cmple_epu8_mask(d, _mm512_set1_epi8(9))
+           | _mm512_cmple_epu8_mask(l, _mm512_set1_epi8(5));
+}
+
+
+LUNARY_AVX512 static inline __attribute__((always_inline))
+const unsigned char *
+lunary_avx512_string(const unsigned char *p, const unsigned char *end,
+    int padded)
+{
+    __m512i               x, before, letters[2];
+    uint64_t              stop, bad, slash, high, odd, due, u;
+    uint64_t              follows, odd_next, due_next, wide;
+    const unsigned char  *from;
+
+    from = p;
+    odd = 0;                          /* 1: the first byte is escaped         */
+    due = 0;                          /* bits of digits due from a \u before  */
+    wide = 0;                         /* the block before is not all ASCII    */
+    before = _mm512_setzero_si512();
+
+    for ( ;; ) {
+
+        /* the zeroes behind the end stop, whatever is due */
+
+        x = padded ? _mm512_loadu_si512(p) : lunary_avx512_load(p, end, 0);
+
+        slash = lunary_avx512_is(x, '\\');
+        stop = lunary_avx512_is(x, '"')
+               | _mm512_cmplt_epu8_mask(x, _mm512_set1_epi8(0x20));
+        high = _mm512_movepi8_mask(x);
+
+        bad = 0;
+        odd_next = 0;
+        due_next = 0;
+
+        if (high | wide) {
+            bad = lunary_avx512_utf8(x, before);
+        }
+
+        if (slash | odd | due) {
+
+            odd_next = odd;
+            follows = lunary_simd_escaped(slash, &odd_next);
+
+            /* an escaped quote is none, and a control is no escape */
+
+            stop &= ~follows;
+
+            letters[0] = _mm512_loadu_si512(lunary_avx512_letters[0]);
+            letters[1] = _mm512_loadu_si512(lunary_avx512_letters[1]);
+
+            bad |= follows
+                   & (high
+                      | ~_mm512_movepi8_mask(
+                            _mm512_permutex2var_epi8(letters[0], x,
+                                                     letters[1])));
+
+            u = follows & lunary_avx512_is(x, 'u');
+
+            if (u | due) {
+                bad |= (u << 1 | u << 2 | u << 3 | u << 4 | due)
+                       & ~lunary_avx512_digit(x);
+
+                due_next = u >> 63 | u >> 62 | u >> 61 | u >> 60;
+            }
+        }
+
+        if (stop | bad) {
+
+            /* what is behind the first stop does not count */
+
+            if (bad & (stop ^ (stop - 1))) {
+                break;
+            }
+
+            if (stop != 0) {
+                return p + __builtin_ctzll(stop);
+            }
+
+            break;
+        }
+
+        odd = odd_next;
+        due = due_next;
+        wide = high;
+        before = x;
+        p += 64;
+    }
+
+    return lunary_span_any(lunary_simd_back(from, p, odd, due), end);
+}
+
+
+LUNARY_AVX512 const unsigned char *
+lunary_avx512_span(const unsigned char *p, const unsigned char *end)
+{
+    return lunary_avx512_string(p, end, 0);
+}
+
+
+LUNARY_AVX512 const unsigned char *
+lunary_avx512_padded(const unsigned char *p, const unsigned char *end)
+{
+    return lunary_avx512_string(p, end, 1);
+}
+
+
+/* the quotes that are not escaped tell what is inside of strings, and brackets
+ * outside of them are counted */
+
+LUNARY_AVX512 const unsigned char *
+lunary_avx512_nested(const unsigned char *p, const unsigned char *end)
+{
+    size_t                depth;
+    __m512i               x, y;
+    uint64_t              quote, slash, open, close, inside, in, odd, bit;
+    const unsigned char  *from;
+
+    depth = 1;
+    in = 0;
+    odd = 0;
+    from = p;
+
+    for ( /* void */ ; p < end; p += 64) {
+
+        x = lunary_avx512_load(p, end, ' ');
+
+        quote = lunary_avx512_is(x, '"');
+        slash = lunary_avx512_is(x, '\\');
+
+        if (slash | odd) {
+            quote &= ~lunary_simd_escaped(slash, &odd);
+        }
+
+        inside = (uint64_t) _mm_cvtsi128_si64(
+                     _mm_clmulepi64_si128(_mm_cvtsi64_si128((int64_t) quote),
+                                          _mm_set1_epi8(-1), 0)) ^ in;
+
+        if (slash & ~inside) {
+
+            /* outside of strings a backslash escapes nothing */
+
+            return lunary_portable_nested(from, end);
+        }
+
+        in = (uint64_t) ((int64_t) inside >> 63);
+
+        if (inside == UINT64_MAX) {
+            continue;
+        }
+
+        /* a bracket of either kind differs by 0x20 from one of the other */
+
+        y = _mm512_or_si512(x, _mm512_set1_epi8(0x20));
+
+        open = lunary_avx512_is(y, '{') & ~inside;
+        close = lunary_avx512_is(y, '}') & ~inside;
+
+        if ((size_t) __builtin_popcountll(close) < depth) {
+            depth += (size_t) __builtin_popcountll(open);
+            depth -= (size_t) __builtin_popcountll(close);
+            continue;
+        }
+
+        for ( /* void */ ; close; close &= close - 1) {
+            bit = close & (0 - close);
+            depth += (size_t) __builtin_popcountll(open & (bit - 1));
+            open &= ~(bit - 1);
+
+            if (--depth == 0) {
+                return p + __builtin_ctzll(bit) + 1;
+            }
+        }
+
+        depth += (size_t) __builtin_popcountll(open);
+    }
+
+    return NULL;
+}
+
+
+LUNARY_AVX512 const unsigned char *
+lunary_avx512_close(const unsigned char *p, const unsigned char *end)
+{
+    __m512i   x;
+    uint64_t  quote, slash, odd;
+
+    for (odd = 0; p < end; p += 64) {
+
+        x = lunary_avx512_load(p, end, 0);
+
+        quote = lunary_avx512_is(x, '"');
+        slash = lunary_avx512_is(x, '\\');
+
+        if (slash | odd) {
+            quote &= ~lunary_simd_escaped(slash, &odd);
+        }
+
+        if (quote) {
+            return p + __builtin_ctzll(quote);
+        }
+    }
+
+    return end;
+}
+
+
+#endif /* LUNARY_HAVE_AVX512 */

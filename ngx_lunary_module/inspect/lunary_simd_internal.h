@@ -1,0 +1,77 @@
+/*
+ * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
+ *
+ * What the implementations that look at 64 bytes at once share: of the bytes of
+ * such a block a word has a bit each, the first one's is bit 0.
+ *
+ * Invariant: nothing here needs more than any processor has.
+ */
+
+#ifndef LUNARY_SIMD_INTERNAL_H
+#define LUNARY_SIMD_INTERNAL_H
+
+#include "lunary_simd.h"
+
+
+/*
+ * The bytes behind a backslash that is not behind one itself; *odd: 1 where the
+ * last byte of the block before is such a backslash, then of this one.
+ */
+
+static inline uint64_t
+lunary_simd_escaped(uint64_t backslash, uint64_t *odd)
+{
+    uint64_t  follows, starts, sum;
+
+    static const uint64_t  even = 0x5555555555555555ULL;
+
+    /* mostly each stands alone, and what the next block is to know is known
+     * without counting */
+
+    if (((backslash & backslash << 1) | backslash >> 63 | *odd) == 0) {
+        return backslash << 1;
+    }
+
+    backslash &= ~*odd;
+    follows = backslash << 1 | *odd;
+    starts = backslash & ~even & ~follows;
+
+    *odd = __builtin_add_overflow(starts, backslash, &sum);
+
+    return (even ^ (sum << 1)) & follows;
+}
+
+
+/*
+ * The start of what lies at p, or begins before it: not before `from`.  odd: 1
+ * where a backslash before p escapes it; due: bits of the hexadecimal digits
+ * that are still to come, at p, of an escape before it.
+ */
+
+static inline const unsigned char *
+lunary_simd_back(const unsigned char *from, const unsigned char *p,
+    uint64_t odd, uint64_t due)
+{
+    const unsigned char  *q;
+
+    if (odd) {
+        return p - 1;
+    }
+
+    if (due) {
+        return p - 6 + __builtin_popcountll(due);
+    }
+
+    for (q = p; q > from && p - q < 3 && q[-1] >= 0x80; q--) { /* void */ }
+
+    /* a character's, unless it stands alone: before it ends an escape */
+
+    while (q > from && (*q & 0xc0) == 0x80 && q[-1] >= 0x80) {
+        q--;
+    }
+
+    return q;
+}
+
+
+#endif /* LUNARY_SIMD_INTERNAL_H */
