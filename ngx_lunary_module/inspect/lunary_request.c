@@ -23,6 +23,10 @@
     ((c) == ' ' || (c) == '\n' || (c) == '\r' || (c) == '\t')
 
 
+/* bytes that are copied and read at once */
+
+#define LUNARY_REQUEST_STEP    16384
+
 /* of an unfinished token what lunary_request_read.c reads again, at most */
 
 #define LUNARY_REQUEST_TAIL    512
@@ -30,6 +34,8 @@
 
 static int lunary_request_raw(lunary_request_t *rq, const unsigned char *p,
     size_t n);
+static int lunary_request_blank(const unsigned char *p,
+    const unsigned char *end);
 static int lunary_request_reserve(lunary_request_t *rq, size_t n);
 static int lunary_request_document(lunary_request_t *rq);
 static int lunary_request_event(void *ctx, lunary_scan_event_e event,
@@ -118,11 +124,11 @@ lunary_request_feed(lunary_request_t *rq, const unsigned char *p, size_t n)
 static int
 lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
 {
-    int              rc;
-    size_t           len, lead, k;
-    lunary_read_t    read;
-    lunary_notes_t   notes;
-    const size_t     step = 2048;
+    int                   rc;
+    size_t                len, lead, k;
+    lunary_read_t         read;
+    lunary_notes_t        notes;
+    const unsigned char  *end;
 
     len = rq->raw.len;
     lead = 0;
@@ -143,12 +149,12 @@ lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
         n -= lead;
     }
 
+    end = p + n;
+
     if (rq->rc == LUNARY_DONE) {
 
-        for (k = 0; k < n; k++) {
-            if (!lunary_request_space(p[k])) {
-                return LUNARY_ERROR;
-            }
+        if (!lunary_request_blank(p, end)) {
+            return LUNARY_ERROR;
         }
 
         rq->offset += n;
@@ -179,21 +185,31 @@ lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
         notes.level[1].mark = -1;
     }
 
-    /* in steps that stay in the first cache for who reads them next */
+    /* what has been copied is read while it is in the first cache */
 
-    for (k = 0; n - k > step; k += step) {
-        memcpy(rq->raw.data + len + k, p + k, step);
-    }
+    do {
+        k = (size_t) (end - p);
 
-    memcpy(rq->raw.data + len + k, p + k, n - k);
+        if (k > LUNARY_REQUEST_STEP) {
+            k = LUNARY_REQUEST_STEP;
+        }
 
-    rq->raw.len = len + n;
-    memset(rq->raw.data + rq->raw.len, 0, LUNARY_STRING_PAD);
+        memcpy(rq->raw.data + rq->raw.len, p, k);
+        p += k;
 
-    rc = lunary_request_read(rq);
+        rq->raw.len += k;
+        memset(rq->raw.data + rq->raw.len, 0, LUNARY_STRING_PAD);
+
+        rc = lunary_request_read(rq);
+
+    } while (rc == LUNARY_OK && p != end);
 
     if (rc == LUNARY_DONE) {
         rq->raw.len = rq->read.at;
+
+        if (!lunary_request_blank(p, end)) {
+            rc = LUNARY_ERROR;
+        }
     }
 
     if (rc >= 0) {
@@ -210,6 +226,17 @@ lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
     rq->n = notes;
 
     return LUNARY_ERROR;
+}
+
+
+static int
+lunary_request_blank(const unsigned char *p, const unsigned char *end)
+{
+    while (p < end && lunary_request_space(*p)) {
+        p++;
+    }
+
+    return p == end;
 }
 
 

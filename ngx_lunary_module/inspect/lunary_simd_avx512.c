@@ -23,6 +23,10 @@
 #define LUNARY_AVX512  __attribute__((target(                                \
     "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx2,bmi,bmi2,popcnt,pclmul")))
 
+/* so far ahead a long string is fetched: what a network wrote is not near */
+
+#define LUNARY_AVX512_AHEAD  1024
+
 #define lunary_avx512_is(x, c)                                               \
     _mm512_cmpeq_epi8_mask(x, _mm512_set1_epi8(c))
 
@@ -180,6 +184,9 @@ lunary_avx512_string(const unsigned char *p, const unsigned char *end,
         /* the zeroes behind the end stop, whatever is due */
 
         x = padded ? _mm512_loadu_si512(p) : lunary_avx512_load(p, end, 0);
+
+        _mm_prefetch((const char *) ((uintptr_t) p + LUNARY_AVX512_AHEAD),
+                     _MM_HINT_T0);
 
         slash = lunary_avx512_is(x, '\\');
         stop = lunary_avx512_is(x, '"')
