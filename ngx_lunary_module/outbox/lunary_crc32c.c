@@ -8,6 +8,13 @@
  * over the bytes behind it by a multiplication: with x^(8n-33) modulo the
  * polynomial, where n is their number, and the instruction itself reduces the
  * product (bits are reflected, hence 33).
+ *
+ * With VPCLMULQDQ data is not summed up but folded: 16 bytes are replaced by a
+ * product that leaves the same remainder, n bytes further on, and added to what
+ * is there.  Their first half is multiplied with x^(8n+64-33), the second one
+ * with x^(8n-33); a vector has four such 16 bytes.  The instruction makes the
+ * sum of the last 16 (Gopal et al., "Fast CRC Computation for Generic
+ * Polynomials Using PCLMULQDQ Instruction", Intel, 2009).
  */
 
 #include <string.h>
@@ -21,6 +28,11 @@
 #define LUNARY_CRC32C_SSE42  1
 #include <nmmintrin.h>
 #include <wmmintrin.h>
+
+#if defined(__clang__) ? (__clang_major__ >= 7) : (__GNUC__ >= 9)
+#define LUNARY_CRC32C_AVX512  1
+#include <immintrin.h>
+#endif
 
 #define LUNARY_CRC32C_LANE   128             /* bytes, a multiple of eight   */
 #endif
@@ -153,11 +165,112 @@ lunary_crc32c_lanes(uint32_t crc, const unsigned char *p, size_t n)
 #endif
 
 
-void
-lunary_crc32c_init(int portable)
+#if (LUNARY_CRC32C_AVX512)
+
+#define LUNARY_CRC32C_512  __attribute__((target(                            \
+    "avx512f,avx512dq,vpclmulqdq,sse4.2,pclmul")))
+
+/* over 64 bytes, over 256, and of the four parts of a vector over what is
+ * behind each in it: the last one stays */
+
+static uint64_t  lunary_crc32c_fold64[2];
+static uint64_t  lunary_crc32c_fold256[2];
+static uint64_t  lunary_crc32c_fold_last[8];
+
+
+static void
+lunary_crc32c_fold_init(uint64_t *pair, unsigned bytes)
 {
-    int       i, k;
-    uint32_t  c;
+    pair[0] = lunary_crc32c_power(8 * bytes + 64 - 33);
+    pair[1] = lunary_crc32c_power(8 * bytes - 33);
+}
+
+
+LUNARY_CRC32C_512 static inline __m512i
+lunary_crc32c_fold(__m512i x, __m512i by, __m512i onto)
+{
+    return _mm512_ternarylogic_epi64(_mm512_clmulepi64_epi128(x, by, 0x00),
+                                     _mm512_clmulepi64_epi128(x, by, 0x11),
+                                     onto, 0x96);              /* all three ^ */
+}
+
+
+LUNARY_CRC32C_512 static inline __m512i
+lunary_crc32c_pair(const uint64_t *pair)
+{
+    return _mm512_broadcast_i64x2(_mm_loadu_si128((const __m128i *) pair));
+}
+
+
+LUNARY_CRC32C_512 static uint32_t
+lunary_crc32c_folds(uint32_t crc, const unsigned char *p, size_t n)
+{
+    __m128i   y;
+    __m512i   a, b, c, d, by, far;
+    uint64_t  sum;
+
+    if (n < 64) {
+        return lunary_crc32c_sse42(crc, p, n);
+    }
+
+    by = lunary_crc32c_pair(lunary_crc32c_fold64);
+
+    a = _mm512_xor_si512(_mm512_loadu_si512(p),
+                         _mm512_zextsi128_si512(_mm_cvtsi32_si128((int) crc)));
+
+    if (n >= 512) {
+        far = lunary_crc32c_pair(lunary_crc32c_fold256);
+
+        b = _mm512_loadu_si512(p + 64);
+        c = _mm512_loadu_si512(p + 128);
+        d = _mm512_loadu_si512(p + 192);
+
+        for (n -= 256, p += 256; n >= 256; n -= 256, p += 256) {
+            a = lunary_crc32c_fold(a, far, _mm512_loadu_si512(p));
+            b = lunary_crc32c_fold(b, far, _mm512_loadu_si512(p + 64));
+            c = lunary_crc32c_fold(c, far, _mm512_loadu_si512(p + 128));
+            d = lunary_crc32c_fold(d, far, _mm512_loadu_si512(p + 192));
+        }
+
+        b = lunary_crc32c_fold(a, by, b);
+        c = lunary_crc32c_fold(b, by, c);
+        a = lunary_crc32c_fold(c, by, d);
+
+    } else {
+        n -= 64;
+        p += 64;
+    }
+
+    for ( /* void */ ; n >= 64; n -= 64, p += 64) {
+        a = lunary_crc32c_fold(a, by, _mm512_loadu_si512(p));
+    }
+
+    /* four parts become one */
+
+    by = _mm512_loadu_si512(lunary_crc32c_fold_last);
+
+    b = lunary_crc32c_fold(a, by, _mm512_maskz_mov_epi64(0xc0, a));
+
+    y = _mm_xor_si128(_mm_xor_si128(_mm512_extracti64x2_epi64(b, 0),
+                                    _mm512_extracti64x2_epi64(b, 1)),
+                      _mm_xor_si128(_mm512_extracti64x2_epi64(b, 2),
+                                    _mm512_extracti64x2_epi64(b, 3)));
+
+    sum = _mm_crc32_u64(0, (uint64_t) _mm_cvtsi128_si64(y));
+    sum = _mm_crc32_u64(sum, (uint64_t) _mm_extract_epi64(y, 1));
+
+    return lunary_crc32c_sse42((uint32_t) sum, p, n);
+}
+
+#endif
+
+
+lunary_crc32c_e
+lunary_crc32c_init(lunary_crc32c_e most)
+{
+    int              i, k;
+    uint32_t         c;
+    lunary_crc32c_e  is;
 
     for (i = 0; i < 256; i++) {
         c = (uint32_t) i;
@@ -177,23 +290,50 @@ lunary_crc32c_init(int portable)
         }
     }
 
+    (void) most;
+
+    is = LUNARY_CRC32C_TABLE;
     lunary_crc32c_fn = lunary_crc32c_table;
 
 #if (LUNARY_CRC32C_SSE42)
-    if (!portable && __builtin_cpu_supports("sse4.2")) {
-        lunary_crc32c_fn = lunary_crc32c_sse42;
 
-        if (__builtin_cpu_supports("pclmul")) {
-            lunary_crc32c_one = lunary_crc32c_power(8 * LUNARY_CRC32C_LANE
-                                                    - 33);
-            lunary_crc32c_two = lunary_crc32c_power(16 * LUNARY_CRC32C_LANE
-                                                    - 33);
-            lunary_crc32c_fn = lunary_crc32c_lanes;
-        }
+    if (most >= LUNARY_CRC32C_WORDS && __builtin_cpu_supports("sse4.2")) {
+        is = LUNARY_CRC32C_WORDS;
+        lunary_crc32c_fn = lunary_crc32c_sse42;
     }
-#else
-    (void) portable;
+
+    if (most >= LUNARY_CRC32C_LANES && is == LUNARY_CRC32C_WORDS
+        && __builtin_cpu_supports("pclmul"))
+    {
+        lunary_crc32c_one = lunary_crc32c_power(8 * LUNARY_CRC32C_LANE - 33);
+        lunary_crc32c_two = lunary_crc32c_power(16 * LUNARY_CRC32C_LANE - 33);
+
+        is = LUNARY_CRC32C_LANES;
+        lunary_crc32c_fn = lunary_crc32c_lanes;
+    }
+
 #endif
+
+#if (LUNARY_CRC32C_AVX512)
+
+    if (most >= LUNARY_CRC32C_FOLDS && is == LUNARY_CRC32C_LANES
+        && __builtin_cpu_supports("avx512f")
+        && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("vpclmulqdq"))
+    {
+        lunary_crc32c_fold_init(lunary_crc32c_fold64, 64);
+        lunary_crc32c_fold_init(lunary_crc32c_fold256, 256);
+        lunary_crc32c_fold_init(lunary_crc32c_fold_last, 48);
+        lunary_crc32c_fold_init(lunary_crc32c_fold_last + 2, 32);
+        lunary_crc32c_fold_init(lunary_crc32c_fold_last + 4, 16);
+
+        is = LUNARY_CRC32C_FOLDS;
+        lunary_crc32c_fn = lunary_crc32c_folds;
+    }
+
+#endif
+
+    return is;
 }
 
 
@@ -230,7 +370,7 @@ uint32_t
 lunary_crc32c(uint32_t crc, const void *data, size_t n)
 {
     if (lunary_crc32c_fn == NULL) {
-        lunary_crc32c_init(0);
+        (void) lunary_crc32c_init(LUNARY_CRC32C_BEST);
     }
 
     return ~lunary_crc32c_fn(~crc, data, n);

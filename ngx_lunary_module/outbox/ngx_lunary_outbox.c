@@ -43,7 +43,7 @@ ngx_lunary_outbox_init(ngx_cycle_t *cycle, ngx_lunary_outbox_conf_t *conf)
     int                   dirfd;
     ngx_lunary_outbox_t  *ob;
 
-    lunary_crc32c_init(0);
+    (void) lunary_crc32c_init(LUNARY_CRC32C_BEST);
     ngx_lunary_outbox_script_init();
 
     ob = ngx_pcalloc(cycle->pool, sizeof(ngx_lunary_outbox_t));
