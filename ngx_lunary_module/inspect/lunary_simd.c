@@ -7,6 +7,11 @@
  * at once and return a bit (of NEON: four) for each that is looked for.  The
  * loop around them is the same for all; what is left at the end goes to the
  * next simpler one.
+ *
+ * Invariant: where a function is left, or another one takes over, the upper
+ * halves of the wide registers are zero.  All that follows is slower otherwise,
+ * the kernel too, and gcc forgets it before it jumps to a function of the same
+ * file.
  */
 
 #include "lunary_simd_internal.h"
@@ -238,9 +243,10 @@ const lunary_simd_t  lunary_simd_portable = {
 };
 
 
-/* the loop: `bytes` at a time, `bits` of the mask for each */
+/* the loop: `bytes` at a time, `bits` of the mask for each; `leave` is done
+ * before what is left at the end */
 
-#define lunary_simd_find(isa, attr, what, bytes, bits, rest)                 \
+#define lunary_simd_find(isa, attr, what, bytes, bits, leave, rest)          \
                                                                              \
 attr static const unsigned char *                                            \
 lunary_ ## isa ## _find_ ## what(const unsigned char *p,                     \
@@ -257,6 +263,8 @@ lunary_ ## isa ## _find_ ## what(const unsigned char *p,                     \
                                                                              \
         p += bytes;                                                          \
     }                                                                        \
+                                                                             \
+    leave;                                                                   \
                                                                              \
     return rest(p, end);                                                     \
 }
@@ -317,12 +325,12 @@ lunary_sse2_base64(const unsigned char *p)
 }
 
 
-lunary_simd_find(sse2, , text, 16, 1, lunary_portable_text)
-lunary_simd_find(sse2, , quote, 16, 1, lunary_portable_quote)
-lunary_simd_find(sse2, , bracket, 16, 1, lunary_portable_bracket)
-lunary_simd_find(sse2, , number, 16, 1, lunary_portable_number)
-lunary_simd_find(sse2, , base64, 16, 1, lunary_portable_base64)
-lunary_simd_find(sse2, , space, 16, 1, lunary_portable_space)
+lunary_simd_find(sse2, , text, 16, 1, , lunary_portable_text)
+lunary_simd_find(sse2, , quote, 16, 1, , lunary_portable_quote)
+lunary_simd_find(sse2, , bracket, 16, 1, , lunary_portable_bracket)
+lunary_simd_find(sse2, , number, 16, 1, , lunary_portable_number)
+lunary_simd_find(sse2, , base64, 16, 1, , lunary_portable_base64)
+lunary_simd_find(sse2, , space, 16, 1, , lunary_portable_space)
 
 #define lunary_sse2_nested  lunary_portable_nested
 #define lunary_sse2_close   lunary_simd_close
@@ -466,7 +474,8 @@ lunary_avx2_ ## what(const unsigned char *p)                                 \
            | (uint64_t) (uint32_t) _mm256_movemask_epi8(b) << 32;            \
 }                                                                            \
                                                                              \
-lunary_simd_find(avx2, LUNARY_AVX2, what, 64, 1, lunary_sse2_find_ ## what)
+lunary_simd_find(avx2, LUNARY_AVX2, what, 64, 1, _mm256_zeroupper(),         \
+                 lunary_sse2_find_ ## what)
 
 lunary_avx2_mask(text)
 lunary_avx2_mask(quote)
@@ -533,6 +542,8 @@ lunary_avx2_nested(const unsigned char *p, const unsigned char *end)
 
             /* outside of strings a backslash escapes nothing */
 
+            _mm256_zeroupper();
+
             return lunary_simd_brackets(from, end, 1);
         }
 
@@ -596,6 +607,8 @@ lunary_avx2_close(const unsigned char *p, const unsigned char *end)
             return p + __builtin_ctzll(quote);
         }
     }
+
+    _mm256_zeroupper();
 
     return (odd && p == end) ? end : lunary_simd_close(p + odd, end);
 }
@@ -734,12 +747,12 @@ lunary_neon_base64(const unsigned char *p)
 }
 
 
-lunary_simd_find(neon, , text, 16, 4, lunary_portable_text)
-lunary_simd_find(neon, , quote, 16, 4, lunary_portable_quote)
-lunary_simd_find(neon, , bracket, 16, 4, lunary_portable_bracket)
-lunary_simd_find(neon, , number, 16, 4, lunary_portable_number)
-lunary_simd_find(neon, , base64, 16, 4, lunary_portable_base64)
-lunary_simd_find(neon, , space, 16, 4, lunary_portable_space)
+lunary_simd_find(neon, , text, 16, 4, , lunary_portable_text)
+lunary_simd_find(neon, , quote, 16, 4, , lunary_portable_quote)
+lunary_simd_find(neon, , bracket, 16, 4, , lunary_portable_bracket)
+lunary_simd_find(neon, , number, 16, 4, , lunary_portable_number)
+lunary_simd_find(neon, , base64, 16, 4, , lunary_portable_base64)
+lunary_simd_find(neon, , space, 16, 4, , lunary_portable_space)
 
 #define lunary_neon_nested  lunary_portable_nested
 #define lunary_neon_close   lunary_simd_close

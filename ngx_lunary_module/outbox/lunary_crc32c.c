@@ -12,7 +12,7 @@
  * With VPCLMULQDQ data is not summed up but folded: 16 bytes are replaced by a
  * product that leaves the same remainder, n bytes further on, and added to what
  * is there.  Their first half is multiplied with x^(8n+64-33), the second one
- * with x^(8n-33); a vector has four such 16 bytes.  The instruction makes the
+ * with x^(8n-33); a vector has two such 16 bytes.  The instruction makes the
  * sum of the last 16 (Gopal et al., "Fast CRC Computation for Generic
  * Polynomials Using PCLMULQDQ Instruction", Intel, 2009).
  */
@@ -30,7 +30,7 @@
 #include <wmmintrin.h>
 
 #if defined(__clang__) ? (__clang_major__ >= 7) : (__GNUC__ >= 9)
-#define LUNARY_CRC32C_AVX512  1
+#define LUNARY_CRC32C_VECTOR  1
 #include <immintrin.h>
 #endif
 
@@ -165,17 +165,19 @@ lunary_crc32c_lanes(uint32_t crc, const unsigned char *p, size_t n)
 #endif
 
 
-#if (LUNARY_CRC32C_AVX512)
+#if (LUNARY_CRC32C_VECTOR)
 
-#define LUNARY_CRC32C_512  __attribute__((target(                            \
-    "avx512f,avx512dq,vpclmulqdq,sse4.2,pclmul")))
+/* not 512 bits at a time: to multiply those slows some processors down */
 
-/* over 64 bytes, over 256, and of the four parts of a vector over what is
- * behind each in it: the last one stays */
+#define LUNARY_CRC32C_256  __attribute__((target(                            \
+    "avx2,vpclmulqdq,sse4.2,pclmul")))
 
-static uint64_t  lunary_crc32c_fold64[2];
-static uint64_t  lunary_crc32c_fold256[2];
-static uint64_t  lunary_crc32c_fold_last[8];
+/* over 32 bytes, over 128, and over 16: the first part of a vector onto the
+ * second one, which stays */
+
+static uint64_t  lunary_crc32c_fold32[2];
+static uint64_t  lunary_crc32c_fold128[2];
+static uint64_t  lunary_crc32c_fold16[2];
 
 
 static void
@@ -186,50 +188,59 @@ lunary_crc32c_fold_init(uint64_t *pair, unsigned bytes)
 }
 
 
-LUNARY_CRC32C_512 static inline __m512i
-lunary_crc32c_fold(__m512i x, __m512i by, __m512i onto)
-{
-    return _mm512_ternarylogic_epi64(_mm512_clmulepi64_epi128(x, by, 0x00),
-                                     _mm512_clmulepi64_epi128(x, by, 0x11),
-                                     onto, 0x96);              /* all three ^ */
-}
-
-
-LUNARY_CRC32C_512 static inline __m512i
+LUNARY_CRC32C_256 static inline __m256i
 lunary_crc32c_pair(const uint64_t *pair)
 {
-    return _mm512_broadcast_i64x2(_mm_loadu_si128((const __m128i *) pair));
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)
+                                                       pair));
 }
 
 
-LUNARY_CRC32C_512 static uint32_t
+LUNARY_CRC32C_256 static inline __m256i
+lunary_crc32c_load(const unsigned char *p)
+{
+    return _mm256_loadu_si256((const __m256i *) p);
+}
+
+
+LUNARY_CRC32C_256 static inline __m256i
+lunary_crc32c_fold(__m256i x, __m256i by, __m256i onto)
+{
+    return _mm256_xor_si256(
+               _mm256_xor_si256(_mm256_clmulepi64_epi128(x, by, 0x00),
+                                _mm256_clmulepi64_epi128(x, by, 0x11)),
+               onto);
+}
+
+
+LUNARY_CRC32C_256 static uint32_t
 lunary_crc32c_folds(uint32_t crc, const unsigned char *p, size_t n)
 {
-    __m128i   y;
-    __m512i   a, b, c, d, by, far;
+    __m128i   x, y, pair;
+    __m256i   a, b, c, d, by, far;
     uint64_t  sum;
 
     if (n < 64) {
         return lunary_crc32c_sse42(crc, p, n);
     }
 
-    by = lunary_crc32c_pair(lunary_crc32c_fold64);
+    by = lunary_crc32c_pair(lunary_crc32c_fold32);
 
-    a = _mm512_xor_si512(_mm512_loadu_si512(p),
-                         _mm512_zextsi128_si512(_mm_cvtsi32_si128((int) crc)));
+    a = _mm256_xor_si256(lunary_crc32c_load(p),
+                         _mm256_zextsi128_si256(_mm_cvtsi32_si128((int) crc)));
 
-    if (n >= 512) {
-        far = lunary_crc32c_pair(lunary_crc32c_fold256);
+    if (n >= 256) {
+        far = lunary_crc32c_pair(lunary_crc32c_fold128);
 
-        b = _mm512_loadu_si512(p + 64);
-        c = _mm512_loadu_si512(p + 128);
-        d = _mm512_loadu_si512(p + 192);
+        b = lunary_crc32c_load(p + 32);
+        c = lunary_crc32c_load(p + 64);
+        d = lunary_crc32c_load(p + 96);
 
-        for (n -= 256, p += 256; n >= 256; n -= 256, p += 256) {
-            a = lunary_crc32c_fold(a, far, _mm512_loadu_si512(p));
-            b = lunary_crc32c_fold(b, far, _mm512_loadu_si512(p + 64));
-            c = lunary_crc32c_fold(c, far, _mm512_loadu_si512(p + 128));
-            d = lunary_crc32c_fold(d, far, _mm512_loadu_si512(p + 192));
+        for (n -= 128, p += 128; n >= 128; n -= 128, p += 128) {
+            a = lunary_crc32c_fold(a, far, lunary_crc32c_load(p));
+            b = lunary_crc32c_fold(b, far, lunary_crc32c_load(p + 32));
+            c = lunary_crc32c_fold(c, far, lunary_crc32c_load(p + 64));
+            d = lunary_crc32c_fold(d, far, lunary_crc32c_load(p + 96));
         }
 
         b = lunary_crc32c_fold(a, by, b);
@@ -237,27 +248,29 @@ lunary_crc32c_folds(uint32_t crc, const unsigned char *p, size_t n)
         a = lunary_crc32c_fold(c, by, d);
 
     } else {
-        n -= 64;
-        p += 64;
+        n -= 32;
+        p += 32;
     }
 
-    for ( /* void */ ; n >= 64; n -= 64, p += 64) {
-        a = lunary_crc32c_fold(a, by, _mm512_loadu_si512(p));
+    for ( /* void */ ; n >= 32; n -= 32, p += 32) {
+        a = lunary_crc32c_fold(a, by, lunary_crc32c_load(p));
     }
 
-    /* four parts become one */
+    /* two parts become one */
 
-    by = _mm512_loadu_si512(lunary_crc32c_fold_last);
+    pair = _mm_loadu_si128((const __m128i *) lunary_crc32c_fold16);
+    x = _mm256_castsi256_si128(a);
 
-    b = lunary_crc32c_fold(a, by, _mm512_maskz_mov_epi64(0xc0, a));
-
-    y = _mm_xor_si128(_mm_xor_si128(_mm512_extracti64x2_epi64(b, 0),
-                                    _mm512_extracti64x2_epi64(b, 1)),
-                      _mm_xor_si128(_mm512_extracti64x2_epi64(b, 2),
-                                    _mm512_extracti64x2_epi64(b, 3)));
+    y = _mm_xor_si128(_mm_clmulepi64_si128(x, pair, 0x00),
+                      _mm_clmulepi64_si128(x, pair, 0x11));
+    y = _mm_xor_si128(y, _mm256_extracti128_si256(a, 1));
 
     sum = _mm_crc32_u64(0, (uint64_t) _mm_cvtsi128_si64(y));
     sum = _mm_crc32_u64(sum, (uint64_t) _mm_extract_epi64(y, 1));
+
+    /* gcc forgets it before a call of a function of this file */
+
+    _mm256_zeroupper();
 
     return lunary_crc32c_sse42((uint32_t) sum, p, n);
 }
@@ -314,18 +327,15 @@ lunary_crc32c_init(lunary_crc32c_e most)
 
 #endif
 
-#if (LUNARY_CRC32C_AVX512)
+#if (LUNARY_CRC32C_VECTOR)
 
     if (most >= LUNARY_CRC32C_FOLDS && is == LUNARY_CRC32C_LANES
-        && __builtin_cpu_supports("avx512f")
-        && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("avx2")
         && __builtin_cpu_supports("vpclmulqdq"))
     {
-        lunary_crc32c_fold_init(lunary_crc32c_fold64, 64);
-        lunary_crc32c_fold_init(lunary_crc32c_fold256, 256);
-        lunary_crc32c_fold_init(lunary_crc32c_fold_last, 48);
-        lunary_crc32c_fold_init(lunary_crc32c_fold_last + 2, 32);
-        lunary_crc32c_fold_init(lunary_crc32c_fold_last + 4, 16);
+        lunary_crc32c_fold_init(lunary_crc32c_fold16, 16);
+        lunary_crc32c_fold_init(lunary_crc32c_fold32, 32);
+        lunary_crc32c_fold_init(lunary_crc32c_fold128, 128);
 
         is = LUNARY_CRC32C_FOLDS;
         lunary_crc32c_fn = lunary_crc32c_folds;

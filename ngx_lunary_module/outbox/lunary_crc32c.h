@@ -21,7 +21,7 @@ typedef enum {
     LUNARY_CRC32C_TABLE = 0,
     LUNARY_CRC32C_WORDS,              /* SSE4.2                               */
     LUNARY_CRC32C_LANES,              /* and PCLMULQDQ                        */
-    LUNARY_CRC32C_FOLDS,              /* and VPCLMULQDQ, AVX-512              */
+    LUNARY_CRC32C_FOLDS,              /* and VPCLMULQDQ, AVX2                 */
     LUNARY_CRC32C_BEST = LUNARY_CRC32C_FOLDS
 } lunary_crc32c_e;
 

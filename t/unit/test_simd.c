@@ -6,6 +6,7 @@
  */
 
 #include "unit.h"
+#include "upper.h"
 
 #include "lunary_simd.h"
 
@@ -135,6 +136,60 @@ every_implementation_finds_what_a_loop_finds(void **state)
         compare((*one)->number, stops_number, '7');
         compare((*one)->base64, stops_base64, 'Q');
         compare((*one)->space, stops_space, ' ');
+    }
+}
+
+
+/* whatever is there: found at once, later, not at all; in blocks or behind */
+
+static void
+no_implementation_leaves_registers_dirty(void **state)
+{
+    size_t                       i, k, n, at;
+    unsigned char                buf[SIZE + 64];
+    lunary_simd_pt               find;
+    const lunary_simd_t *const  *one;
+
+    static const size_t  finders[] = {
+        offsetof(lunary_simd_t, text), offsetof(lunary_simd_t, quote),
+        offsetof(lunary_simd_t, bracket), offsetof(lunary_simd_t, number),
+        offsetof(lunary_simd_t, base64), offsetof(lunary_simd_t, space),
+        offsetof(lunary_simd_t, nested), offsetof(lunary_simd_t, close),
+        offsetof(lunary_simd_t, span), offsetof(lunary_simd_t, padded)
+    };
+
+    static const char *const  texts[] = {
+        "a", "7", " ", "\\\"", "\\u00e9", "\xc3\xa9", "a\"", "{\"a\":[1]}", "\\x",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\\\"\xc3"
+    };
+
+    (void) state;
+
+    for (one = lunary_simd_all(); *one != NULL; one++) {
+        for (i = 0; i < sizeof(finders) / sizeof(finders[0]); i++) {
+
+            find = *(const lunary_simd_pt *) ((const char *) *one
+                                              + finders[i]);
+
+            for (k = 0; k < sizeof(texts) / sizeof(texts[0]); k++) {
+                for (n = 0; n < SIZE; n++) {
+
+                    memset(buf, 0, sizeof(buf));
+
+                    for (at = 0; at < n; at++) {
+                        buf[at] = (unsigned char)
+                                  texts[k][at % strlen(texts[k])];
+                    }
+
+                    (void) find(buf, buf + n);
+
+                    if (upper_halves_in_use()) {
+                        fail_msg("%s, finder %zu, text %zu of %zu bytes",
+                                 (*one)->name, i, k, n);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -294,6 +349,7 @@ main(void)
 {
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(every_implementation_finds_what_a_loop_finds),
+        cmocka_unit_test(no_implementation_leaves_registers_dirty),
         cmocka_unit_test(the_portable_one_is_always_there),
         cmocka_unit_test(what_callers_use_is_the_same),
         cmocka_unit_test(a_string_ends_at_the_quote_that_is_not_escaped),

@@ -11,6 +11,7 @@
 #endif
 
 #include "spool.h"
+#include "upper.h"
 
 
 #define RECORDS  200000
@@ -59,6 +60,7 @@ crc_is_castagnoli(void **state)
 
             (void) lunary_crc32c_init(is);
             assert_int_equal(lunary_crc32c(0, buf, n), want);
+            assert_false(upper_halves_in_use());
 
             k = rnd((unsigned) n + 1);
             assert_int_equal(lunary_crc32c(lunary_crc32c(0, buf, k), buf + k,
