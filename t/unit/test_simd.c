@@ -159,7 +159,8 @@ no_implementation_leaves_registers_dirty(void **state)
     };
 
     static const char *const  texts[] = {
-        "a", "7", " ", "\\\"", "\\u00e9", "\xc3\xa9", "a\"", "{\"a\":[1]}", "\\x",
+        "a", "7", " ", "\\\"", "\\u00e9", "\xc3\xa9", "a\"", "{\"a\":[1]}",
+        "\\x",
         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\\\"\xc3"
     };
 
