@@ -31,6 +31,7 @@ lunary_reduce_init(lunary_reduce_t *r, size_t cut)
     r->nmarks = 0;
     r->nnotes = 0;
     r->hot.valid = 0;
+    r->hot.closed = 0;
     r->hot.drops = 0;
     r->hot.n = 0;
     r->hot.moved = 0;

@@ -46,9 +46,10 @@ typedef struct {
 
 /*
  * The array that lost elements last, while it is open: mostly it is the one
- * to lose the next, and only what came since has to be looked at.  Where
- * elements of it begin is written down as they are found: each one, or, where
- * they are many, each second, fourth ... one.  `moved` is to be taken off.
+ * to lose the next, and only what came since has to be looked at.  So may be
+ * one that was closed, if no other array is around it.  Where elements of it
+ * begin is written down as they are found: each one, or, where they are many,
+ * each second, fourth ... one.  `moved` is to be taken off.
  */
 
 typedef struct {
@@ -61,6 +62,7 @@ typedef struct {
     unsigned        level;           /* brackets open in it, there            */
     unsigned        depth;           /* brackets open around its elements     */
     unsigned        valid;
+    unsigned        closed;          /* nothing is looked for any more        */
     unsigned        lost;            /* what came since `at` is to be read    */
     unsigned        first;           /* of what is written down               */
     unsigned        n;

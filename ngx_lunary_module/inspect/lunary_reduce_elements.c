@@ -70,6 +70,7 @@ lunary_reduce_elements(lunary_reduce_t *r, size_t target)
                 r->hot.open = 0;
                 r->hot.depth = c.node.depth + 1;
                 r->hot.level = open - r->hot.depth;
+                r->hot.closed = 0;
                 r->hot.lost = 0;
                 r->hot.drops = 0;
                 r->hot.n = 0;
@@ -107,8 +108,8 @@ lunary_reduce_array(void *ctx, const lunary_reduce_t *r,
 
 /*
  * 1 where the array that lost elements before is the one to lose more: it is
- * still open, and its old elements are half of the text, so that no other
- * array has as many bytes.
+ * still open, or a member of the whole, and its old elements are half of the
+ * text, so that no other array has as many bytes.
  */
 
 static int
@@ -126,7 +127,7 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c)
 
     end = r->data + r->fixed;
 
-    for (p = r->data + hot->at; p < end; p++) {
+    for (p = r->data + hot->at; p < end && !hot->closed; p++) {
 
         switch (*p) {
 
@@ -142,12 +143,17 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c)
         case '}':
         case ']':
 
-            if (hot->level == 0) {
+            if (hot->level != 0) {
+                hot->level--;
+                break;
+            }
+
+            if (hot->depth != 2 || r->data[0] != '{') {
                 hot->valid = 0;
                 return 0;
             }
 
-            hot->level--;
+            hot->closed = 1;
             break;
 
         case ',':
@@ -165,7 +171,7 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c)
     }
 
     hot->at = r->fixed;
-    hot->lost = 0;
+    hot->lost = hot->closed;
 
     n = hot->last - hot->start - 1 + r->aside;
 
@@ -484,7 +490,8 @@ lunary_reduce_worth_aside(const lunary_reduce_t *r, size_t first, size_t to,
 
     hot = &r->hot;
 
-    if (!hot->valid || first != hot->start + 1 || hot->drops == 0
+    if (!hot->valid || hot->closed || first != hot->start + 1
+        || hot->drops == 0
         || hot->last < to + LUNARY_REDUCE_ASIDE
         || first + n + r->len - hot->last > to)
     {
