@@ -526,6 +526,71 @@ a_broken_body_claims_nothing(void **state)
 }
 
 
+/* long bodies are taken in steps: what stands at the border of two, and what
+ * comes behind the end */
+
+static void
+a_long_body_is_read_in_steps_all_the_same(void **state)
+{
+    int                at;
+    size_t             i, n, step;
+    char              *body, *tail;
+    lunary_request_t  *rq;
+
+    static const struct {
+        size_t       spaces;
+        const char  *behind;
+        int          rc;
+    }  tails[] = {
+        { 0, "", LUNARY_OK }, { 3, "", LUNARY_OK }, { 40000, "", LUNARY_OK },
+        { 0, "x", LUNARY_ERROR }, { 40000, "x", LUNARY_ERROR },
+        { 16384, "{}", LUNARY_ERROR }
+    };
+
+    (void) state;
+
+    body = malloc(200000);
+    assert_non_null(body);
+
+    for (step = 16384; step <= 32768; step += 16384) {
+        for (at = -60; at <= 10; at++) {
+            for (i = 0; i < sizeof(tails) / sizeof(tails[0]); i++) {
+
+                n = (size_t) sprintf(body, "{\"a\":\"");
+                memset(body + n, 'a', step);
+                n = (size_t) ((int) step + at);
+                n += (size_t) sprintf(body + n, "\\\"\xC3\xA9\",\"user\":"
+                                      "\"b\\u0062\\\\\",\"b\":[-1.5e3]}");
+
+                tail = body + n;
+                memset(tail, ' ', tails[i].spaces);
+                strcpy(tail + tails[i].spaces, tails[i].behind);
+
+                for (piece = 0; piece <= 5000; piece += 5000) {
+
+                    rq = lunary_request_create(&mem, 100000, 0);
+                    assert_non_null(rq);
+
+                    assert_int_equal(feed(rq, body, strlen(body)),
+                                     tails[i].rc);
+
+                    if (tails[i].rc == LUNARY_OK) {
+                        assert_text(lunary_request_claims(rq)->user, "bb\\");
+                        assert_int_equal(lunary_request_text(rq).len, n);
+                        assert_memory_equal(lunary_request_text(rq).data,
+                                            body, n);
+                    }
+
+                    lunary_request_destroy(rq);
+                }
+            }
+        }
+    }
+
+    free(body);
+}
+
+
 static void
 user_ids_are_visible_text(void **state)
 {
@@ -655,6 +720,7 @@ main(void)
         cmocka_unit_test(
             of_many_repeated_values_the_last_wins_in_bounded_memory),
         cmocka_unit_test(a_broken_body_claims_nothing),
+        cmocka_unit_test(a_long_body_is_read_in_steps_all_the_same),
         cmocka_unit_test(user_ids_are_visible_text),
         cmocka_unit_test(every_allocation_may_fail)
     };
