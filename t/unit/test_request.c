@@ -557,7 +557,7 @@ a_long_body_is_read_in_steps_all_the_same(void **state)
             for (i = 0; i < sizeof(tails) / sizeof(tails[0]); i++) {
 
                 n = (size_t) sprintf(body, "{\"a\":\"");
-                memset(body + n, 'a', step);
+                memset(body + n, 'a', step + 16);
                 n = (size_t) ((int) step + at);
                 n += (size_t) sprintf(body + n, "\\\"\xC3\xA9\",\"user\":"
                                       "\"b\\u0062\\\\\",\"b\":[-1.5e3]}");
