@@ -227,7 +227,7 @@ lunary_crc32c_folds(uint32_t crc, const unsigned char *p, size_t n)
     by = lunary_crc32c_pair(lunary_crc32c_fold32);
 
     a = _mm256_xor_si256(lunary_crc32c_load(p),
-                         _mm256_zextsi128_si256(_mm_cvtsi32_si128((int) crc)));
+                         _mm256_setr_epi32((int) crc, 0, 0, 0, 0, 0, 0, 0));
 
     if (n >= 256) {
         far = lunary_crc32c_pair(lunary_crc32c_fold128);
