@@ -167,7 +167,7 @@ lunary_crc32c_lanes(uint32_t crc, const unsigned char *p, size_t n)
 
 #if (LUNARY_CRC32C_VECTOR)
 
-/* not 512 bits at a time: to multiply those slows some processors down */
+/* vectors of 32 bytes, which whatever has the instruction can multiply */
 
 #define LUNARY_CRC32C_256  __attribute__((target(                            \
     "avx2,vpclmulqdq,sse4.2,pclmul")))
