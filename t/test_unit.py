@@ -25,25 +25,23 @@ pytestmark = [
 ]
 
 
-def build(name, sanitized, folder):
+# vector code: by nginx's own flags, which are those of a build by hand
+VECTORS = ["test_simd", "test_span", "test_spool", "test_whole"]
+
+
+def build(name, folder, *variables):
     """Under a lock: tests run side by side and share the objects."""
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / name
     made = subprocess.run(
         ["flock", str(folder / "lock"), "make", "-s", "-C", str(UNIT),
-         f"BUILD={folder}", f"SAN={'1' if sanitized else ''}", str(program)],
+         f"BUILD={folder}", *variables, str(program)],
         capture_output=True, text=True)
     assert made.returncode == 0, made.stdout + made.stderr
     return program
 
 
-@pytest.mark.parametrize("sanitized", [False, True],
-                         ids=["plain", "sanitized"])
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_unit(name, sanitized):
-    folder = pathlib.Path(BUILD) / ("unit-san" if sanitized else "unit")
-    program = build(name, sanitized, folder)
-
+def run(program):
     environment = dict(os.environ, UBSAN_OPTIONS="halt_on_error=1")
     ran = subprocess.run([str(program)], capture_output=True, text=True,
                          env=environment)
@@ -51,3 +49,16 @@ def test_unit(name, sanitized):
 
     assert ran.returncode == 0, output[-4000:]
     assert re.search(r"\[  PASSED  \] [1-9]\d* test", output), output[-4000:]
+
+
+@pytest.mark.parametrize("sanitized", [False, True],
+                         ids=["plain", "sanitized"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_unit(name, sanitized):
+    folder = pathlib.Path(BUILD) / ("unit-san" if sanitized else "unit")
+    run(build(name, folder, *(["SAN=1"] if sanitized else [])))
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_vector_code_is_right_and_leaves_registers_clean_by_nginx_flags(name):
+    run(build(name, pathlib.Path(BUILD) / "unit-O", "CFLAGS=-O -g"))

@@ -8,10 +8,10 @@
  * loop around them is the same for all; what is left at the end goes to the
  * next simpler one.
  *
- * Invariant: where a function is left, or another one takes over, the upper
- * halves of the wide registers are zero.  All that follows is slower otherwise,
- * the kernel too, and gcc forgets it before it jumps to a function of the same
- * file.
+ * Invariant, of every function that uses them: where it is left, or another one
+ * takes over, the upper halves of the wide registers are zero.  All that follows
+ * is slower otherwise, the kernel too.  It is written out: gcc does it itself
+ * from -O2 on only, and not before it jumps to a function of the same file.
  */
 
 #include "lunary_simd_internal.h"
@@ -244,7 +244,7 @@ const lunary_simd_t  lunary_simd_portable = {
 
 
 /* the loop: `bytes` at a time, `bits` of the mask for each; `leave` is done
- * before what is left at the end */
+ * before it is left */
 
 #define lunary_simd_find(isa, attr, what, bytes, bits, leave, rest)          \
                                                                              \
@@ -258,6 +258,7 @@ lunary_ ## isa ## _find_ ## what(const unsigned char *p,                     \
         m = lunary_ ## isa ## _ ## what(p);                                  \
                                                                              \
         if (m) {                                                             \
+            leave;                                                           \
             return p + __builtin_ctzll(m) / bits;                            \
         }                                                                    \
                                                                              \
@@ -567,6 +568,7 @@ lunary_avx2_nested(const unsigned char *p, const unsigned char *end)
                 open &= ~(bit - 1);
 
                 if (--depth == 0) {
+                    _mm256_zeroupper();
                     return p + __builtin_ctzll(bit) + 1;
                 }
             }
@@ -578,6 +580,8 @@ lunary_avx2_nested(const unsigned char *p, const unsigned char *end)
             depth -= (size_t) __builtin_popcountll(close);
         }
     }
+
+    _mm256_zeroupper();
 
     return NULL;
 }
@@ -604,6 +608,7 @@ lunary_avx2_close(const unsigned char *p, const unsigned char *end)
         }
 
         if (quote) {
+            _mm256_zeroupper();
             return p + __builtin_ctzll(quote);
         }
     }
@@ -879,7 +884,7 @@ lunary_simd_all(void)
 
 #if (LUNARY_HAVE_AVX512)
 
-    /* with VBMI2 the processor has VBMI, BMI2 and all that AVX2 is used with */
+    /* each by itself: what a virtual machine shows may lack any of them */
 
     if (!__builtin_cpu_supports("avx512bw")
         || !__builtin_cpu_supports("avx512vbmi")

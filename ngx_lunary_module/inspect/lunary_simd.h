@@ -23,7 +23,7 @@
     && defined(__x86_64__)
 #define LUNARY_HAVE_AVX2  1
 
-#if defined(__clang__) ? (__clang_major__ >= 7) : (__GNUC__ >= 9)
+#if defined(__clang__) ? (__clang_major__ >= 10) : (__GNUC__ >= 9)
 #define LUNARY_HAVE_AVX512  1
 #endif
 

@@ -9,8 +9,10 @@
  * It is for processors with VBMI2: those with AVX-512 before them slow down
  * when it is used.
  *
- * Invariant: bytes outside of [p, end) are not loaded, but where they are known
- * to be there (padded).
+ * Invariants
+ *   - bytes outside of [p, end) are not loaded, but where they are known to be
+ *     there (padded);
+ *   - the upper halves of the registers are left clean, see lunary_simd.c.
  */
 
 #include "lunary_simd_internal.h"
@@ -31,15 +33,11 @@
     _mm512_cmpeq_epi8_mask(x, _mm512_set1_epi8(c))
 
 
-/* the first 64 bytes of [p, end), and `fill` where there are fewer */
+/* 64 bytes of the n at p, and `fill` where there are fewer */
 
 LUNARY_AVX512 static inline __m512i
-lunary_avx512_load(const unsigned char *p, const unsigned char *end, char fill)
+lunary_avx512_load(const unsigned char *p, size_t n, char fill)
 {
-    size_t  n;
-
-    n = (size_t) (end - p);
-
     if (n >= 64) {
         return _mm512_loadu_si512(p);
     }
@@ -183,10 +181,8 @@ lunary_avx512_string(const unsigned char *p, const unsigned char *end,
 
         /* the zeroes behind the end stop, whatever is due */
 
-        x = padded ? _mm512_loadu_si512(p) : lunary_avx512_load(p, end, 0);
-
-        _mm_prefetch((const char *) ((uintptr_t) p + LUNARY_AVX512_AHEAD),
-                     _MM_HINT_T0);
+        x = padded ? _mm512_loadu_si512(p)
+                   : lunary_avx512_load(p, (size_t) (end - p), 0);
 
         slash = lunary_avx512_is(x, '\\');
         stop = lunary_avx512_is(x, '"')
@@ -238,6 +234,7 @@ lunary_avx512_string(const unsigned char *p, const unsigned char *end,
             }
 
             if (stop != 0) {
+                _mm256_zeroupper();
                 return p + __builtin_ctzll(stop);
             }
 
@@ -249,7 +246,12 @@ lunary_avx512_string(const unsigned char *p, const unsigned char *end,
         wide = high;
         before = x;
         p += 64;
+
+        _mm_prefetch((const char *) ((uintptr_t) p + LUNARY_AVX512_AHEAD),
+                     _MM_HINT_T0);
     }
+
+    _mm256_zeroupper();
 
     return lunary_span_any(lunary_simd_back(from, p, odd, due), end);
 }
@@ -275,19 +277,18 @@ lunary_avx512_padded(const unsigned char *p, const unsigned char *end)
 LUNARY_AVX512 const unsigned char *
 lunary_avx512_nested(const unsigned char *p, const unsigned char *end)
 {
-    size_t                depth;
-    __m512i               x, y;
-    uint64_t              quote, slash, open, close, inside, in, odd, bit;
-    const unsigned char  *from;
+    size_t    depth, i, n;
+    __m512i   x, y;
+    uint64_t  quote, slash, open, close, inside, in, odd, bit;
 
     depth = 1;
     in = 0;
     odd = 0;
-    from = p;
+    n = (size_t) (end - p);
 
-    for ( /* void */ ; p < end; p += 64) {
+    for (i = 0; i < n; i += 64) {
 
-        x = lunary_avx512_load(p, end, ' ');
+        x = lunary_avx512_load(p + i, n - i, ' ');
 
         quote = lunary_avx512_is(x, '"');
         slash = lunary_avx512_is(x, '\\');
@@ -304,7 +305,9 @@ lunary_avx512_nested(const unsigned char *p, const unsigned char *end)
 
             /* outside of strings a backslash escapes nothing */
 
-            return lunary_portable_nested(from, end);
+            _mm256_zeroupper();
+
+            return lunary_portable_nested(p, end);
         }
 
         in = (uint64_t) ((int64_t) inside >> 63);
@@ -332,12 +335,15 @@ lunary_avx512_nested(const unsigned char *p, const unsigned char *end)
             open &= ~(bit - 1);
 
             if (--depth == 0) {
-                return p + __builtin_ctzll(bit) + 1;
+                _mm256_zeroupper();
+                return p + i + __builtin_ctzll(bit) + 1;
             }
         }
 
         depth += (size_t) __builtin_popcountll(open);
     }
+
+    _mm256_zeroupper();
 
     return NULL;
 }
@@ -346,12 +352,16 @@ lunary_avx512_nested(const unsigned char *p, const unsigned char *end)
 LUNARY_AVX512 const unsigned char *
 lunary_avx512_close(const unsigned char *p, const unsigned char *end)
 {
+    size_t    i, n;
     __m512i   x;
     uint64_t  quote, slash, odd;
 
-    for (odd = 0; p < end; p += 64) {
+    odd = 0;
+    n = (size_t) (end - p);
 
-        x = lunary_avx512_load(p, end, 0);
+    for (i = 0; i < n; i += 64) {
+
+        x = lunary_avx512_load(p + i, n - i, 0);
 
         quote = lunary_avx512_is(x, '"');
         slash = lunary_avx512_is(x, '\\');
@@ -361,9 +371,12 @@ lunary_avx512_close(const unsigned char *p, const unsigned char *end)
         }
 
         if (quote) {
-            return p + __builtin_ctzll(quote);
+            _mm256_zeroupper();
+            return p + i + __builtin_ctzll(quote);
         }
     }
+
+    _mm256_zeroupper();
 
     return end;
 }

@@ -66,7 +66,7 @@ lunary_simd_back(const unsigned char *from, const unsigned char *p,
 
     /* a character's, unless it stands alone: before it ends an escape */
 
-    while (q > from && (*q & 0xc0) == 0x80 && q[-1] >= 0x80) {
+    while (q > from && q[-1] >= 0x80 && (*q & 0xc0) == 0x80) {
         q--;
     }
 

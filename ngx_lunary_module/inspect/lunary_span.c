@@ -4,8 +4,9 @@
  * How far the inside of a JSON string goes: lunary_string_span() and
  * lunary_string_end() of lunary_string.h.
  *
- * With AVX2 64 bytes are judged at once, by masks with a bit for each byte,
- * so that neither escapes nor characters above U+007F cost a branch each:
+ * With AVX2, and with AVX-512 (lunary_simd_avx512.c), 64 bytes are judged at
+ * once, by masks with a bit for each byte, so that neither escapes nor characters
+ * above U+007F cost a branch each:
  *   - a byte is escaped behind an odd row of backslashes; behind it stands
  *     one of nine letters, and behind a `u` four hexadecimal digits;
  *   - UTF-8 is looked up in three tables, by the halves of a byte and of the
@@ -356,6 +357,7 @@ judged:
             }
 
             if (stop != 0) {
+                _mm256_zeroupper();
                 return p + __builtin_ctzll(stop);
             }
 
@@ -367,6 +369,8 @@ judged:
         before = b;
         p += 64;
     }
+
+    _mm256_zeroupper();
 
     return lunary_span_any(lunary_simd_back(from, p, odd, due), end);
 }

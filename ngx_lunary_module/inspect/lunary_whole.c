@@ -419,11 +419,15 @@ lunary_whole_any(const unsigned char *p, size_t n, lunary_tape_t *tape)
 LUNARY_WHOLE_AVX2 static size_t
 lunary_whole_avx2(const unsigned char *p, size_t n, lunary_tape_t *tape)
 {
-    if (tape != NULL) {
-        return lunary_whole_read(p, n, tape, 1, lunary_whole_avx2_string);
-    }
+    size_t  len;
 
-    return lunary_whole_read(p, n, NULL, 0, lunary_whole_avx2_string);
+    len = (tape != NULL)
+          ? lunary_whole_read(p, n, tape, 1, lunary_whole_avx2_string)
+          : lunary_whole_read(p, n, NULL, 0, lunary_whole_avx2_string);
+
+    _mm256_zeroupper();                                /* see lunary_simd.c */
+
+    return len;
 }
 
 #endif

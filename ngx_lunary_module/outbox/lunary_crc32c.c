@@ -29,7 +29,7 @@
 #include <nmmintrin.h>
 #include <wmmintrin.h>
 
-#if defined(__clang__) ? (__clang_major__ >= 7) : (__GNUC__ >= 9)
+#if defined(__clang__) ? (__clang_major__ >= 10) : (__GNUC__ >= 9)
 #define LUNARY_CRC32C_VECTOR  1
 #include <immintrin.h>
 #endif
@@ -46,6 +46,8 @@ static uint32_t lunary_crc32c_table(uint32_t crc, const unsigned char *p,
 
 static uint32_t          lunary_crc32c_tables[8][256];
 static lunary_crc32c_pt  lunary_crc32c_fn;
+static lunary_crc32c_e   lunary_crc32c_is;
+static lunary_crc32c_e   lunary_crc32c_most;
 
 
 #if (LUNARY_CRC32C_SSE42)
@@ -268,7 +270,7 @@ lunary_crc32c_folds(uint32_t crc, const unsigned char *p, size_t n)
     sum = _mm_crc32_u64(0, (uint64_t) _mm_cvtsi128_si64(y));
     sum = _mm_crc32_u64(sum, (uint64_t) _mm_extract_epi64(y, 1));
 
-    /* gcc forgets it before a call of a function of this file */
+    /* see lunary_simd.c */
 
     _mm256_zeroupper();
 
@@ -284,6 +286,10 @@ lunary_crc32c_init(lunary_crc32c_e most)
     int              i, k;
     uint32_t         c;
     lunary_crc32c_e  is;
+
+    if (lunary_crc32c_fn != NULL && most == lunary_crc32c_most) {
+        return lunary_crc32c_is;
+    }
 
     for (i = 0; i < 256; i++) {
         c = (uint32_t) i;
@@ -302,8 +308,6 @@ lunary_crc32c_init(lunary_crc32c_e most)
                                          ^ lunary_crc32c_tables[0][c & 0xff];
         }
     }
-
-    (void) most;
 
     is = LUNARY_CRC32C_TABLE;
     lunary_crc32c_fn = lunary_crc32c_table;
@@ -342,6 +346,9 @@ lunary_crc32c_init(lunary_crc32c_e most)
     }
 
 #endif
+
+    lunary_crc32c_is = is;
+    lunary_crc32c_most = most;
 
     return is;
 }

@@ -3,7 +3,7 @@
  *
  * CRC-32C (Castagnoli, reflected, as in iSCSI and ext4), with the processor's
  * instructions where it has some.  Plain C; thread-safe after the first call of
- * lunary_crc32c_init().
+ * lunary_crc32c_init(), and beside others that ask for the same.
  *
  * Invariant: every implementation gives the same sums.
  */
@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 
-/* implementations, each faster than the one before it */
+/* implementations, each faster than the one before it where data is long */
 
 typedef enum {
     LUNARY_CRC32C_TABLE = 0,

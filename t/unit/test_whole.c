@@ -6,6 +6,7 @@
  */
 
 #include "unit.h"
+#include "upper.h"
 
 #include "lunary_doc.h"
 #include "lunary_simd.h"
@@ -32,6 +33,7 @@ whole(const char *text, size_t n)
 
         p = unit_copy(text, n);
         len = lunary_whole(p, n, 65536, &tape);
+        assert_false(upper_halves_in_use());
 
         assert_int_equal(lunary_whole(p, n, 65536, NULL), len);
         assert_true(first == SIZE_MAX || first == len);
