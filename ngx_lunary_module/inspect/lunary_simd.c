@@ -8,10 +8,11 @@
  * loop around them is the same for all; what is left at the end goes to the
  * next simpler one.
  *
- * Invariant, of every function that uses them: where it is left, or another one
- * takes over, the upper halves of the wide registers are zero.  All that follows
- * is slower otherwise, the kernel too.  It is written out: gcc does it itself
- * from -O2 on only, and not before it jumps to a function of the same file.
+ * Invariant, of every function that uses them: where it is left, or another
+ * one takes over, the upper halves of the wide registers are zero.  All that
+ * follows is slower otherwise, the kernel too.  It is written out: gcc does it
+ * itself from -O2 on only, and not before it jumps to a function of the same
+ * file.
  */
 
 #include "lunary_simd_internal.h"

@@ -47,22 +47,11 @@ lunary_avx512_load(const unsigned char *p, size_t n, char fill)
 }
 
 
-/* what may be wrong with two bytes, as in lunary_span.c */
-
-#define SHORT      0x01
-#define LONG       0x02
-#define OVERLONG3  0x04
-#define LARGE      0x08
-#define SURROGATE  0x10
-#define OVERLONG2  0x20
-#define OVERLONG4  0x40
-#define LARGE8     0x40
-#define CONTS      0x80
-
-#define ANY        (SHORT|LONG|CONTS)
-
-#define lunary_avx512_table(...)                                             \
-    _mm512_broadcast_i32x4(_mm_setr_epi8(__VA_ARGS__))
+LUNARY_AVX512 static inline __m512i
+lunary_avx512_table(const unsigned char *table)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *) table));
+}
 
 
 /* bits at, or up to three bytes behind, what is no UTF-8 in x */
@@ -81,29 +70,9 @@ lunary_avx512_utf8(__m512i x, __m512i before)
 
     half = _mm512_set1_epi8(0x0f);
 
-    high = lunary_avx512_table(
-        LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG,
-        (char) CONTS, (char) CONTS, (char) CONTS, (char) CONTS,
-        SHORT|OVERLONG2, SHORT, SHORT|OVERLONG3|SURROGATE,
-        SHORT|LARGE|LARGE8|OVERLONG4);
-
-    low = lunary_avx512_table(
-        (char) (ANY|OVERLONG3|OVERLONG2|OVERLONG4), (char) (ANY|OVERLONG2),
-        (char) ANY, (char) ANY, (char) (ANY|LARGE),
-        (char) (ANY|LARGE|LARGE8), (char) (ANY|LARGE|LARGE8),
-        (char) (ANY|LARGE|LARGE8), (char) (ANY|LARGE|LARGE8),
-        (char) (ANY|LARGE|LARGE8), (char) (ANY|LARGE|LARGE8),
-        (char) (ANY|LARGE|LARGE8), (char) (ANY|LARGE|LARGE8),
-        (char) (ANY|LARGE|LARGE8|SURROGATE), (char) (ANY|LARGE|LARGE8),
-        (char) (ANY|LARGE|LARGE8));
-
-    next = lunary_avx512_table(
-        SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT,
-        (char) (LONG|OVERLONG2|CONTS|OVERLONG3|LARGE8|OVERLONG4),
-        (char) (LONG|OVERLONG2|CONTS|OVERLONG3|LARGE),
-        (char) (LONG|OVERLONG2|CONTS|SURROGATE|LARGE),
-        (char) (LONG|OVERLONG2|CONTS|SURROGATE|LARGE),
-        SHORT, SHORT, SHORT, SHORT);
+    high = lunary_avx512_table(lunary_simd_utf8_high);
+    low = lunary_avx512_table(lunary_simd_utf8_low);
+    next = lunary_avx512_table(lunary_simd_utf8_next);
 
     high = _mm512_shuffle_epi8(high,
                                _mm512_and_si512(_mm512_srli_epi16(one, 4),
@@ -123,17 +92,6 @@ lunary_avx512_utf8(__m512i x, __m512i before)
 
     return _mm512_cmpneq_epi8_mask(high, due);
 }
-
-#undef SHORT
-#undef LONG
-#undef OVERLONG3
-#undef LARGE
-#undef SURROGATE
-#undef OVERLONG2
-#undef OVERLONG4
-#undef LARGE8
-#undef CONTS
-#undef ANY
 
 
 /* of ASCII, what makes an escape behind a backslash has bit 7 set: its columns

@@ -14,6 +14,60 @@
 
 
 /*
+ * UTF-8 by three tables: what may be wrong with two bytes, by the first one's
+ * upper half, its lower half, and the second one's upper half; where the three
+ * share a bit, that is wrong.  CONTS is right where a third, a fourth is due.
+ */
+
+#define SHORT      0x01               /* 11...... not 10......                */
+#define LONG       0x02               /* 0....... 10......                    */
+#define OVERLONG3  0x04               /* 11100000 100.....                    */
+#define LARGE      0x08               /* 11110100 1001.... and above          */
+#define SURROGATE  0x10               /* 11101101 101.....                    */
+#define OVERLONG2  0x20               /* 1100000. 10......                    */
+#define OVERLONG4  0x40               /* 11110000 1000....                    */
+#define LARGE8     0x40               /* 11110101 1000.... and above          */
+#define CONTS      0x80               /* 10...... 10......                    */
+
+#define ANY        (SHORT|LONG|CONTS)
+
+static const unsigned char  lunary_simd_utf8_high[16] = {
+    LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG,
+    CONTS, CONTS, CONTS, CONTS,
+    SHORT|OVERLONG2, SHORT, SHORT|OVERLONG3|SURROGATE,
+    SHORT|LARGE|LARGE8|OVERLONG4
+};
+
+static const unsigned char  lunary_simd_utf8_low[16] = {
+    ANY|OVERLONG3|OVERLONG2|OVERLONG4, ANY|OVERLONG2, ANY, ANY,
+    ANY|LARGE, ANY|LARGE|LARGE8, ANY|LARGE|LARGE8, ANY|LARGE|LARGE8,
+    ANY|LARGE|LARGE8, ANY|LARGE|LARGE8, ANY|LARGE|LARGE8,
+    ANY|LARGE|LARGE8, ANY|LARGE|LARGE8, ANY|LARGE|LARGE8|SURROGATE,
+    ANY|LARGE|LARGE8, ANY|LARGE|LARGE8
+};
+
+static const unsigned char  lunary_simd_utf8_next[16] = {
+    SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT,
+    LONG|OVERLONG2|CONTS|OVERLONG3|LARGE8|OVERLONG4,
+    LONG|OVERLONG2|CONTS|OVERLONG3|LARGE,
+    LONG|OVERLONG2|CONTS|SURROGATE|LARGE,
+    LONG|OVERLONG2|CONTS|SURROGATE|LARGE,
+    SHORT, SHORT, SHORT, SHORT
+};
+
+#undef SHORT
+#undef LONG
+#undef OVERLONG3
+#undef LARGE
+#undef SURROGATE
+#undef OVERLONG2
+#undef OVERLONG4
+#undef LARGE8
+#undef CONTS
+#undef ANY
+
+
+/*
  * The bytes behind a backslash that is not behind one itself; *odd: 1 where the
  * last byte of the block before is such a backslash, then of this one.
  */

@@ -5,8 +5,8 @@
  * lunary_string_end() of lunary_string.h.
  *
  * With AVX2, and with AVX-512 (lunary_simd_avx512.c), 64 bytes are judged at
- * once, by masks with a bit for each byte, so that neither escapes nor characters
- * above U+007F cost a branch each:
+ * once, by masks with a bit for each byte, so that neither escapes nor
+ * characters above U+007F cost a branch each:
  *   - a byte is escaped behind an odd row of backslashes; behind it stands
  *     one of nine letters, and behind a `u` four hexadecimal digits;
  *   - UTF-8 is looked up in three tables, by the halves of a byte and of the
@@ -101,26 +101,18 @@ lunary_span_any(const unsigned char *p, const unsigned char *end)
                      (char) (m), (char) (n), (char) (o), (char) (p))
 
 
-/* what may be wrong with two bytes; CONTS is none where a third, a fourth is
- * due */
-
-#define SHORT      0x01               /* 11...... not 10......                */
-#define LONG       0x02               /* 0....... 10......                    */
-#define OVERLONG3  0x04               /* 11100000 100.....                    */
-#define LARGE      0x08               /* 11110100 1001.... and above          */
-#define SURROGATE  0x10               /* 11101101 101.....                    */
-#define OVERLONG2  0x20               /* 1100000. 10......                    */
-#define OVERLONG4  0x40               /* 11110000 1000....                    */
-#define LARGE8     0x40               /* 11110101 1000.... and above          */
-#define CONTS      0x80               /* 10...... 10......                    */
-
-#define ANY        (SHORT|LONG|CONTS)
-
-
 LUNARY_AVX2 static inline __m256i
 lunary_avx2_half(__m256i x)
 {
     return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(0x0f));
+}
+
+
+LUNARY_AVX2 static inline __m256i
+lunary_avx2_table(const unsigned char *table)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)
+                                                       table));
 }
 
 
@@ -136,26 +128,9 @@ lunary_avx2_utf8(__m256i x, __m256i before)
     two = _mm256_alignr_epi8(x, carried, 14);
     three = _mm256_alignr_epi8(x, carried, 13);
 
-    high = lunary_avx2_twice(
-        LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG,
-        CONTS, CONTS, CONTS, CONTS,
-        SHORT|OVERLONG2, SHORT, SHORT|OVERLONG3|SURROGATE,
-        SHORT|LARGE|LARGE8|OVERLONG4);
-
-    low = lunary_avx2_twice(
-        ANY|OVERLONG3|OVERLONG2|OVERLONG4, ANY|OVERLONG2, ANY, ANY,
-        ANY|LARGE, ANY|LARGE|LARGE8, ANY|LARGE|LARGE8, ANY|LARGE|LARGE8,
-        ANY|LARGE|LARGE8, ANY|LARGE|LARGE8, ANY|LARGE|LARGE8,
-        ANY|LARGE|LARGE8, ANY|LARGE|LARGE8, ANY|LARGE|LARGE8|SURROGATE,
-        ANY|LARGE|LARGE8, ANY|LARGE|LARGE8);
-
-    next = lunary_avx2_twice(
-        SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT,
-        LONG|OVERLONG2|CONTS|OVERLONG3|LARGE8|OVERLONG4,
-        LONG|OVERLONG2|CONTS|OVERLONG3|LARGE,
-        LONG|OVERLONG2|CONTS|SURROGATE|LARGE,
-        LONG|OVERLONG2|CONTS|SURROGATE|LARGE,
-        SHORT, SHORT, SHORT, SHORT);
+    high = lunary_avx2_table(lunary_simd_utf8_high);
+    low = lunary_avx2_table(lunary_simd_utf8_low);
+    next = lunary_avx2_table(lunary_simd_utf8_next);
 
     high = _mm256_shuffle_epi8(high, lunary_avx2_half(one));
     low = _mm256_shuffle_epi8(low, _mm256_and_si256(one,
@@ -171,17 +146,6 @@ lunary_avx2_utf8(__m256i x, __m256i before)
     return _mm256_xor_si256(due, _mm256_and_si256(_mm256_and_si256(high, low),
                                                   next));
 }
-
-#undef SHORT
-#undef LONG
-#undef OVERLONG3
-#undef LARGE
-#undef SURROGATE
-#undef OVERLONG2
-#undef OVERLONG4
-#undef LARGE8
-#undef CONTS
-#undef ANY
 
 
 LUNARY_AVX2 static inline uint64_t
