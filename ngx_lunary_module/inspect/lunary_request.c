@@ -23,9 +23,10 @@
     ((c) == ' ' || (c) == '\n' || (c) == '\r' || (c) == '\t')
 
 
-/* bytes that are copied and read at once */
+/* bytes that are copied and read at once: fewer than the C library copies by
+ * `rep movsb`, which is slow to begin */
 
-#define LUNARY_REQUEST_STEP    16384
+#define LUNARY_REQUEST_STEP    4032
 
 /* of an unfinished token what lunary_request_read.c reads again, at most */
 
