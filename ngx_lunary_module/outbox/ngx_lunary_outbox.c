@@ -323,7 +323,8 @@ ngx_lunary_outbox_largest(void)
 
 /*
  * Arranges the next flight, if one can start: now, or where little waits after
- * `flush=`.
+ * `flush=`.  Each costs nginx and Redis as much as several records do, so behind
+ * a large one a longer wait makes fewer.
  */
 
 void
@@ -360,7 +361,9 @@ ngx_lunary_outbox_schedule(ngx_lunary_outbox_t *ob)
         && !ngx_exiting)
     {
         if (!ob->flush.timer_set && waiting) {
-            ngx_add_timer(&ob->flush, ob->conf->flush);
+            ngx_add_timer(&ob->flush,
+                          (ob->flight->count >= NGX_LUNARY_OUTBOX_LARGE)
+                          ? ob->conf->flush_busy : ob->conf->flush);
         }
 
         return;

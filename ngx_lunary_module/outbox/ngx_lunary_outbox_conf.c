@@ -37,6 +37,7 @@ ngx_lunary_outbox_conf_init(ngx_lunary_outbox_conf_t *conf)
     conf->maxbytes = (size_t) 1024 * 1024 * 1024;
     conf->shards = 1;
     conf->flush = 2;
+    conf->flush_busy = 10;
 
     ngx_str_set(&conf->path, NGX_HTTP_PROXY_TEMP_PATH);
     conf->size = 64 * 1024 * 1024;
@@ -100,6 +101,7 @@ ngx_lunary_outbox_parse_stream(ngx_conf_t *cf, ngx_lunary_outbox_conf_t *conf)
             }
 
             conf->flush = (ngx_msec_t) ms;
+            conf->flush_busy = conf->flush;
 
         } else {
             return ngx_lunary_outbox_invalid(cf, &arg[i]);
