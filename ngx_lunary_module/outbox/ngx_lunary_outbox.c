@@ -323,8 +323,8 @@ ngx_lunary_outbox_largest(void)
 
 /*
  * Arranges the next flight, if one can start: now, or where little waits after
- * `flush=`.  Each costs nginx and Redis as much as several records do, so behind
- * a large one a longer wait makes fewer.
+ * `flush=`.  Each costs nginx and Redis as much as several records do, so
+ * behind a large one a longer wait makes fewer.
  */
 
 void
