@@ -319,6 +319,116 @@ an_array_that_has_ended_is_whole_again(void **state)
 }
 
 
+/* of an array: what came, but for old elements that one stands for, or all */
+
+static void
+newest(lunary_str_t array)
+{
+    lunary_str_t  first;
+
+    assert_true(array.len > 2);
+
+    first = lunary_json_at(array, 0);
+
+    if (memmem(first.data, first.len, DOTS, 3) != NULL) {
+        array.len -= (size_t) (first.data + first.len - array.data);
+        array.data = (unsigned char *) first.data + first.len;
+    }
+
+    assert_non_null(memmem(made.data, made.len, array.data, array.len));
+}
+
+
+/* it ends, and loses more as others come: its elements, and not theirs */
+
+static void
+what_follows_an_array_is_not_taken_for_its_elements(void **state)
+{
+    int            tools;
+    size_t         i, bytes;
+    char           key[16];
+    lunary_doc_t  *d;
+    lunary_str_t   text;
+
+    (void) state;
+
+    for (bytes = 200; bytes < 12000; bytes += 150) {
+        for (tools = 0; tools < 2; tools++) {
+
+            seed = (uint32_t) bytes;
+            made.len = 0;
+            more("{\"messages\":[");
+            elements(MESSAGES, 200, 120);
+            more(tools ? "],\"tools\":[" : "]");
+
+            for (i = made.len; made.len < i + bytes; /* void */ ) {
+
+                if (tools) {
+                    elements(MESSAGES, 1, 60);
+                    more(",");
+
+                } else {
+                    (void) snprintf(key, sizeof(key), ",\"k%u\":", any(99999));
+                    more(key);
+                    word(any(60));
+                }
+            }
+
+            more(tools ? "{}]}" : "}");
+
+            d = feed(8192, 0, made.len, 0);
+            assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+
+            text = lunary_doc_text(d);
+            assert_true(lunary_json_valid(text, LUNARY_DOC_DEPTH));
+            assert_true(text.len <= 8192);
+            assert_int_equal(lunary_doc_removed(d), made.len - text.len);
+
+            if (tools) {
+                newest(lunary_json_get(text, "messages"));
+                newest(lunary_json_get(text, "tools"));
+
+            } else if (bytes < 7000) {
+                newest(lunary_json_get(text, "messages"));
+                assert_non_null(memmem(text.data, text.len, made.data + i,
+                                       made.len - i));
+            }
+
+            lunary_doc_destroy(d);
+        }
+    }
+}
+
+
+/* one in another ends, and goes with what is around it: that is more */
+
+static void
+an_array_in_an_array_goes_with_it(void **state)
+{
+    lunary_doc_t  *d;
+    lunary_str_t   text;
+
+    (void) state;
+
+    seed = 8;
+    made.len = 0;
+    more("[[");
+    elements(MESSAGES, 200, 120);
+    more("],");
+    elements(STRINGS, 60, 60);
+    more("]");
+
+    d = feed(8192, 0, made.len, 0);
+    assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+
+    text = lunary_doc_text(d);
+    assert_true(lunary_json_valid(text, LUNARY_DOC_DEPTH));
+    assert_memory_equal(text.data, "[\"" DOTS, 5);
+
+    lunary_doc_destroy(d);
+}
+
+
 /* strings that are cut lie among elements that go */
 
 static void
@@ -489,6 +599,8 @@ main(void)
         cmocka_unit_test(the_newest_elements_stay_as_they_came),
         cmocka_unit_test(what_breaks_off_keeps_the_newest),
         cmocka_unit_test(an_array_that_has_ended_is_whole_again),
+        cmocka_unit_test(what_follows_an_array_is_not_taken_for_its_elements),
+        cmocka_unit_test(an_array_in_an_array_goes_with_it),
         cmocka_unit_test(long_strings_are_cut_on_the_way),
         cmocka_unit_test(a_string_behind_dropped_numbers_has_room),
         cmocka_unit_test(a_string_in_bytes_grows_the_memory_once)
