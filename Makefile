@@ -178,6 +178,7 @@ $(TREE)/objs/Makefile: config ngx_lunary_module/exports.map \
 	@cd $(TREE); \
 	 rm -rf .kept; mkdir -p objs .kept; \
 	 cp -p objs/*.h objs/*.c .kept/ 2>/dev/null || true; \
+	 grep '^CFLAGS' objs/Makefile > .cflags 2>/dev/null || true; \
 	 $(CONFIGURE); \
 	 LUNARY_CFLAGS="$(LUNARY_CFLAGS)" ./configure "$$@" \
 	     --add-dynamic-module=$(CURDIR) --with-cc=$(CC) \
@@ -186,7 +187,10 @@ $(TREE)/objs/Makefile: config ngx_lunary_module/exports.map \
 	 for f in .kept/*; do \
 	     g=objs/$${f#.kept/}; \
 	     if [ -e $$f ] && cmp -s $$f $$g; then cp -p $$f $$g; fi; \
-	 done; rm -rf .kept
+	 done; rm -rf .kept; \
+	 grep '^CFLAGS' objs/Makefile | cmp -s - .cflags \
+	 || find objs -name '*.o' -delete; \
+	 rm .cflags
 	@grep -E 'hiredis|yajl|brotli|zstd' $(TREE)/configure.log || true
 	@touch $@
 

@@ -24,7 +24,7 @@
 
 
 #define LUNARY_SPOOL_WARM   2048               /* bytes; most records       */
-#define LUNARY_SPOOL_AHEAD  (32 * 1024)        /* cleared at a time         */
+#define LUNARY_SPOOL_AHEAD  4096               /* cleared beside            */
 
 /* so many pieces before it matters what they are spent on, and so many kept
  * for the one place that is sure to grow */
@@ -42,12 +42,18 @@ static void lunary_spool_clear(lunary_spool_t *sp, size_t need);
 static void lunary_spool_normalise(lunary_spool_t *sp,
     lunary_spool_pos_t *pos);
 static void lunary_spool_warm(lunary_spool_t *sp);
-static size_t lunary_spool_record_len(lunary_spool_t *sp, size_t off);
+static size_t lunary_spool_record_len(lunary_spool_t *sp,
+    const lunary_spool_pos_t *pos);
 
 
 #define lunary_spool_look_later(sp)                                           \
     ((sp)->look = (sp)->tail + (sp)->window / 64)
 #define lunary_spool_at(sp, n)  (&(sp)->pieces[(n) % LUNARY_SPOOL_PIECES])
+
+/* of the record seq, which is there, if it is among those; else NULL */
+#define lunary_spool_recent(sp, seq)                                          \
+    (((sp)->recent != NULL && (sp)->next_seq - (seq) <= LUNARY_SPOOL_RECENT)  \
+     ? &(sp)->recent[(seq) % LUNARY_SPOOL_RECENT] : NULL)
 
 
 unsigned char *
@@ -326,6 +332,11 @@ lunary_spool_clear(lunary_spool_t *sp, size_t need)
 
     sp->clear = end;
 
+    /* the length of the next one, which has long left the caches, is looked
+     * for when the next record comes */
+
+    __builtin_prefetch(sp->base + sp->first.off + LUNARY_SPOOL_R_LEN);
+
     if (last) {
         lunary_spool_hint(sp->base, LUNARY_SPOOL_HINT_FLOOR, sp->first.seq);
     }
@@ -336,8 +347,9 @@ uint64_t
 lunary_spool_commit(lunary_spool_t *sp, size_t n, unsigned kind,
     unsigned fields, uint32_t hash, uint32_t now)
 {
-    uint32_t        crc;
-    unsigned char  *dst, head[LUNARY_SPOOL_PREFIX];
+    uint32_t                crc;
+    unsigned char          *dst, head[LUNARY_SPOOL_PREFIX];
+    lunary_spool_recent_t  *r;
 
     dst = sp->base + sp->tail;
 
@@ -358,6 +370,16 @@ lunary_spool_commit(lunary_spool_t *sp, size_t n, unsigned kind,
     lunary_spool_put(head + LUNARY_SPOOL_R_CRC, 4, crc);
 
     memcpy(dst, head, LUNARY_SPOOL_PREFIX);
+
+    if (sp->recent) {
+        r = &sp->recent[sp->next_seq % LUNARY_SPOOL_RECENT];
+        r->len = (uint32_t) n;
+        r->hash = hash;
+        r->time = now;
+        r->fields = (uint16_t) fields;
+        r->kind = (uint8_t) kind;
+        r->refused = 0;
+    }
 
     sp->tail += LUNARY_SPOOL_PREFIX + n;
     sp->bytes += LUNARY_SPOOL_PREFIX + n;
@@ -412,10 +434,16 @@ lunary_spool_normalise(lunary_spool_t *sp, lunary_spool_pos_t *pos)
 
 
 static size_t
-lunary_spool_record_len(lunary_spool_t *sp, size_t off)
+lunary_spool_record_len(lunary_spool_t *sp, const lunary_spool_pos_t *pos)
 {
+    const lunary_spool_recent_t  *r;
+
+    r = lunary_spool_recent(sp, pos->seq);
+
     return LUNARY_SPOOL_PREFIX
-           + lunary_spool_get(sp->base + off + LUNARY_SPOOL_R_LEN, 4);
+           + (r ? r->len
+                : lunary_spool_get(sp->base + pos->off + LUNARY_SPOOL_R_LEN,
+                                   4));
 }
 
 
@@ -423,8 +451,9 @@ int
 lunary_spool_read(lunary_spool_t *sp, lunary_spool_pos_t *pos,
     lunary_spool_record_t *rec)
 {
-    size_t          off;
-    unsigned char  *p;
+    size_t                        off;
+    unsigned char                *p;
+    const lunary_spool_recent_t  *r;
 
     if (pos->seq >= sp->next_seq) {
         return 0;
@@ -442,7 +471,22 @@ lunary_spool_read(lunary_spool_t *sp, lunary_spool_pos_t *pos,
 
     rec->seq = pos->seq;
     rec->data = p;
-    rec->len = lunary_spool_record_len(sp, off);
+
+    r = lunary_spool_recent(sp, pos->seq);
+
+    if (r) {
+        rec->len = LUNARY_SPOOL_PREFIX + r->len;
+        rec->hash = r->hash;
+        rec->time = r->time;
+        rec->fields = r->fields;
+        rec->kind = r->kind;
+        rec->refused = r->refused;
+
+        return 1;
+    }
+
+    rec->len = LUNARY_SPOOL_PREFIX
+               + lunary_spool_get(p + LUNARY_SPOOL_R_LEN, 4);
     rec->hash = (uint32_t) lunary_spool_get(p + LUNARY_SPOOL_R_HASH, 4);
     rec->time = (uint32_t) lunary_spool_get(p + LUNARY_SPOOL_R_TIME, 4);
     rec->fields = (unsigned) lunary_spool_get(p + LUNARY_SPOOL_R_FIELDS, 2);
@@ -469,7 +513,7 @@ lunary_spool_next(lunary_spool_t *sp, lunary_spool_pos_t *pos)
 
     lunary_spool_normalise(sp, pos);
 
-    pos->off += lunary_spool_record_len(sp, pos->off);
+    pos->off += lunary_spool_record_len(sp, pos);
     pos->seq++;
 
     lunary_spool_normalise(sp, pos);
@@ -535,12 +579,19 @@ lunary_spool_recovered(lunary_spool_t *sp, uint64_t generation)
 void
 lunary_spool_refuse(lunary_spool_t *sp, lunary_spool_record_t *rec)
 {
-    unsigned char  *p;
+    unsigned char          *p;
+    lunary_spool_recent_t  *r;
 
     p = sp->base + (rec->data - sp->base);
 
     p[LUNARY_SPOOL_R_STATE] = LUNARY_SPOOL_R_REFUSED;
     rec->refused = 1;
+
+    r = lunary_spool_recent(sp, rec->seq);
+
+    if (r) {
+        r->refused = 1;
+    }
 }
 
 

@@ -33,6 +33,8 @@
 #define LUNARY_SPOOL_MAX_RECORD  (16 * 1024 * 1024)
 #define LUNARY_SPOOL_KINDS       2
 #define LUNARY_SPOOL_PIECES      32
+#define LUNARY_SPOOL_RECENT      4096          /* 64 KiB: whose heads are at
+                                                  hand                       */
 #define LUNARY_SPOOL_SUFFIX      ".spool"
 #define LUNARY_SPOOL_NAME_LEN    38            /* 32 digits and the suffix   */
 #define LUNARY_SPOOL_TMP_SUFFIX  ".tmp"        /* while it is made           */
@@ -97,6 +99,19 @@ typedef struct {
 } lunary_spool_entry_t;
 
 
+/* what a record's head in the file says, too: that has left the caches by the
+ * time the record is sent, acknowledged and overwritten */
+
+typedef struct {
+    uint32_t               len;    /* of its fields                          */
+    uint32_t               hash;
+    uint32_t               time;
+    uint16_t               fields;
+    uint8_t                kind;
+    uint8_t                refused;
+} lunary_spool_recent_t;
+
+
 typedef struct {
     unsigned char         *base;
     size_t                 size;
@@ -122,6 +137,9 @@ typedef struct {
     lunary_spool_pos_t     first;
     lunary_spool_pos_t     head;
     lunary_spool_pos_t     send;
+
+    lunary_spool_recent_t *recent;         /* own: the last records by their
+                                              sequence, or NULL              */
 
     size_t                 bytes;          /* of records not acknowledged    */
     uint64_t               unacked[LUNARY_SPOOL_KINDS];

@@ -164,6 +164,8 @@ lunary_spool_init(lunary_spool_t *sp, size_t size)
         sp->window = 4 * 1024 * 1024;
     }
 
+    sp->recent = malloc(LUNARY_SPOOL_RECENT * sizeof(lunary_spool_recent_t));
+
     sp->max_record = (size - LUNARY_SPOOL_DATA) / 4 - LUNARY_SPOOL_PREFIX;
 
     if (sp->max_record > LUNARY_SPOOL_MAX_RECORD) {
@@ -330,10 +332,12 @@ lunary_spool_close(lunary_spool_t *sp)
     }
 
     free(sp->index);
+    free(sp->recent);
 
     sp->base = NULL;
     sp->mapped = 0;
     sp->index = NULL;
+    sp->recent = NULL;
     sp->fd = -1;
 }
 

@@ -77,6 +77,7 @@ static const char  lunary_run_lengths[100][5] = {
 
 
 static unsigned char *lunary_run_uint(unsigned char *last, uint64_t n);
+static size_t lunary_run_width(uint64_t n);
 static inline unsigned char *lunary_run_copy(unsigned char *dst,
     const void *src, size_t n);
 
@@ -159,9 +160,8 @@ lunary_run_encode(const lunary_run_t *run, unsigned char *dst)
 {
     size_t                    f, n;
     uint64_t                  set;
-    unsigned char            *p, *start;
+    unsigned char            *p;
     const lunary_run_name_t  *name;
-    unsigned char             digits[2 * LUNARY_RUN_DIGITS];
 
     p = dst;
 
@@ -181,9 +181,8 @@ lunary_run_encode(const lunary_run_t *run, unsigned char *dst)
             p += 3 + (n >= 10);
 
         } else {
-            start = lunary_run_uint(digits + LUNARY_RUN_DIGITS, n);
-            memcpy(p, start, LUNARY_RUN_DIGITS);
-            p += digits + LUNARY_RUN_DIGITS - start;
+            p += lunary_run_width(n);
+            (void) lunary_run_uint(p, n);
             memcpy(p, "\r\n", 2);
             p += 2;
         }
@@ -233,6 +232,21 @@ lunary_run_uint(unsigned char *last, uint64_t n)
     *--last = (unsigned char) ('0' + m);
 
     return last;
+}
+
+
+/* how many digits n has, which is 100 or more */
+
+static size_t
+lunary_run_width(uint64_t n)
+{
+    size_t  width;
+
+    for (width = 3; n >= 1000; width++) {
+        n /= 10;
+    }
+
+    return width;
 }
 
 

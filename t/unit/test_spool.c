@@ -315,6 +315,78 @@ typedef struct {
 } disk_t;
 
 
+/* what is at hand of a record is what its head in the ring says, and without
+ * it nothing is missing */
+
+static void
+recent_heads_are_those_of_the_ring(void **state)
+{
+    int                     i, known;
+    uint64_t                seq;
+    lunary_spool_t          sp;
+    lunary_spool_pos_t      pos, p;
+    lunary_spool_record_t   rec, r;
+    lunary_spool_recent_t  *recent;
+
+    (void) state;
+
+    memset(&rec, 0, sizeof(rec));
+    memset(&r, 0, sizeof(r));
+
+    create(&sp, -1, 64 * 1024 * 1024);
+
+    for (known = 0; known < 2; known++) {
+
+        for (i = 0; i < 2 * LUNARY_SPOOL_RECENT; i++) {
+            assert_int_equal(append(&sp), 1);
+        }
+
+        /* some that are at hand, and some that are not any more */
+
+        for (i = 0, pos = sp.send; lunary_spool_read(&sp, &pos, &rec); i++) {
+
+            if (i % 7 == 0) {
+                lunary_spool_refuse(&sp, &rec);
+            }
+
+            lunary_spool_next(&sp, &pos);
+        }
+
+        for (pos = sp.send, seq = sp.send.seq;
+             lunary_spool_read(&sp, &pos, &rec);
+             seq++)
+        {
+            assert_int_equal(rec.seq, seq);
+            assert_int_equal(rec.refused, (seq - sp.send.seq) % 7 == 0);
+
+            if (!rec.refused) {
+                check(&rec);
+            }
+
+            recent = sp.recent;
+            sp.recent = NULL;
+            p = pos;
+
+            assert_int_equal(lunary_spool_read(&sp, &p, &r), 1);
+            assert_memory_equal(&r, &rec, sizeof(rec));
+            lunary_spool_next(&sp, &p);
+
+            sp.recent = recent;
+            lunary_spool_next(&sp, &pos);
+            assert_memory_equal(&p, &pos, sizeof(pos));
+        }
+
+        assert_int_equal(seq, sp.next_seq);
+
+        /* the second time over those that were acknowledged */
+
+        (void) ack(&sp, sp.next_seq - 1);
+    }
+
+    lunary_spool_close(&sp);
+}
+
+
 static void
 snapshot(disk_t *d, lunary_spool_t *sp, int synced)
 {
@@ -479,6 +551,7 @@ main(void)
         cmocka_unit_test(a_full_ring_is_used_well),
         cmocka_unit_test(a_record_has_a_size_limit),
         cmocka_unit_test(an_idle_ring_rewinds),
+        cmocka_unit_test(recent_heads_are_those_of_the_ring),
         cmocka_unit_test(power_loss_of_sectors),
         cmocka_unit_test(power_loss_of_pages)
     };
