@@ -102,6 +102,7 @@ ngx_lunary_redis_command(ngx_lunary_redis_t *rc, ngx_chain_t *in,
     req->in = in;
     req->last = last;
     req->replies = replies;
+    req->transaction = (replies > 1);
     req->handler = handler;
     req->data = data;
 
@@ -469,6 +470,14 @@ ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
     for ( ;; ) {
 
         p = NULL;
+        req = NULL;
+
+        if (!ngx_queue_empty(&rc->inflight)) {
+            req = ngx_queue_data(ngx_queue_head(&rc->inflight),
+                                 ngx_lunary_redis_request_t, queue);
+        }
+
+        rc->reader->privdata = (req && req->transaction) ? req : NULL;
 
         if (redisReaderGetReply(rc->reader, &p) != REDIS_OK) {
             ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_PROTOCOL);
@@ -483,11 +492,7 @@ ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
             return;
         }
 
-        req = NULL;
-
-        if (!ngx_queue_empty(&rc->inflight)) {
-            req = ngx_queue_data(ngx_queue_head(&rc->inflight),
-                                 ngx_lunary_redis_request_t, queue);
+        if (req) {
 
             /* of several commands the first are answered while the others
              * are on their way */

@@ -85,9 +85,10 @@ void ngx_lunary_redis_connect(ngx_lunary_redis_t *rc);
 /*
  * Sends what is already in RESP, given as a chain of memory bufs: `replies`
  * commands, answered by as many replies, of which the handler gets the last,
- * or the first that is an error.  Links, bufs and bytes are lent: they belong
- * to the connection, which changes links and bufs, until the handler is
- * called (or this fails).
+ * or the first that is an error.  Several are a transaction: the last reply is
+ * EXEC's, and a string that is not the first element of its array is empty.
+ * Links, bufs and bytes are lent: they belong to the connection, which changes
+ * links and bufs, until the handler is called (or this fails).
  * NGX_OK, or NGX_ERROR: not accepted (down, in backoff, too many under way);
  * the handler is then not called.
  */

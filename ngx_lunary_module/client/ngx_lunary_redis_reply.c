@@ -43,9 +43,37 @@ static redisReply  ngx_lunary_redis_queued = {
 };
 
 
+/*
+ * ... and of the last one nobody wants the strings, such as the ids that XADD
+ * gave, but for the first: these are one object, too.  A reader whose privdata
+ * is set reads a transaction's (ngx_lunary_redis_command()).
+ */
+
+static redisReply  ngx_lunary_redis_added = {
+    .type = REDIS_REPLY_STRING,
+    .str = (char *) "",
+    .len = 0
+};
+
+
 static void *
 ngx_lunary_redis_string(const redisReadTask *task, char *str, size_t len)
 {
+    redisReply  *array;
+
+    if (task->privdata
+        && task->type == REDIS_REPLY_STRING
+        && task->parent
+        && task->parent->type == REDIS_REPLY_ARRAY
+        && task->parent->parent == NULL
+        && task->idx > 0)
+    {
+        array = task->parent->obj;
+        array->element[task->idx] = &ngx_lunary_redis_added;
+
+        return &ngx_lunary_redis_added;
+    }
+
     if (task->type == REDIS_REPLY_STATUS
         && task->parent == NULL
         && len == 6
@@ -68,9 +96,22 @@ ngx_lunary_redis_free_object(void *reply)
 void
 ngx_lunary_redis_free(redisReply *reply)
 {
-    if (reply != &ngx_lunary_redis_queued) {
-        freeReplyObject(reply);
+    size_t  i;
+
+    if (reply == &ngx_lunary_redis_queued) {
+        return;
     }
+
+    if (reply && reply->type == REDIS_REPLY_ARRAY) {
+
+        for (i = 0; i < reply->elements; i++) {
+            if (reply->element[i] == &ngx_lunary_redis_added) {
+                reply->element[i] = NULL;
+            }
+        }
+    }
+
+    freeReplyObject(reply);
 }
 
 

@@ -139,11 +139,9 @@ lunary_call_destroy(lunary_call_t *call)
 /* 1 where s holds the word (lower case), ASCII case folded */
 
 int
-lunary_call_has(lunary_str_t s, const char *word)
+lunary_call_holds(lunary_str_t s, const char *word, size_t len)
 {
-    size_t  i, k, len;
-
-    len = strlen(word);
+    size_t  i, k;
 
     if (s.len == len && memcmp(s.data, word, len) == 0) {
         return 1;

@@ -8,6 +8,7 @@
 #include "lunary_call_internal.h"
 #include "lunary_escape.h"
 #include "lunary_secret.h"
+#include "lunary_string.h"
 #include "lunary_walk.h"
 
 
@@ -243,7 +244,7 @@ lunary_call_params(lunary_call_t *call, lunary_str_t obj,
             }
         }
 
-        if (i == n && memchr(key.data, '\\', key.len) != NULL) {
+        if (i == n && lunary_string_has(key, '\\')) {
 
             /* some write a name with escapes: it means the same upstream */
 
@@ -393,13 +394,11 @@ lunary_call_path(lunary_call_t *call, const char *name, const char *stops)
 
 
 int
-lunary_call_path_ends(lunary_call_t *call, const char *s)
+lunary_call_path_tail(lunary_call_t *call, const char *s, size_t len)
 {
-    size_t        len;
     lunary_str_t  path;
 
     path = lunary_priv(call)->path;
-    len = strlen(s);
 
     return path.len >= len
            && memcmp(path.data + path.len - len, s, len) == 0;

@@ -189,8 +189,11 @@ void lunary_call_again(lunary_call_t *call, lunary_text_t *t,
 void lunary_call_keep(lunary_call_t *call, lunary_buf_t *b,
     lunary_str_t value, size_t max);
 
-/* 1 where s holds the word (lower case), ASCII case folded */
-int lunary_call_has(lunary_str_t s, const char *word);
+/* 1 where s holds the word (a literal, lower case), ASCII case folded */
+#define lunary_call_has(s, word)                                             \
+    lunary_call_holds(s, word, sizeof(word) - 1)
+
+int lunary_call_holds(lunary_str_t s, const char *word, size_t len);
 
 
 /* --- the request --- */
@@ -235,8 +238,11 @@ lunary_str_t lunary_call_path(lunary_call_t *call, const char *name,
 /* Google's custom methods: MODEL of /models/MODEL:VERB */
 lunary_str_t lunary_call_path_verb(lunary_call_t *call);
 
-/* 1 where the path ends in s */
-int lunary_call_path_ends(lunary_call_t *call, const char *s);
+/* 1 where the path ends in s, a literal */
+#define lunary_call_path_ends(call, s)                                       \
+    lunary_call_path_tail(call, s, sizeof(s) - 1)
+
+int lunary_call_path_tail(lunary_call_t *call, const char *s, size_t len);
 
 
 /* --- the response --- */

@@ -7,6 +7,7 @@
 #include "lunary_escape.h"
 #include "lunary_json.h"
 #include "lunary_request_internal.h"
+#include "lunary_string.h"
 
 
 /* where each claim is looked for, first to last */
@@ -162,8 +163,7 @@ lunary_claims_id(lunary_request_t *rq, const uint8_t *order, int user,
 
         /* what was read in place is UTF-8 */
 
-        if (rq->doc == NULL && memchr(inside.data, '\\', inside.len) == NULL)
-        {
+        if (rq->doc == NULL && !lunary_string_has(inside, '\\')) {
             if (!user || lunary_user_id_valid(inside)) {
                 claim->as_is = inside;
             }

@@ -9,6 +9,7 @@
 
 #include "lunary_escape.h"
 #include "lunary_request_internal.h"
+#include "lunary_string.h"
 
 
 /*
@@ -274,7 +275,7 @@ lunary_note_name(lunary_str_t key, int *exact)
         return NULL;
     }
 
-    if (len >= 3 + 6 && memchr(key.data, '\\', len) != NULL) {
+    if (len >= 3 + 6 && lunary_string_has(key, '\\')) {
 
         q = bytes;
         p = key.data;
@@ -306,7 +307,7 @@ lunary_note_name(lunary_str_t key, int *exact)
     len = key.len;
 
     if (len > 4 && len <= 2 * LUNARY_NAME_MAX
-        && memchr(key.data, 0xc5, len) != NULL)
+        && lunary_string_has(key, 0xc5))
     {
         q = bytes;
 

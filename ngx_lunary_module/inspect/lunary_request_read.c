@@ -278,8 +278,7 @@ name:
     name = lunary_str(p + 1, (size_t) (q - p - 1));
 
     if (name.len > LUNARY_READ_KEY
-        || (depth <= watch
-            && memchr(name.data, '\\', name.len) != NULL))
+        || (depth <= watch && lunary_string_has(name, '\\')))
     {
         return LUNARY_ERROR;
     }

@@ -58,6 +58,55 @@ lunary_string_end(const unsigned char *p, const unsigned char *end)
 }
 
 
+/* 1 where c is among the bytes of s, a name: these are short, and most of the
+ * time of memchr() is its call */
+
+static inline int
+lunary_string_has(lunary_str_t s, unsigned char c)
+{
+    size_t    i;
+    uint32_t  first, last;
+    uint64_t  w, all;
+
+    all = 0;
+
+    if (s.len >= 8) {
+
+        for (i = 0; ; i += 8) {
+
+            if (i > s.len - 8) {
+                i = s.len - 8;
+            }
+
+            memcpy(&w, s.data + i, 8);
+            w ^= 0x0101010101010101ull * c;
+            all |= (w - 0x0101010101010101ull) & ~w;
+
+            if (i == s.len - 8) {
+                return (all & 0x8080808080808080ull) != 0;
+            }
+        }
+    }
+
+    if (s.len >= 4) {
+        memcpy(&first, s.data, 4);
+        memcpy(&last, s.data + s.len - 4, 4);
+
+        w = (first | (uint64_t) last << 32) ^ 0x0101010101010101ull * c;
+
+        return ((w - 0x0101010101010101ull) & ~w & 0x8080808080808080ull) != 0;
+    }
+
+    for (i = 0; i < s.len; i++) {
+        if (s.data[i] == c) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
 /* as lunary_simd_close(), where escapes are many */
 
 static inline const unsigned char *

@@ -332,11 +332,6 @@ lunary_spool_clear(lunary_spool_t *sp, size_t need)
 
     sp->clear = end;
 
-    /* the length of the next one, which has long left the caches, is looked
-     * for when the next record comes */
-
-    __builtin_prefetch(sp->base + sp->first.off + LUNARY_SPOOL_R_LEN);
-
     if (last) {
         lunary_spool_hint(sp->base, LUNARY_SPOOL_HINT_FLOOR, sp->first.seq);
     }
@@ -348,28 +343,27 @@ lunary_spool_commit(lunary_spool_t *sp, size_t n, unsigned kind,
     unsigned fields, uint32_t hash, uint32_t now)
 {
     uint32_t                crc;
-    unsigned char          *dst, head[LUNARY_SPOOL_PREFIX];
+    unsigned char          *dst;
     lunary_spool_recent_t  *r;
 
     dst = sp->base + sp->tail;
 
-    memcpy(head, LUNARY_SPOOL_R_START, LUNARY_SPOOL_R_START_LEN);
-    lunary_spool_put(head + LUNARY_SPOOL_R_EPOCH, 8, sp->epoch);
-    lunary_spool_put(head + LUNARY_SPOOL_R_SEQ, 8, sp->next_seq);
-    lunary_spool_put(head + LUNARY_SPOOL_R_LEN, 4, n);
-    lunary_spool_put(head + LUNARY_SPOOL_R_HASH, 4, hash);
-    lunary_spool_put(head + LUNARY_SPOOL_R_FIELDS, 2, fields);
-    head[LUNARY_SPOOL_R_KIND] = (unsigned char) kind;
-    head[LUNARY_SPOOL_R_KIND + 1] = 0;
-    lunary_spool_put(head + LUNARY_SPOOL_R_TIME, 4, now);
-    memcpy(head + LUNARY_SPOOL_R_END, "\r\n", 2);
+    memcpy(dst, LUNARY_SPOOL_R_START, LUNARY_SPOOL_R_START_LEN);
 
-    crc = lunary_crc32c(0, head + LUNARY_SPOOL_R_EPOCH,
+    /* words of eight, as they are read again at once */
+
+    lunary_spool_put(dst + LUNARY_SPOOL_R_EPOCH, 8, sp->epoch);
+    lunary_spool_put(dst + LUNARY_SPOOL_R_SEQ, 8, sp->next_seq);
+    lunary_spool_put(dst + LUNARY_SPOOL_R_LEN, 8, n | (uint64_t) hash << 32);
+    lunary_spool_put(dst + LUNARY_SPOOL_R_FIELDS, 8,
+                     (fields & 0xffff) | (uint64_t) (kind & 0xff) << 16
+                     | (uint64_t) now << 32);
+    memcpy(dst + LUNARY_SPOOL_R_END, "\r\n", 2);
+
+    crc = lunary_crc32c(0, dst + LUNARY_SPOOL_R_EPOCH,
                         LUNARY_SPOOL_R_END - LUNARY_SPOOL_R_EPOCH);
     crc = lunary_crc32c(crc, dst + LUNARY_SPOOL_PREFIX, n);
-    lunary_spool_put(head + LUNARY_SPOOL_R_CRC, 4, crc);
-
-    memcpy(dst, head, LUNARY_SPOOL_PREFIX);
+    lunary_spool_put(dst + LUNARY_SPOOL_R_CRC, 4, crc);
 
     if (sp->recent) {
         r = &sp->recent[sp->next_seq % LUNARY_SPOOL_RECENT];
