@@ -470,3 +470,47 @@ def test_the_late_one_may_also_be_the_first(armed, redis):
     ids += hold_one_back(nginx, redis, holder, "a")
     once(redis, ids, 20)
     assert balanced(nginx)["runs_sent_total"] == len(ids)
+
+
+STRINGS = b"*3\r\n$1\r\na\r\n$3\r\n1-1\r\n*2\r\n$3\r\n1-2\r\n$3\r\n1-3\r\n"
+
+
+class Liar(Holder):
+    """A TCP proxy that answers a transaction itself, when it is asked to, and
+    hangs up."""
+
+    def __init__(self, port, says):
+        self.says = says
+        super().__init__(port)
+
+    def up(self, client, server):
+        try:
+            while data := client.recv(1 << 20):
+                if self.asked.is_set() and b"XADD" in data:
+                    while not data.endswith(b"$5\r\nMULTI\r\n"):
+                        data += client.recv(1 << 20)
+                    self.asked.clear()
+                    client.sendall(self.says)
+                    client.shutdown(socket.SHUT_WR)
+                    while client.recv(1 << 20):
+                        pass
+                    server.shutdown(socket.SHUT_WR)
+                    return
+                server.sendall(data)
+        except OSError:
+            pass
+
+
+@pytest.mark.parametrize("says", [
+    STRINGS * 200,                             # in place of QUEUED, and more
+    b"+QUEUED\r\n" * 3 + STRINGS[:-9],         # half an array
+    b"*2\r\n$1\r\na\r\n*1\r\n" * 3,            # arrays that never end
+    b"*3\r\n$-1\r\n$3\r\n1-1\r\n-ERR no\r\n" * 200,
+], ids=["arrays", "half", "open", "errors"])
+def test_answers_that_are_none(armed, redis, says):
+    liar = Liar(redis.port, says)
+    nginx, ids = armed(redis, liar)
+    for i in range(3):
+        ids += hold_one_back(nginx, redis, liar, f"a{i}")
+        once(redis, ids, 20)
+    balanced(nginx)
