@@ -30,7 +30,7 @@ typedef struct {
     size_t                     maxbytes;       /* 0: no limit                */
     ngx_uint_t                 shards;         /* 1..                        */
     ngx_msec_t                 flush;          /* how long a run waits ...  */
-    ngx_msec_t                 flush_busy;     /* ... behind a large batch   */
+    ngx_msec_t                 flush_busy;     /* ... where others come, too */
     ngx_str_t                  path;           /* spool directory, "" : off  */
     ngx_flag_t                 path_set;       /* it was configured          */
     size_t                     size;           /* of one worker's spool      */

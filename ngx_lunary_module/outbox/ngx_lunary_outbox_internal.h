@@ -40,7 +40,6 @@
 
 #define NGX_LUNARY_OUTBOX_MAX_COUNT    128        /* records a flight        */
 #define NGX_LUNARY_OUTBOX_TRY          16         /* with a suspect          */
-#define NGX_LUNARY_OUTBOX_LARGE        16         /* more are worth waiting  */
 #define NGX_LUNARY_OUTBOX_MAX_BYTES    (512 * 1024)
 #define NGX_LUNARY_OUTBOX_MULTI_BYTES  (4 * 1024 * 1024)
 #define NGX_LUNARY_OUTBOX_ENOUGH       (256 * 1024) /* not to wait for more  */
