@@ -444,6 +444,112 @@ lunary_scan_plain(const unsigned char *p, const unsigned char *end,
 }
 
 
+#if defined(__SSE2__)
+
+#define LUNARY_SCAN_BLOCK  64
+
+
+/* a bit for each byte of four vectors whose sign is set */
+
+static inline uint64_t
+lunary_scan_bits(const __m128i x[4])
+{
+    return (uint64_t) (unsigned) _mm_movemask_epi8(x[0])
+           | (uint64_t) (unsigned) _mm_movemask_epi8(x[1]) << 16
+           | (uint64_t) (unsigned) _mm_movemask_epi8(x[2]) << 32
+           | (uint64_t) (unsigned) _mm_movemask_epi8(x[3]) << 48;
+}
+
+
+/* ... that is c */
+
+static inline uint64_t
+lunary_scan_is(const __m128i x[4], char c)
+{
+    unsigned  i;
+    __m128i   m[4];
+
+    for (i = 0; i < 4; i++) {
+        m[i] = _mm_cmpeq_epi8(x[i], _mm_set1_epi8(c));
+    }
+
+    return lunary_scan_bits(m);
+}
+
+
+/*
+ * The numbers that are whole in LUNARY_SCAN_BLOCK bytes, and begin there, all
+ * at once: returns behind the comma of the last one, *n becomes how many they
+ * are; or NULL where they are none, or one has an exponent, or something is
+ * wrong or white space.
+ */
+
+static inline const unsigned char *
+lunary_scan_block(const unsigned char *p, unsigned *n)
+{
+    __m128i   x[4], m[4];
+    unsigned  i, last;
+    uint64_t  digit, comma, point, minus, start, first, all, wrong;
+
+    for (i = 0; i < 4; i++) {
+        x[i] = _mm_loadu_si128((const __m128i *) (p + 16 * i));
+
+        /* no digit */
+
+        m[i] = _mm_cmplt_epi8(_mm_add_epi8(x[i],
+                                           _mm_set1_epi8((char) (0x7f - '9'))),
+                              _mm_set1_epi8(0x7f - 9));
+    }
+
+    digit = ~lunary_scan_bits(m);
+    comma = lunary_scan_is(x, ',');
+    point = lunary_scan_is(x, '.');
+    minus = lunary_scan_is(x, '-');
+
+    /* up to the last comma behind which one more begins */
+
+    all = comma & (digit | minus) >> 1;
+
+    if (all == 0) {
+        return NULL;
+    }
+
+    last = 63 - (unsigned) __builtin_clzll(all);
+    all = ((uint64_t) 2 << last) - 1;
+
+    comma &= all;
+    point &= all;
+    minus &= all;
+
+    start = (comma << 1 | 1) & all;
+    first = (start & ~minus) | (start & minus) << 1;
+
+    /* a minus begins a number, no digit follows a zero that does, and a digit
+     * stands before each comma and point */
+
+    wrong = all & ~(digit | comma | point | minus);
+    wrong |= minus & ~start;
+    wrong |= (first & lunary_scan_is(x, '0')) << 1 & digit;
+    wrong |= (comma | point) & ~(digit << 1);
+
+    /* what ends the digits behind a point: added to, they carry */
+
+    wrong |= ((point << 1) + digit) & ~digit & all & ~comma;
+
+    if (wrong) {
+        return NULL;
+    }
+
+    for (*n = 0; comma; comma &= comma - 1) {
+        (*n)++;
+    }
+
+    return p + last + 1;
+}
+
+#endif
+
+
 /*
  * Digits, perhaps a fraction, a comma, and the start of the next one: what is
  * anything else goes the long way.
@@ -458,6 +564,17 @@ lunary_scan_numbers(lunary_scan_t *s, const unsigned char *p,
     unsigned              m, n;
     __m128i               x;
     const unsigned char  *q;
+
+    while (end - p >= LUNARY_SCAN_BLOCK && s->numbers < s->numbers_max) {
+        q = lunary_scan_block(p, &n);
+
+        if (q == NULL || n > s->numbers_max - s->numbers) {
+            break;
+        }
+
+        s->numbers += n;
+        p = q;
+    }
 
     while (end - p > 24 && s->numbers < s->numbers_max) {
         q = p + (*p == '-');

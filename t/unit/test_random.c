@@ -389,6 +389,92 @@ fed(size_t max, size_t cut, unsigned flags, unsigned how, int *rc)
 }
 
 
+/* numbers of all lengths, one byte of which is perhaps another one's */
+
+static void
+numbers(void)
+{
+    char      c;
+    unsigned  i, k, n, longest;
+
+    n = 1 + any(400);
+    longest = 1 + any(any(8) ? 12 : 40);
+    made.len = 0;
+
+    more("{\"embedding\":[");
+
+    for (i = 0; i < n; i++) {
+
+        more(i ? "," : "");
+        more(any(3) ? "" : "-");
+
+        if (any(4)) {
+            more("0.");
+
+        } else {
+            c = (char) ('1' + any(9));
+            bytes(&c, 1);
+        }
+
+        for (k = any(longest) + 1; k; k--) {
+            c = (char) ('0' + any(10));
+            bytes(&c, 1);
+        }
+
+        if (any(1000) == 0) {
+            more(any(2) ? "e-05" : ".5");
+        }
+    }
+
+    more("]}");
+
+    if (any(2)) {
+        made.data[14 + any((unsigned) made.len - 14)] =
+                          (unsigned char) "0123456789.-,eE+ ]x\""[any(20)];
+    }
+}
+
+
+/* many at a time where a piece holds so many, else one by one */
+
+static void
+numbers_at_a_time_are_those_one_by_one(void **state)
+{
+    int            rc, other_rc;
+    unsigned       flags;
+    lunary_doc_t  *d, *other;
+    unsigned long  n;
+
+    (void) state;
+
+    for (n = from; n < 4 * to; n++) {
+
+        seed = n * 0x9E3779B97F4A7C15ULL + 3;
+        (void) any(2);
+        (void) any(2);
+
+        numbers();
+
+        flags = any(2) ? LUNARY_DOC_STRICT : 0;
+
+        d = fed(65536, 0, flags, 0, &rc);
+        other = fed(65536, 0, flags, 20, &other_rc);
+
+        if (rc != other_rc || !d != !other
+            || (d != NULL
+                && !lunary_str_eq(lunary_doc_text(d),
+                                  (char *) lunary_doc_text(other).data,
+                                  lunary_doc_text(other).len)))
+        {
+            fail_msg("numbers %lu: %d, %d in pieces", n, rc, other_rc);
+        }
+
+        lunary_doc_destroy(d);
+        lunary_doc_destroy(other);
+    }
+}
+
+
 static void
 pieces_make_no_difference(void **state)
 {
@@ -460,6 +546,7 @@ int
 main(int argc, char **argv)
 {
     const struct CMUnitTest  tests[] = {
+        cmocka_unit_test(numbers_at_a_time_are_those_one_by_one),
         cmocka_unit_test(pieces_make_no_difference)
     };
 
