@@ -1,5 +1,6 @@
 """The outbox while Redis and the stream are as they like."""
 
+import itertools
 import os
 import re
 import signal
@@ -30,6 +31,32 @@ def test_thousands_arrive_in_their_order(outbox, redis):
     assert len(ids) == 5000
     once(redis, ids)
     assert entries(redis) == ids
+
+
+def test_a_worker_that_has_several_at_a_time_waits_for_more(outbox,
+                                                            redis_server):
+    """So it sends fewer batches than one that is told to wait 2 ms."""
+    def batches(redis):
+        all_ = redis.client.info("commandstats")
+        return sum(all_.get(f"cmdstat_{c}", {"calls": 0})["calls"]
+                   for c in ("evalsha", "exec"))
+
+    def used(nginx, redis, name):
+        before = batches(redis)
+        with nginx.client() as c:
+            for i in range(300):
+                assert c.request("GET", f"/append?id={name}{i}&n=1&size=100"
+                                 ).status == 200
+        once(redis, [f"{name}{i}-0" for i in range(300)])
+        redis.client.delete("lunary:runs")
+        return batches(redis) - before
+
+    one, two = redis_server(), redis_server()
+    patient = outbox(one), one
+    hasty = outbox(two, stream="lunary:runs flush=2ms"), two
+    names = itertools.count()
+    wait_for(lambda: 2 * used(*patient, f"a{next(names)}.")
+             < used(*hasty, f"b{next(names)}."), 60)
 
 
 def test_bytes_arrive_as_they_were(outbox, redis):

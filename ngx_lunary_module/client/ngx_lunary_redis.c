@@ -26,6 +26,9 @@ static ngx_lunary_redis_request_t *ngx_lunary_redis_request(
 static ngx_int_t ngx_lunary_redis_accept(ngx_lunary_redis_t *rc,
     ngx_lunary_redis_request_t *req);
 static void ngx_lunary_redis_patience_handler(ngx_event_t *ev);
+static ngx_int_t ngx_lunary_redis_lent(ngx_lunary_redis_t *rc, ngx_chain_t *in,
+    ngx_uint_t replies, ngx_uint_t exec, ngx_lunary_redis_handler_pt handler,
+    void *data);
 static void ngx_lunary_redis_replies(ngx_lunary_redis_t *rc,
     ngx_uint_t generation);
 static ngx_queue_t *ngx_lunary_redis_owner(ngx_lunary_redis_t *rc, void *data);
@@ -87,6 +90,23 @@ ngx_int_t
 ngx_lunary_redis_command(ngx_lunary_redis_t *rc, ngx_chain_t *in,
     ngx_uint_t replies, ngx_lunary_redis_handler_pt handler, void *data)
 {
+    return ngx_lunary_redis_lent(rc, in, replies, 0, handler, data);
+}
+
+
+ngx_int_t
+ngx_lunary_redis_exec(ngx_lunary_redis_t *rc, ngx_chain_t *in,
+    ngx_uint_t replies, ngx_lunary_redis_handler_pt handler, void *data)
+{
+    return ngx_lunary_redis_lent(rc, in, replies, 1, handler, data);
+}
+
+
+static ngx_int_t
+ngx_lunary_redis_lent(ngx_lunary_redis_t *rc, ngx_chain_t *in,
+    ngx_uint_t replies, ngx_uint_t exec, ngx_lunary_redis_handler_pt handler,
+    void *data)
+{
     ngx_chain_t                 *last;
     ngx_lunary_redis_request_t  *req;
 
@@ -102,7 +122,7 @@ ngx_lunary_redis_command(ngx_lunary_redis_t *rc, ngx_chain_t *in,
     req->in = in;
     req->last = last;
     req->replies = replies;
-    req->transaction = (replies > 1);
+    req->exec = exec;
     req->handler = handler;
     req->data = data;
 
@@ -477,7 +497,7 @@ ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
                                  ngx_lunary_redis_request_t, queue);
         }
 
-        rc->reader->privdata = (req && req->transaction) ? req : NULL;
+        rc->reader->privdata = (req && req->exec) ? req : NULL;
 
         if (redisReaderGetReply(rc->reader, &p) != REDIS_OK) {
             ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_PROTOCOL);

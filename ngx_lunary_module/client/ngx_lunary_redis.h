@@ -85,17 +85,22 @@ void ngx_lunary_redis_connect(ngx_lunary_redis_t *rc);
 /*
  * Sends what is already in RESP, given as a chain of memory bufs: `replies`
  * commands, answered by as many replies, of which the handler gets the last,
- * or the first that is an error.  Several are a transaction: the last reply is
- * EXEC's, and a string that is not the first element of its array is empty.
- * Links, bufs and bytes are lent: they belong to the connection, which changes
- * links and bufs, until the handler is called (or this fails).
+ * or the first that is an error.  Links, bufs and bytes are lent: they belong
+ * to the connection, which changes links and bufs, until the handler is
+ * called (or this fails).
  * NGX_OK, or NGX_ERROR: not accepted (down, in backoff, too many under way);
  * the handler is then not called.
  */
 ngx_int_t ngx_lunary_redis_command(ngx_lunary_redis_t *rc, ngx_chain_t *in,
     ngx_uint_t replies, ngx_lunary_redis_handler_pt handler, void *data);
 
-/* the same for argv strings, copied; for small commands */
+/* the same for commands that end with EXEC: of the strings in the array that
+ * answers it (not in arrays in there) only the first element's is kept, the
+ * others, such as what XADD answers, are empty */
+ngx_int_t ngx_lunary_redis_exec(ngx_lunary_redis_t *rc, ngx_chain_t *in,
+    ngx_uint_t replies, ngx_lunary_redis_handler_pt handler, void *data);
+
+/* ... for argv strings, copied; for small commands */
 ngx_int_t ngx_lunary_redis_argv(ngx_lunary_redis_t *rc, ngx_uint_t argc,
     const ngx_str_t *argv, ngx_lunary_redis_handler_pt handler, void *data);
 

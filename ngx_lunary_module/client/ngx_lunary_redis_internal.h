@@ -52,7 +52,7 @@ typedef struct {
     ngx_lunary_redis_handler_pt   handler;     /* NULL: forgotten            */
     void                         *data;
     ngx_uint_t                    replies;     /* still to come              */
-    ngx_uint_t                    transaction; /* the last is EXEC's         */
+    ngx_uint_t                    exec;        /* the last is EXEC's         */
     redisReply                   *error;       /* the first that was one     */
     ngx_msec_t                    start;
     ngx_chain_t                  *last;        /* its last link in rc->out   */

@@ -46,7 +46,7 @@ static redisReply  ngx_lunary_redis_queued = {
 /*
  * ... and of the last one nobody wants the strings, such as the ids that XADD
  * gave, but for the first: these are one object, too.  A reader whose privdata
- * is set reads a transaction's (ngx_lunary_redis_command()).
+ * is set reads a transaction's (ngx_lunary_redis_exec()).
  */
 
 static redisReply  ngx_lunary_redis_added = {

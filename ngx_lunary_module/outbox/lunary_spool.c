@@ -363,6 +363,11 @@ lunary_spool_commit(lunary_spool_t *sp, size_t n, unsigned kind,
     crc = lunary_crc32c(0, dst + LUNARY_SPOOL_R_EPOCH,
                         LUNARY_SPOOL_R_END - LUNARY_SPOOL_R_EPOCH);
     crc = lunary_crc32c(crc, dst + LUNARY_SPOOL_PREFIX, n);
+
+    /* this one decides: it is the last, also where the compiler sees all */
+
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+
     lunary_spool_put(dst + LUNARY_SPOOL_R_CRC, 4, crc);
 
     if (sp->recent) {

@@ -324,7 +324,8 @@ ngx_lunary_outbox_largest(void)
 /*
  * Arranges the next flight, if one can start: now, or where little waits after
  * `flush=`.  Each costs nginx and Redis as much as several records do, so
- * where the last one had several a longer wait makes fewer.
+ * where the last one had several a longer wait makes fewer; but not where what
+ * waits is synced to the disk by then.
  */
 
 void
@@ -362,8 +363,9 @@ ngx_lunary_outbox_schedule(ngx_lunary_outbox_t *ob)
     {
         if (!ob->flush.timer_set && waiting) {
             ngx_add_timer(&ob->flush,
-                          (ob->flight->count > 1) ? ob->conf->flush_busy
-                                                  : ob->conf->flush);
+                          (ob->flight->count > 1
+                           && ob->own->durable == (uint64_t) -1)
+                          ? ob->conf->flush_busy : ob->conf->flush);
         }
 
         return;

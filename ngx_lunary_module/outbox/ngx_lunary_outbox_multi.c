@@ -236,8 +236,8 @@ ngx_lunary_outbox_multi_add(ngx_lunary_outbox_t *ob,
     ob->in_multi = 0;
     ob->armed = 0;
 
-    if (ngx_lunary_redis_command(ob->redis, cl, replies,
-                                 ngx_lunary_outbox_multi_add_reply, ob)
+    if (ngx_lunary_redis_exec(ob->redis, cl, replies,
+                              ngx_lunary_outbox_multi_add_reply, ob)
         != NGX_OK)
     {
         /* the connection is inside of MULTI, and nobody would know */

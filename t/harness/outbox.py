@@ -28,7 +28,7 @@ http {
     {{ http }}
     {{ more | default("") }}
     lunary_redis {{ redis }} {{ params | default("") }};
-    lunary_stream {{ stream | default("lunary:runs flush=2ms") }};
+    lunary_stream {{ stream | default("lunary:runs") }};
     lunary_spool {{ spool | default(dir + "/spool size=4m") }};
     server {
         listen {{ listen }};
