@@ -171,14 +171,15 @@ $(TREE)/.copied: $(TREE)/.identity
 	@touch $@
 
 # configure writes its headers anew each time, which would compile all of
-# nginx: those that say the same keep their time
+# nginx: those that say the same keep their time.  What was compiled with other
+# flags, or linked in another way, goes: no rule of nginx's would notice
 $(TREE)/objs/Makefile: config ngx_lunary_module/exports.map \
                        $(TREE)/.copied $(TREE)/.inputs
 	@echo "configuring nginx ($(ID))"
 	@cd $(TREE); \
 	 rm -rf .kept; mkdir -p objs .kept; \
 	 cp -p objs/*.h objs/*.c .kept/ 2>/dev/null || true; \
-	 grep '^CFLAGS' objs/Makefile > .cflags 2>/dev/null || true; \
+	 cp objs/Makefile .before 2>/dev/null || : > .before; \
 	 $(CONFIGURE); \
 	 LUNARY_CFLAGS="$(LUNARY_CFLAGS)" ./configure "$$@" \
 	     --add-dynamic-module=$(CURDIR) --with-cc=$(CC) \
@@ -188,9 +189,10 @@ $(TREE)/objs/Makefile: config ngx_lunary_module/exports.map \
 	     g=objs/$${f#.kept/}; \
 	     if [ -e $$f ] && cmp -s $$f $$g; then cp -p $$f $$g; fi; \
 	 done; rm -rf .kept; \
-	 grep '^CFLAGS' objs/Makefile | cmp -s - .cflags \
+	 [ "$$(grep '^CFLAGS' .before)" = "$$(grep '^CFLAGS' objs/Makefile)" ] \
 	 || find objs -name '*.o' -delete; \
-	 rm .cflags
+	 cmp -s .before objs/Makefile || rm -f objs/*.so objs/nginx; \
+	 rm .before
 	@grep -E 'hiredis|yajl|brotli|zstd' $(TREE)/configure.log || true
 	@touch $@
 
