@@ -403,16 +403,19 @@ class Holder:
                     while not data.endswith(b"$5\r\nMULTI\r\n"):
                         data += client.recv(1 << 20)
                     self.asked.clear()
-                    client.shutdown(socket.SHUT_RDWR)
-                    self.go.wait(30)
-                    self.go.clear()
-                    server.sendall(data)
-                    server.shutdown(socket.SHUT_WR)
-                    self.late += 1
+                    self.keep(client, server, data)
                     return
                 server.sendall(data)
         except OSError:
             pass
+
+    def keep(self, client, server, data):
+        client.shutdown(socket.SHUT_RDWR)
+        self.go.wait(30)
+        self.go.clear()
+        server.sendall(data)
+        server.shutdown(socket.SHUT_WR)
+        self.late += 1
 
     def down(self, server, client):
         try:
@@ -483,22 +486,12 @@ class Liar(Holder):
         self.says = says
         super().__init__(port)
 
-    def up(self, client, server):
-        try:
-            while data := client.recv(1 << 20):
-                if self.asked.is_set() and b"XADD" in data:
-                    while not data.endswith(b"$5\r\nMULTI\r\n"):
-                        data += client.recv(1 << 20)
-                    self.asked.clear()
-                    client.sendall(self.says)
-                    client.shutdown(socket.SHUT_WR)
-                    while client.recv(1 << 20):
-                        pass
-                    server.shutdown(socket.SHUT_WR)
-                    return
-                server.sendall(data)
-        except OSError:
+    def keep(self, client, server, data):
+        client.sendall(self.says)
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(1 << 20):
             pass
+        server.shutdown(socket.SHUT_WR)
 
 
 @pytest.mark.parametrize("says", [

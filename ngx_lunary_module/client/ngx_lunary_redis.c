@@ -497,7 +497,7 @@ ngx_lunary_redis_replies(ngx_lunary_redis_t *rc, ngx_uint_t generation)
                                  ngx_lunary_redis_request_t, queue);
         }
 
-        rc->reader->privdata = (req && req->exec) ? req : NULL;
+        rc->reader->privdata = (req && req->exec) ? rc : NULL;
 
         if (redisReaderGetReply(rc->reader, &p) != REDIS_OK) {
             ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_PROTOCOL);

@@ -58,8 +58,8 @@ lunary_string_end(const unsigned char *p, const unsigned char *end)
 }
 
 
-/* 1 where c is among the bytes of s, a name: these are short, and most of the
- * time of memchr() is its call */
+/* 1 where c is among the bytes of s, a name or an id: these are short, and most
+ * of the time of memchr() is its call */
 
 static inline int
 lunary_string_has(lunary_str_t s, unsigned char c)

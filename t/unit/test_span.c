@@ -315,6 +315,43 @@ what_is_wrong_behind_an_escape(void **state)
 }
 
 
+/* names of all lengths, and that byte at each place, or its neighbours only */
+
+static void
+a_byte_is_found_wherever_it_is(void **state)
+{
+    size_t          len, at;
+    unsigned        c;
+    unsigned char  *p;
+
+    (void) state;
+
+    for (len = 0; len < 40; len++) {
+        for (c = 0; c < 256; c++) {
+
+            p = malloc(len ? len : 1);
+            assert_non_null(p);
+
+            for (at = 0; at < len; at++) {
+                p[at] = (unsigned char) (at % 2 ? c + 1 : c - 1);
+            }
+
+            assert_false(lunary_string_has(lunary_str(p, len),
+                                           (unsigned char) c));
+
+            for (at = 0; at < len; at++) {
+                p[at] = (unsigned char) c;
+                assert_true(lunary_string_has(lunary_str(p, len),
+                                              (unsigned char) c));
+                p[at] = (unsigned char) (c + 1);
+            }
+
+            free(p);
+        }
+    }
+}
+
+
 int
 main(void)
 {
@@ -323,7 +360,8 @@ main(void)
         cmocka_unit_test(every_byte_behind_a_backslash),
         cmocka_unit_test(every_two_bytes_of_a_character),
         cmocka_unit_test(what_is_wrong_behind_an_escape),
-        cmocka_unit_test(noise)
+        cmocka_unit_test(noise),
+        cmocka_unit_test(a_byte_is_found_wherever_it_is)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
