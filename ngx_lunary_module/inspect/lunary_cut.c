@@ -187,6 +187,34 @@ lunary_cut_tail(const unsigned char *p, const unsigned char *end,
 }
 
 
+size_t
+lunary_cut_string(unsigned char *to, const unsigned char *s, size_t n,
+    size_t cut, size_t *removed)
+{
+    size_t                half, head, len;
+    unsigned              state;
+    unsigned char         marker[LUNARY_CUT_MARKER];
+    const unsigned char  *end, *tail;
+
+    half = cut / 2;
+    end = s + n;
+
+    head = lunary_cut_head(s, half);
+    state = lunary_cut_state(0, s + head, end - half);
+    tail = lunary_cut_tail(end - half, end, state);
+
+    len = lunary_cut_marker(marker, (size_t) (tail - s) - head);
+
+    *removed = (size_t) (tail - s) - head - len;
+
+    memmove(to, s, head);
+    memmove(to + head + len, tail, (size_t) (end - tail));
+    memcpy(to + head, marker, len);
+
+    return n - *removed;
+}
+
+
 void
 lunary_cut_start(lunary_cut_t *c, size_t at)
 {

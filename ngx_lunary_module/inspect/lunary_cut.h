@@ -45,6 +45,15 @@ const unsigned char *lunary_cut_tail(const unsigned char *p,
 
 
 /*
+ * Writes the string of n bytes at s without its middle, n being above cut +
+ * LUNARY_CUT_GRACE: at most cut + LUNARY_CUT_MARKER bytes, at `to`, which may
+ * be s.  Returns their number; *removed becomes n less that.
+ */
+size_t lunary_cut_string(unsigned char *to, const unsigned char *s, size_t n,
+    size_t cut, size_t *removed);
+
+
+/*
  * A string that still grows at the end of a text: its start, and once it is
  * too long also `head`, where the start ends and the last bytes follow.
  */

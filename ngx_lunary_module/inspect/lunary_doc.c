@@ -28,9 +28,9 @@ static int lunary_doc_behind(const lunary_doc_t *d, const unsigned char *p,
     const unsigned char *end);
 static size_t lunary_doc_room(const lunary_doc_t *d, size_t n);
 static int lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
-    const unsigned char *end);
-static int lunary_doc_short(const lunary_doc_t *d, const unsigned char **pp,
-    const unsigned char *end);
+    const unsigned char *end, const unsigned char *last);
+static int lunary_doc_long(lunary_doc_t *d, const unsigned char **pp,
+    const unsigned char *close, int whole);
 static void lunary_doc_put(lunary_doc_t *d, const unsigned char *from,
     const unsigned char *to);
 static void lunary_doc_settle(lunary_doc_t *d, uint64_t offset);
@@ -203,10 +203,10 @@ lunary_doc_feed(lunary_doc_t *d, const unsigned char *p, size_t n)
             break;
         }
 
-        d->rc = lunary_doc_step(d, &p, p + room);
+        d->rc = lunary_doc_step(d, &p, p + room, end);
 
         if (lunary_reduce_size(&d->r) >= d->limit && lunary_doc_kept(d)
-            && !lunary_doc_cut(d))
+            && !lunary_doc_growing(d))
         {
             lunary_doc_reduce(d, lunary_doc_at(d, p));
         }
@@ -286,7 +286,7 @@ int
 lunary_doc_reserve(lunary_doc_t *d, size_t n)
 {
     void    *p;
-    size_t   cap;
+    size_t   cap, most, more;
 
     n += d->r.len + LUNARY_DOC_SLACK;
 
@@ -298,9 +298,26 @@ lunary_doc_reserve(lunary_doc_t *d, size_t n)
 
     if (n > d->cap) {
         cap = d->cap + d->cap / 2;
+        most = d->limit + LUNARY_DOC_SLACK;
 
-        if (cap > d->limit + LUNARY_DOC_SLACK) {
-            cap = d->limit + LUNARY_DOC_SLACK;
+        if (n > most) {
+
+            /* a string began before the limit, and ends behind it: most are
+             * short, the longest may take twice cut (lunary_cut_reach()) */
+
+            for (more = LUNARY_DOC_SLACK; most + more < n; more *= 2) {
+                /* void */
+            }
+
+            if (more > 2 * d->r.cut + LUNARY_DOC_SLACK) {
+                more = 2 * d->r.cut + LUNARY_DOC_SLACK;
+            }
+
+            most += more;
+        }
+
+        if (cap > most) {
+            cap = most;
         }
 
         if (cap < n) {
@@ -335,10 +352,12 @@ lunary_doc_room(const lunary_doc_t *d, size_t n)
         return n;
     }
 
-    room = d->limit - lunary_reduce_size(&d->r);
+    if (!lunary_doc_growing(d)) {
+        room = d->limit - lunary_reduce_size(&d->r);
 
-    if (n > room) {
-        n = room;
+        if (n > room) {
+            n = room;
+        }
     }
 
     if (d->mode == MODE_TEXT) {
@@ -354,18 +373,19 @@ lunary_doc_room(const lunary_doc_t *d, size_t n)
 
 
 /*
- * Takes bytes up to `end`, or less where the mode changes.  LUNARY_OK: go on;
- * LUNARY_DONE: the value is complete; or an error.
+ * Takes bytes up to `end`, or less where the mode changes; or, where a string
+ * is cut, more, up to `last`.  LUNARY_OK: go on; LUNARY_DONE: the value is
+ * complete; or an error.
  */
 
 static int
 lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
-    const unsigned char *end)
+    const unsigned char *end, const unsigned char *last)
 {
     int                   back, mode;
     size_t                len;
     lunary_scan_t        *s;
-    const unsigned char  *p, *from, *inside;
+    const unsigned char  *p, *q, *from;
     lunary_scan_event_e   ev;
 
     s = &d->scan;
@@ -472,12 +492,25 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
                 back = 1;
             }
 
-            mode = lunary_doc_string(d, p, end);
-            inside = p;
+            mode = lunary_doc_string(d, p, last);
 
             /* behind what was dropped there is no room yet */
 
-            if (mode == MODE_CUT && !back && lunary_doc_short(d, &p, end)) {
+            if (mode == MODE_CUT && !back) {
+                q = lunary_string_span(p, last);
+
+                if (q >= end || *q != '"'
+                    || (size_t) (q - p) > d->r.cut + LUNARY_CUT_GRACE)
+                {
+                    lunary_doc_put(d, from, p);
+                    *pp = p;
+
+                    return lunary_doc_long(d, pp, q, q < last && *q == '"');
+                }
+
+                /* it needs no cutting */
+
+                p = q;
                 s->notify = d->watched;
                 mode = MODE_TEXT;
             }
@@ -486,16 +519,10 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
 
                 /* what is before it, and the quote, are no part of it */
 
-                lunary_doc_put(d, from, inside);
+                lunary_doc_put(d, from, p);
                 lunary_probe_init(&d->probe, d->class & LUNARY_MEDIA_STRING);
                 lunary_cut_start(&d->cut, d->r.len);
                 d->mode = (uint8_t) mode;
-
-                if (p != inside) {
-                    lunary_doc_put(d, inside, p);
-                    lunary_doc_settle(d, lunary_doc_at(d, p));
-                }
-
                 *pp = p;
 
                 return LUNARY_OK;
@@ -595,25 +622,79 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
 
 
 /*
- * Passes over a string's inside while it is not too long.  1 where it ends so:
- * it needs no cutting, and p is at its closing quote.
+ * A string begins that is to be cut if it is too long: its inside is plain from
+ * *pp to q, and whole where its closing quote is there.  Then it is taken with
+ * that, so that its middle is not even copied, else up to q.
  */
 
 static int
-lunary_doc_short(const lunary_doc_t *d, const unsigned char **pp,
-    const unsigned char *end)
+lunary_doc_long(lunary_doc_t *d, const unsigned char **pp,
+    const unsigned char *q, int whole)
 {
+    size_t                n, room, removed;
     const unsigned char  *p;
 
     p = *pp;
+    n = (size_t) (q - p);
 
-    if ((size_t) (end - p) > d->r.cut + LUNARY_CUT_GRACE + 1) {
-        end = p + d->r.cut + LUNARY_CUT_GRACE + 1;
+    if (!whole) {
+        lunary_cut_start(&d->cut, d->r.len);
+        d->mode = MODE_CUT;
+
+        room = lunary_cut_room(&d->cut, d->r.len, d->r.cut);
+
+        if (n < room) {
+            room = n;
+        }
+
+        if (lunary_doc_reserve(d, room) != LUNARY_OK) {
+            return LUNARY_NOMEM;
+        }
+
+        lunary_doc_put(d, p, p + room);
+        lunary_doc_settle(d, lunary_doc_at(d, p + room));
+
+        if (n > room) {
+
+            if (lunary_doc_reserve(d, lunary_cut_reach(&d->cut, d->r.cut)
+                                      - d->r.len)
+                != LUNARY_OK)
+            {
+                return LUNARY_NOMEM;
+            }
+
+            lunary_doc_put(d, p + room, q);
+        }
+
+        *pp = q;
+
+        return LUNARY_OK;
     }
 
-    *pp = lunary_string_span(p, end);
+    room = d->r.cut + LUNARY_CUT_GRACE;
 
-    return *pp != end && **pp == '"';
+    if (lunary_doc_reserve(d, n < room ? n : room) != LUNARY_OK) {
+        return LUNARY_NOMEM;
+    }
+
+    if (n <= room) {
+        lunary_doc_add(d, p, n);
+
+    } else {
+        d->r.len += lunary_cut_string(d->r.data + d->r.len, p, n, d->r.cut,
+                                      &removed);
+
+        lunary_reduce_note(&d->r, lunary_str(d->r.last.key, d->r.last.len),
+                           removed);
+    }
+
+    lunary_doc_add(d, "\"", 1);
+    *pp = q + 1;
+
+    lunary_scan_string_read(&d->scan, *pp);
+    lunary_doc_tell(d, LUNARY_SCAN_STRING_END, d->scan.depth);
+
+    return d->scan.depth ? LUNARY_OK : LUNARY_DONE;
 }
 
 

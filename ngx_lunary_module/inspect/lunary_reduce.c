@@ -196,14 +196,9 @@ static size_t
 lunary_reduce_string(lunary_reduce_t *r, unsigned char *s, size_t len,
     lunary_str_t key)
 {
-    size_t        removed;
-    lunary_cut_t  cut;
+    size_t  removed;
 
-    /* the offsets of a lunary_cut_t are those of a text, never 0 */
-
-    lunary_cut_start(&cut, 1);
-
-    len = lunary_cut_finish(&cut, s - 1, len + 1, r->cut, &removed) - 1;
+    len = lunary_cut_string(s, s, len, r->cut, &removed);
 
     lunary_reduce_note(r, key, removed);
 

@@ -392,6 +392,15 @@ lunary_scan_backslash(lunary_scan_t *s)
 }
 
 
+void
+lunary_scan_string_read(lunary_scan_t *s, const unsigned char *p)
+{
+    s->start = NULL;
+    s->value_end = lunary_scan_offset(s, p);
+    s->state = s->depth ? LUNARY_SCAN_S_NEXT : LUNARY_SCAN_S_DONE;
+}
+
+
 static int
 lunary_scan_push(lunary_scan_t *s, int array)
 {

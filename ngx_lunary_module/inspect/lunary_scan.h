@@ -140,6 +140,10 @@ int lunary_scan_finish(lunary_scan_t *s);
 /* a backslash of the open string was taken elsewhere: its escape follows */
 void lunary_scan_backslash(lunary_scan_t *s);
 
+/* the open string was read elsewhere, up to and with its closing quote: p is
+ * behind that */
+void lunary_scan_string_read(lunary_scan_t *s, const unsigned char *p);
+
 /* 1 where the bracket opened at this level (1: the outermost) is [ */
 static inline int
 lunary_scan_array(const lunary_scan_t *s, unsigned level)
