@@ -76,7 +76,7 @@ lunary_doc_reduce(lunary_doc_t *d, uint64_t offset)
 
     lunary_doc_fixed(d);
     fixed = r->fixed;
-    lunary_reduce_elements(r, d->max);
+    lunary_reduce_elements(r, d->max, d->scan.depth);
     lunary_doc_moved(d, fixed);
 
     if (lunary_reduce_size(r) <= enough) {
@@ -425,7 +425,7 @@ lunary_doc_fit(lunary_reduce_t *r, size_t max, int cutting)
         lunary_reduce_strings(r);
     }
 
-    lunary_reduce_elements(r, max);
+    lunary_reduce_elements(r, max, 0);
     lunary_reduce_gather(r);
 
     if (r->len > max) {

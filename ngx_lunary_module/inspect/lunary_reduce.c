@@ -13,6 +13,8 @@
 
 static size_t lunary_reduce_string(lunary_reduce_t *r, unsigned char *s,
     size_t len, lunary_str_t key);
+static void lunary_reduce_begin(lunary_reduce_hot_t *hot, size_t at,
+    size_t key, size_t key_len);
 static void lunary_reduce_move(unsigned char *to, const unsigned char *from,
     size_t n);
 static void lunary_reduce_value(void *ctx, const lunary_reduce_t *r,
@@ -92,13 +94,17 @@ lunary_reduce_noted(const lunary_reduce_t *r, lunary_str_t key)
 
 /*
  * One sweep: [from, p) has been looked at and is not moved yet, dst is where
- * it goes.  The current top-level key is copied out, since it moves too.
+ * it goes.  The current top-level key is copied out, since it moves too.  An
+ * array that is a member of the whole may be the hot one, and is written down.
  */
+
+#define lunary_reduce_place(p)  (size_t) (dst + ((p) - from) - r->data)
 
 void
 lunary_reduce_strings(lunary_reduce_t *r)
 {
-    size_t                 depth, n;
+    size_t                 n, key_at;
+    unsigned               depth;
     unsigned char         *p, *q, *end, *from, *dst, last;
     lunary_reduce_note_t   key;
 
@@ -109,8 +115,10 @@ lunary_reduce_strings(lunary_reduce_t *r)
     depth = 0;
     last = 0;
     key.len = 0;
+    key_at = 0;
 
     r->hot.valid = 0;
+    r->hot.closed = 1;
 
     while (p < end) {
 
@@ -141,6 +149,7 @@ lunary_reduce_strings(lunary_reduce_t *r)
             {
                 key.len = (uint8_t) (n <= LUNARY_REDUCE_KEY ? n : 0);
                 memcpy(key.key, p + 1, key.len);
+                key_at = lunary_reduce_place(p + 1);
             }
 
             if (n > r->cut + LUNARY_CUT_GRACE) {
@@ -162,15 +171,35 @@ lunary_reduce_strings(lunary_reduce_t *r)
         case '[':
             depth++;
             last = *p;
+
+            if (depth == 2 && *p == '[' && key.len != 0) {
+                lunary_reduce_begin(&r->hot, lunary_reduce_place(p), key_at,
+                                    key.len);
+            }
+
             break;
 
         case '}':
         case ']':
             depth--;
             last = *p;
+
+            if (depth == 1) {
+                r->hot.closed = 1;
+            }
+
             break;
 
         case ',':
+            last = *p;
+
+            if (depth == 2 && !r->hot.closed) {
+                r->hot.last = lunary_reduce_place(p + 1);
+                lunary_reduce_found(&r->hot, r->hot.last);
+            }
+
+            break;
+
         case ':':
             last = *p;
             break;
@@ -187,6 +216,36 @@ lunary_reduce_strings(lunary_reduce_t *r)
 
     r->fixed = (size_t) (dst + (end - from) - r->data);
     r->len = (size_t) (dst + n - r->data);
+
+    r->hot.at = r->fixed;
+    r->hot.level = r->hot.closed ? 0 : depth - 2;
+    r->hot.lost = r->hot.closed;
+}
+
+#undef lunary_reduce_place
+
+
+/* an array is opened: it may be the hot one, unless one before it is so large
+ * that this will hardly be larger */
+
+static void
+lunary_reduce_begin(lunary_reduce_hot_t *hot, size_t at, size_t key,
+    size_t key_len)
+{
+    if (hot->valid && hot->last - hot->start > at / 2) {
+        return;
+    }
+
+    hot->valid = 1;
+    hot->start = at;
+    hot->last = at + 1;
+    hot->key = key;
+    hot->key_len = key_len;
+    hot->open = 0;
+    hot->depth = 2;
+    hot->closed = 0;
+    hot->drops = 0;
+    hot->n = 0;
 }
 
 

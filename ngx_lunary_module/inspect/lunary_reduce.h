@@ -47,7 +47,8 @@ typedef struct {
 /*
  * The array that lost elements last, while it is open: mostly it is the one
  * to lose the next, and only what came since has to be looked at.  So may be
- * one that was closed, if no other array is around it.  Where elements of it
+ * one that was closed, if no other array is around it.  The first one is found
+ * by the way, when strings are cut.  Where elements of it
  * begin is written down as they are found: each one, or, where they are many,
  * each second, fourth ... one.  `moved` is to be taken off.
  */
@@ -161,8 +162,9 @@ void lunary_reduce_strings(lunary_reduce_t *r);
 
 /* drops the oldest elements of the largest array, then of the next one, until
  * the text is not longer than target or nothing more can be had; may leave some
- * set aside */
-void lunary_reduce_elements(lunary_reduce_t *r, size_t target);
+ * set aside.  depth: brackets open at `fixed`, as told (above) */
+void lunary_reduce_elements(lunary_reduce_t *r, size_t target,
+    unsigned depth);
 
 /*
  * Makes null of objects and arrays until the text is not longer than target:

@@ -23,8 +23,8 @@
 #define LUNARY_REDUCE_SWAP    64
 
 
-static int lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c);
-static void lunary_reduce_found(lunary_reduce_hot_t *hot, size_t at);
+static int lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c,
+    unsigned depth);
 static size_t lunary_reduce_known(lunary_reduce_t *r, size_t first,
     size_t need);
 static void lunary_reduce_array(void *ctx, const lunary_reduce_t *r,
@@ -42,7 +42,7 @@ static void lunary_reduce_swap(unsigned char *p, unsigned char *q, size_t n);
 
 
 void
-lunary_reduce_elements(lunary_reduce_t *r, size_t target)
+lunary_reduce_elements(lunary_reduce_t *r, size_t target, unsigned depth)
 {
     int              i;
     unsigned         open;
@@ -54,7 +54,7 @@ lunary_reduce_elements(lunary_reduce_t *r, size_t target)
         c.best = 0;
         c.need = lunary_reduce_worth(r, target);
 
-        if (!lunary_reduce_hot(r, &c)) {
+        if (!lunary_reduce_hot(r, &c, depth)) {
 
             lunary_reduce_gather(r);
 
@@ -113,7 +113,7 @@ lunary_reduce_array(void *ctx, const lunary_reduce_t *r,
  */
 
 static int
-lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c)
+lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c, unsigned depth)
 {
     size_t                 n;
     lunary_reduce_hot_t   *hot;
@@ -125,9 +125,21 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c)
         return 0;
     }
 
+    p = r->data + hot->at;
     end = r->data + r->fixed;
 
-    for (p = r->data + hot->at; p < end && !hot->closed; p++) {
+    if (hot->level == 0 && !hot->lost && depth > hot->depth
+        && hot->open == hot->at + 1 && hot->open < r->fixed)
+    {
+        /* a comma, and all that follows is in the element that is open now */
+
+        hot->last = hot->open;
+        hot->level = depth - hot->depth;
+        lunary_reduce_found(hot, hot->last);
+        p = end;
+    }
+
+    for ( /* void */ ; p < end && !hot->closed; p++) {
 
         switch (*p) {
 
@@ -217,9 +229,7 @@ lunary_reduce_element(lunary_reduce_t *r, size_t end)
 }
 
 
-/* an element begins at this place */
-
-static void
+void
 lunary_reduce_found(lunary_reduce_hot_t *hot, size_t at)
 {
     unsigned  i;

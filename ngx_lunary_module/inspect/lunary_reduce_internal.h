@@ -47,6 +47,9 @@ typedef struct {
 unsigned lunary_reduce_walk(const lunary_reduce_t *r,
     lunary_reduce_visit_pt visit, void *ctx);
 
+/* an element of the hot array begins at this place, the one behind its last */
+void lunary_reduce_found(lunary_reduce_hot_t *hot, size_t at);
+
 /* what a round has to bring, so that a few of them do and not many */
 size_t lunary_reduce_worth(const lunary_reduce_t *r, size_t target);
 
