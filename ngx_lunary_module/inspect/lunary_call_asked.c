@@ -179,7 +179,7 @@ lunary_call_params(lunary_call_t *call, lunary_str_t obj,
     const lunary_str_t *but, lunary_str_t *vals, size_t n)
 {
     size_t             i, k, m, len;
-    lunary_str_t       key, value;
+    lunary_str_t       key, value, array;
     lunary_buf_t      *b;
     lunary_mem_t      *mem;
     lunary_walk_t      w;
@@ -203,13 +203,19 @@ lunary_call_params(lunary_call_t *call, lunary_str_t obj,
         return;
     }
 
-    /* of the body itself its members are mostly known */
+    /* of the body itself its members are mostly known, or its messages */
 
     rq = priv->rq;
+    array = lunary_str(NULL, 0);
 
-    if (rq == NULL || obj.data != lunary_request_text(rq).data
-        || lunary_request_member(rq, 0, &key, &value) == LUNARY_ERROR)
-    {
+    if (rq != NULL && obj.data == lunary_request_text(rq).data) {
+        array = lunary_request_array(rq);
+
+        if (lunary_request_member(rq, 0, &key, &value) == LUNARY_ERROR) {
+            rq = NULL;
+        }
+
+    } else {
         rq = NULL;
     }
 
@@ -227,7 +233,13 @@ lunary_call_params(lunary_call_t *call, lunary_str_t obj,
                 break;
             }
 
-            value = lunary_walk_value(&w);
+            if (w.p == array.data) {
+                value = array;
+                w.p += array.len;
+
+            } else {
+                value = lunary_walk_value(&w);
+            }
 
             if (value.len == 0) {
                 break;

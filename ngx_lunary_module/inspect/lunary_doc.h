@@ -97,6 +97,10 @@ int lunary_doc_close(lunary_doc_t *d);
  * close or destroy */
 lunary_str_t lunary_doc_text(const lunary_doc_t *d);
 
+/* an array in the text that lost elements, mostly the longest value of all: so
+ * nobody need look for its end; empty where it is not known */
+lunary_str_t lunary_doc_array(const lunary_doc_t *d);
+
 /* hands over the memory that the text lies in: the document is empty then,
  * good for reset and destroy */
 void lunary_doc_release(lunary_doc_t *d, lunary_buf_t *b);

@@ -387,6 +387,21 @@ lunary_doc_text(const lunary_doc_t *d)
 }
 
 
+lunary_str_t
+lunary_doc_array(const lunary_doc_t *d)
+{
+    const lunary_reduce_hot_t  *hot;
+
+    hot = &d->r.hot;
+
+    if (!hot->valid || !hot->ended) {
+        return lunary_str(NULL, 0);
+    }
+
+    return lunary_str(d->r.data + hot->start, hot->end - hot->start);
+}
+
+
 void
 lunary_doc_release(lunary_doc_t *d, lunary_buf_t *b)
 {

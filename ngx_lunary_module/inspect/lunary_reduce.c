@@ -184,8 +184,10 @@ lunary_reduce_strings(lunary_reduce_t *r)
             depth--;
             last = *p;
 
-            if (depth == 1) {
+            if (depth == 1 && !r->hot.closed) {
                 r->hot.closed = 1;
+                r->hot.ended = 1;
+                r->hot.end = lunary_reduce_place(p + 1);
             }
 
             break;
@@ -243,6 +245,7 @@ lunary_reduce_begin(lunary_reduce_hot_t *hot, size_t at, size_t key,
     hot->key_len = key_len;
     hot->open = 0;
     hot->depth = 2;
+    hot->ended = 0;
     hot->closed = 0;
     hot->drops = 0;
     hot->n = 0;
@@ -513,6 +516,7 @@ lunary_reduce_edit(lunary_reduce_t *r, size_t from, size_t to,
 
     if (from == r->hot.start + 1 && to <= r->hot.last) {
         r->hot.last -= less;
+        r->hot.end -= less;
         r->hot.at -= less;
         r->hot.moved += less;
 

@@ -56,6 +56,7 @@ typedef struct {
 typedef struct {
     size_t          start;           /* its bracket                           */
     size_t          last;            /* its newest entry                      */
+    size_t          end;             /* behind it, where it has ended         */
     size_t          key;             /* the top-level key it is under ...     */
     size_t          key_len;
     size_t          at;              /* so far the text has been looked at    */
@@ -63,6 +64,7 @@ typedef struct {
     unsigned        level;           /* brackets open in it, there            */
     unsigned        depth;           /* brackets open around its elements     */
     unsigned        valid;
+    unsigned        ended;
     unsigned        closed;          /* nothing is looked for any more        */
     unsigned        lost;            /* what came since `at` is to be read    */
     unsigned        first;           /* of what is written down               */
@@ -136,15 +138,26 @@ void lunary_reduce_element(lunary_reduce_t *r, size_t end);
 static inline void
 lunary_reduce_closed(lunary_reduce_t *r, unsigned depth, size_t end)
 {
-    if (r->hot.valid && depth <= r->hot.depth && !r->hot.lost) {
+    lunary_reduce_hot_t  *hot;
 
-        if (depth == r->hot.depth) {
-            lunary_reduce_element(r, end);
+    hot = &r->hot;
 
-        } else {
-            r->hot.lost = 1;
-        }
+    if (!hot->valid || depth > hot->depth || hot->ended) {
+        return;
     }
+
+    if (depth == hot->depth) {
+
+        if (!hot->lost) {
+            lunary_reduce_element(r, end);
+        }
+
+        return;
+    }
+
+    hot->ended = 1;
+    hot->end = end;
+    hot->lost = 1;
 }
 
 /* moves what is set aside to the end of the memory, of cap bytes: all that is

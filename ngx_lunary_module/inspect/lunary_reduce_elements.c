@@ -70,6 +70,7 @@ lunary_reduce_elements(lunary_reduce_t *r, size_t target, unsigned depth)
                 r->hot.open = 0;
                 r->hot.depth = c.node.depth + 1;
                 r->hot.level = open - r->hot.depth;
+                r->hot.ended = 0;
                 r->hot.closed = 0;
                 r->hot.lost = 0;
                 r->hot.drops = 0;
@@ -166,6 +167,8 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c, unsigned depth)
             }
 
             hot->closed = 1;
+            hot->ended = 1;
+            hot->end = (size_t) (p + 1 - r->data);
             break;
 
         case ',':
@@ -480,6 +483,7 @@ lunary_reduce_drop_aside(lunary_reduce_t *r, size_t first, size_t gone,
     r->fixed += more;
     r->behind += more;
     hot->last += more;
+    hot->end += more;
     hot->at += more;
     hot->moved -= more;
 
@@ -589,6 +593,7 @@ lunary_reduce_gather(lunary_reduce_t *r)
     r->len += r->aside;
     r->fixed += r->aside;
     r->hot.last += r->aside;
+    r->hot.end += r->aside;
     r->hot.at += r->aside;
     r->hot.moved -= r->aside;
     r->aside = 0;

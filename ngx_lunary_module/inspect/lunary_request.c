@@ -460,6 +460,13 @@ lunary_request_text(const lunary_request_t *rq)
 }
 
 
+lunary_str_t
+lunary_request_array(const lunary_request_t *rq)
+{
+    return (rq->doc != NULL) ? lunary_doc_array(rq->doc) : lunary_str(NULL, 0);
+}
+
+
 size_t
 lunary_request_removed_of(const lunary_request_t *rq, lunary_str_t key)
 {

@@ -70,6 +70,25 @@ run(lunary_doc_t *d, const unsigned char *p, size_t n, int how)
 }
 
 
+/* what is said to be an array is one */
+
+static void
+array(const lunary_doc_t *d)
+{
+    lunary_str_t          a, text;
+    const unsigned char  *p;
+
+    a = lunary_doc_array(d);
+    text = lunary_doc_text(d);
+
+    if (a.len != 0) {
+        p = a.data;
+        must(p >= text.data && p + a.len <= text.data + text.len && *p == '[');
+        must(lunary_json_value(&p, text.data + text.len).len == a.len);
+    }
+}
+
+
 /* both stand before a value: the same values, and the same end */
 
 static void
@@ -217,6 +236,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         must(lunary_json_valid(a, 512));
         must(a.len == b.len && memcmp(a.data, b.data, a.len) == 0);
         must(lunary_doc_removed(d) == lunary_doc_removed(pieces));
+
+        array(d);
+        array(pieces);
 
         /* and smaller still */
 

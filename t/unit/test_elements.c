@@ -190,6 +190,7 @@ the_newest_elements_stay_as_they_came(void **state)
 {
     int            kind;
     size_t         i, k, start, first;
+    lunary_str_t   array;
     lunary_doc_t  *d;
 
     static const size_t  bounds[] = { 2048, 3000, 8192, 40000 };
@@ -226,6 +227,10 @@ the_newest_elements_stay_as_they_came(void **state)
                                  made.len - lunary_doc_text(d).len);
                 assert_int_equal(lunary_doc_removed_of(d, text_of("input")),
                                  made.len - lunary_doc_text(d).len);
+
+                array = lunary_json_get(lunary_doc_text(d), "input");
+                assert_ptr_equal(lunary_doc_array(d).data, array.data);
+                assert_int_equal(lunary_doc_array(d).len, array.len);
 
                 lunary_doc_destroy(d);
             }

@@ -357,9 +357,11 @@ document(void)
 static lunary_doc_t *
 fed(size_t max, size_t cut, unsigned flags, unsigned how, int *rc)
 {
-    size_t          i, k;
-    lunary_doc_t   *d;
-    unsigned char  *piece;
+    size_t                i, k;
+    lunary_str_t          array;
+    lunary_doc_t         *d;
+    unsigned char        *piece;
+    const unsigned char  *p;
 
     d = lunary_doc_create(&mem, max, cut, flags);
     assert_non_null(d);
@@ -384,6 +386,14 @@ fed(size_t max, size_t cut, unsigned flags, unsigned how, int *rc)
 
     assert_true(lunary_doc_text(d).len <= (max < 2048 ? 2048 : max));
     assert_true(lunary_json_valid(lunary_doc_text(d), LUNARY_DOC_DEPTH));
+
+    array = lunary_doc_array(d);
+
+    if (array.len != 0) {
+        p = array.data;
+        assert_int_equal(*p, '[');
+        assert_int_equal(lunary_json_value(&p, p + array.len).len, array.len);
+    }
 
     return d;
 }
