@@ -405,6 +405,104 @@ what_follows_an_array_is_not_taken_for_its_elements(void **state)
 }
 
 
+/* strings are cut for the first time, and with that the longest array is found:
+ * whether that is open then or has ended, and whatever is open then */
+
+static void
+the_array_is_found_when_strings_are_cut(void **state)
+{
+    size_t         start, last;
+    unsigned       n;
+    lunary_doc_t  *d;
+    lunary_str_t   text, list;
+
+    (void) state;
+
+    for (n = 60; n < 260; n++) {
+
+        seed = n;
+        made.len = 0;
+        more("{\"model\":\"m\",\"messages\":[");
+        start = made.len;
+        elements(MESSAGES, n, 60);
+        last = made.len;
+        more("],\"tools\":[");
+        elements(MESSAGES, 300 - n, 20);
+        more("],\"stop\":[\"a\"]}");
+
+        d = feed(8192, 0, made.len, 0);
+        assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+
+        text = lunary_doc_text(d);
+        assert_true(lunary_json_valid(text, LUNARY_DOC_DEPTH));
+        assert_true(text.len <= 8192);
+        assert_int_equal(lunary_doc_removed(d), made.len - text.len);
+
+        list = lunary_json_get(text, "messages");
+        newest(list);
+        assert_int_equal(lunary_doc_removed_of(d, text_of("messages")),
+                         last - start + 2 - list.len);
+
+        newest(lunary_json_get(text, "tools"));
+
+        lunary_doc_destroy(d);
+    }
+}
+
+
+/* white space goes, and with it the keys move; one that is too long to be
+ * remembered is not taken for another */
+
+static void
+what_is_taken_out_is_told_by_its_key(void **state)
+{
+    size_t         i, k, n, space;
+    lunary_doc_t  *d;
+    lunary_str_t   text;
+
+    static const size_t  pieces[] = { 0, 1, 1000 };
+    static const char   *keys[] = {
+        "", "a", "messages", "conversation_turns_in_the_order_they_were_said",
+        "conversation_turns_in_the_order_in_which_they_were_said_by_whom"
+    };
+
+    (void) state;
+
+    for (i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        for (k = 0; k < sizeof(pieces) / sizeof(pieces[0]); k++) {
+
+            seed = 5;
+            made.len = 0;
+            more("{ \"model\" :   \"m\",\n\n\"list\":[  1, 2 ] ,\r\n\t\"");
+            more(keys[i]);
+            more("\" :  [");
+            elements(MESSAGES, 300, 120);
+            more("] }");
+
+            for (n = 0, space = 0; n < made.len; n++) {
+                space += (made.data[n] <= ' ');
+            }
+
+            d = feed(8192, 0, made.len, pieces[k]);
+            assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+
+            text = lunary_doc_text(d);
+            assert_true(lunary_json_valid(text, LUNARY_DOC_DEPTH));
+            assert_true(text.len <= 8192);
+            assert_int_equal(lunary_doc_removed(d),
+                             made.len - space - text.len);
+            assert_int_equal(lunary_doc_removed_of(d, text_of(keys[i])),
+                             strlen(keys[i]) > 47
+                             ? 0 : lunary_doc_removed(d));
+            assert_int_equal(lunary_doc_removed_of(d, text_of("")),
+                             keys[i][0] ? 0 : lunary_doc_removed(d));
+
+            lunary_doc_destroy(d);
+        }
+    }
+}
+
+
 /* one in another ends, and goes with what is around it: that is more */
 
 static void
@@ -605,6 +703,8 @@ main(void)
         cmocka_unit_test(what_breaks_off_keeps_the_newest),
         cmocka_unit_test(an_array_that_has_ended_is_whole_again),
         cmocka_unit_test(what_follows_an_array_is_not_taken_for_its_elements),
+        cmocka_unit_test(the_array_is_found_when_strings_are_cut),
+        cmocka_unit_test(what_is_taken_out_is_told_by_its_key),
         cmocka_unit_test(an_array_in_an_array_goes_with_it),
         cmocka_unit_test(long_strings_are_cut_on_the_way),
         cmocka_unit_test(a_string_behind_dropped_numbers_has_room),

@@ -230,6 +230,45 @@ an_identity_survives_whatever_stands_before_it(void **state)
 }
 
 
+/* the body is over its bound for long: each place in a member is the one once
+ * where the text is at its limit */
+
+static void
+an_identity_is_found_wherever_the_text_is_full(void **state)
+{
+    char              *text;
+    size_t             i, n, pad;
+    lunary_request_t  *rq;
+
+    (void) state;
+
+    text = malloc(32768);
+    assert_non_null(text);
+
+    for (pad = 1; pad < 1200; pad++) {
+
+        n = (size_t) sprintf(text, "{\"messages\":[");
+
+        for (i = 0; i < 60; i++) {
+            n += (size_t) sprintf(text + n, "\"%0120d\",", 7);
+        }
+
+        n += (size_t) sprintf(text + n, "\"%0*d\"],\"user\":\"user-4711\","
+                              "\"metadata\":{\"user_id\":\"m\",\"a\":\"b\"},"
+                              "\"thread_id\":\"t-1\"}", (int) pad, 7);
+
+        for (piece = 0; piece < 200; piece += 97) {
+            rq = request(text);
+            assert_text(lunary_request_claims(rq)->user, "user-4711");
+            assert_text(lunary_request_claims(rq)->thread, "t-1");
+            lunary_request_destroy(rq);
+        }
+    }
+
+    free(text);
+}
+
+
 static void
 props_thread_parent_and_tags_are_claims_too(void **state)
 {
@@ -712,6 +751,7 @@ main(void)
         cmocka_unit_test(a_bad_id_is_no_user_and_hides_no_other),
         cmocka_unit_test(an_id_has_at_most_256_bytes_whatever_is_reduced),
         cmocka_unit_test(an_identity_survives_whatever_stands_before_it),
+        cmocka_unit_test(an_identity_is_found_wherever_the_text_is_full),
         cmocka_unit_test(props_thread_parent_and_tags_are_claims_too),
         cmocka_unit_test(an_identity_given_twice_is_noticed),
         cmocka_unit_test(stripping_takes_the_commas_along),
