@@ -12,7 +12,7 @@
 
 #include "unit.h"
 
-#include "lunary_doc.h"
+#include "lunary_doc_internal.h"
 #include "lunary_json.h"
 
 
@@ -503,6 +503,99 @@ what_is_taken_out_is_told_by_its_key(void **state)
 }
 
 
+/* arrays side by side, and in each other, some of them long */
+
+static void
+arrays(unsigned longest)
+{
+    int       root;
+    unsigned  i, n;
+    char      key[16];
+
+    root = any(8) != 0;
+    n = 1 + any(4);
+
+    made.len = 0;
+    more(root ? "{\"model\":\"m\"" : "[0");
+
+    for (i = 0; i < n; i++) {
+
+        (void) snprintf(key, sizeof(key), root ? ",\"k%u\":" : ",", i);
+        more(key);
+        more(any(4) ? "" : " ");
+
+        switch (any(5)) {
+
+        case 0:
+            more("{\"a\":[");
+            elements(1 + (int) any(3), any(longest), 1 + any(100));
+            more("],\"b\":7}");
+            break;
+
+        case 1:
+            word(any(500));
+            break;
+
+        default:
+            more("[");
+            elements(1 + (int) any(3), any(longest), 1 + any(300));
+            more("]");
+        }
+    }
+
+    more(root ? "}" : "]");
+}
+
+
+/* with nothing known of what came before, all of the text is looked at */
+
+static void
+what_is_known_makes_no_difference(void **state)
+{
+    size_t         k, max, cut;
+    unsigned       i;
+    lunary_doc_t  *d, *blind;
+    lunary_str_t   text;
+
+    static const size_t  bounds[] = { 2048, 3000, 8192 };
+    static const size_t  pieces[] = { 0, 1, 700 };
+
+    (void) state;
+
+    for (i = 0; i < 600; i++) {
+
+        seed = i;
+        max = bounds[i % 3];
+        cut = any(2) ? 0 : 64;
+        arrays(300);
+
+        blind = lunary_doc_create(&mem, max, cut, LUNARY_DOC_STRICT);
+        assert_non_null(blind);
+
+        for (k = 0; k < made.len; k++) {
+            assert_true(lunary_doc_feed(blind, made.data + k, 1) >= 0);
+            blind->r.hot.valid = 0;
+        }
+
+        assert_int_equal(lunary_doc_finish(blind), LUNARY_OK);
+        text = lunary_doc_text(blind);
+
+        for (k = 0; k < sizeof(pieces) / sizeof(pieces[0]); k++) {
+            d = feed(max, cut, made.len, pieces[k]);
+
+            assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+            assert_int_equal(lunary_doc_text(d).len, text.len);
+            assert_memory_equal(lunary_doc_text(d).data, text.data, text.len);
+            assert_int_equal(lunary_doc_removed(d), lunary_doc_removed(blind));
+
+            lunary_doc_destroy(d);
+        }
+
+        lunary_doc_destroy(blind);
+    }
+}
+
+
 /* one in another ends, and goes with what is around it: that is more */
 
 static void
@@ -705,6 +798,7 @@ main(void)
         cmocka_unit_test(what_follows_an_array_is_not_taken_for_its_elements),
         cmocka_unit_test(the_array_is_found_when_strings_are_cut),
         cmocka_unit_test(what_is_taken_out_is_told_by_its_key),
+        cmocka_unit_test(what_is_known_makes_no_difference),
         cmocka_unit_test(an_array_in_an_array_goes_with_it),
         cmocka_unit_test(long_strings_are_cut_on_the_way),
         cmocka_unit_test(a_string_behind_dropped_numbers_has_room),
