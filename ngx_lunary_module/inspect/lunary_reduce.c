@@ -221,7 +221,7 @@ lunary_reduce_strings(lunary_reduce_t *r)
 
     r->hot.at = r->fixed;
     r->hot.level = r->hot.closed ? 0 : depth - 2;
-    r->hot.lost = r->hot.closed;
+    r->hot.lost = 0;
 }
 
 #undef lunary_reduce_place

@@ -157,7 +157,6 @@ lunary_reduce_closed(lunary_reduce_t *r, unsigned depth, size_t end)
 
     hot->ended = 1;
     hot->end = end;
-    hot->lost = 1;
 }
 
 /* moves what is set aside to the end of the memory, of cap bytes: all that is

@@ -129,9 +129,8 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c, unsigned depth)
     p = r->data + hot->at;
     end = r->data + r->fixed;
 
-    if (hot->level == 0 && !hot->lost && depth > hot->depth
-        && hot->open == hot->at + 1 && hot->open < r->fixed)
-    {
+    if (!hot->ended && hot->open == hot->at + 1 && depth > hot->depth) {
+
         /* a comma, and all that follows is in the element that is open now */
 
         hot->last = hot->open;
@@ -186,7 +185,7 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c, unsigned depth)
     }
 
     hot->at = r->fixed;
-    hot->lost = hot->closed;
+    hot->lost = 0;
 
     n = hot->last - hot->start - 1 + r->aside;
 
