@@ -478,6 +478,34 @@ def test_the_late_one_may_also_be_the_first(armed, redis):
 STRINGS = b"*3\r\n$1\r\na\r\n$3\r\n1-1\r\n*2\r\n$3\r\n1-2\r\n$3\r\n1-3\r\n"
 
 
+class Brief(Holder):
+    """A TCP proxy through which a queued command is answered with less."""
+
+    def down(self, server, client):
+        data = b""
+        try:
+            while more := server.recv(1 << 20):
+                *lines, data = (data + more).split(b"\r\n")
+                client.sendall(b"".join(
+                    (b"+Q" if line == b"+QUEUED" else line) + b"\r\n"
+                    for line in lines))
+        except OSError:
+            pass
+
+
+def test_answers_shorter_than_those_of_redis(armed, redis):
+    """The worker is not woken before as many bytes have come as Redis sends:
+    what waits for more than there will be is looked at in the end."""
+    nginx, ids = armed(redis, Brief(redis.port), params="send_timeout=400ms")
+    execs = calls(redis, "exec")
+    for i in range(5):
+        ids += append(nginx, f"a{i}", 300)
+        once(redis, ids)
+    assert calls(redis, "exec") >= execs + 5
+    assert balanced(nginx)["runs_resent_total"] == 0
+    assert "no reply in time" not in nginx.log()
+
+
 class Liar(Holder):
     """A TCP proxy that answers a transaction itself, when it is asked to, and
     hangs up."""

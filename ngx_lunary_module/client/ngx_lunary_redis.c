@@ -373,6 +373,8 @@ ngx_lunary_redis_write_handler(ngx_event_t *wev)
         return;
     }
 
+    ngx_lunary_redis_set_lowat(rc);
+
     cl = c->send_chain(c, rc->out, 0);
 
     if (cl == NGX_CHAIN_ERROR) {
@@ -473,6 +475,7 @@ ngx_lunary_redis_read_handler(ngx_event_t *rev)
         return;
     }
 
+    ngx_lunary_redis_set_lowat(rc);
     ngx_lunary_redis_set_timer(rc);
     ngx_lunary_redis_set_idle(rc);
 }
@@ -758,4 +761,60 @@ ngx_lunary_redis_set_timer(ngx_lunary_redis_t *rc)
     left = (ngx_msec_int_t) (req->start + rc->timeout - ngx_current_msec);
 
     ngx_add_timer(&rc->timer, left > 0 ? (ngx_msec_t) left : 1);
+}
+
+
+/*
+ * A transaction's commands are answered one by one, "QUEUED", as Redis reads
+ * them, and each answer would wake the worker for nothing.  So while one is
+ * under way the kernel is told how many bytes are to come at least, and wakes
+ * the worker then, or when the connection is lost.
+ */
+
+void
+ngx_lunary_redis_set_lowat(ngx_lunary_redis_t *rc)
+{
+#if (NGX_LINUX)
+
+    int                          least;
+    ngx_queue_t                 *q;
+    ngx_lunary_redis_request_t  *req;
+
+    least = 0;
+
+    for (q = ngx_queue_head(&rc->inflight);
+         q != ngx_queue_sentinel(&rc->inflight) && !rc->brief;
+         q = ngx_queue_next(q))
+    {
+        req = ngx_queue_data(q, ngx_lunary_redis_request_t, queue);
+
+        if (req->exec) {
+            least += (int) (req->replies - 1) * NGX_LUNARY_REDIS_QUEUED
+                     + NGX_LUNARY_REDIS_LEAST;
+
+        } else if (least != 0) {
+            least += (int) req->replies * NGX_LUNARY_REDIS_LEAST;
+
+        } else {
+            break;
+        }
+    }
+
+    least -= (int) (rc->reader->len - rc->reader->pos);
+    least = ngx_max(least, 1);
+
+    if (least == rc->lowat) {
+        return;
+    }
+
+    /* of what is there already the kernel tells again, from 4.18 on */
+
+    if (setsockopt(rc->peer.connection->fd, SOL_SOCKET, SO_RCVLOWAT,
+                   (const void *) &least, sizeof(int))
+        == 0)
+    {
+        rc->lowat = least;
+    }
+
+#endif
 }

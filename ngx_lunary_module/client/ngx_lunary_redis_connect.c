@@ -207,6 +207,8 @@ ngx_lunary_redis_open(ngx_lunary_redis_t *rc)
 
     rc->state = NGX_LUNARY_REDIS_CONNECTING;
     rc->generation++;
+    rc->lowat = 1;
+    rc->brief = 0;
 
     if (n != NGX_OK && n != NGX_AGAIN) {
         ngx_lunary_stats_inc(NGX_LUNARY_C_REDIS_ERR_CONNECT);
@@ -588,6 +590,23 @@ ngx_lunary_redis_timer_handler(ngx_event_t *ev)
     if (rc->state == NGX_LUNARY_REDIS_RESOLVING) {
         ngx_resolve_name_done(rc->resolving);
         ngx_lunary_redis_unresolved(rc, "no answer in time");
+        return;
+    }
+
+    if (rc->state == NGX_LUNARY_REDIS_UP && rc->lowat > 1) {
+
+        /* it may all be there, and be less than we took it to be */
+
+        rc->brief = 1;
+
+        ngx_lunary_redis_set_lowat(rc);
+        ngx_add_timer(ev, NGX_LUNARY_REDIS_BRIEF);
+
+        rc->peer.connection->read->ready = 1;
+        rc->peer.connection->read->available = -1;
+
+        ngx_post_event(rc->peer.connection->read, &ngx_posted_events);
+
         return;
     }
 

@@ -27,6 +27,9 @@
 
 #define NGX_LUNARY_REDIS_MAX_COMMANDS  4096     /* under way, a connection   */
 #define NGX_LUNARY_REDIS_OWNERS        256      /* buckets                   */
+#define NGX_LUNARY_REDIS_QUEUED        9        /* bytes: "+QUEUED" CRLF     */
+#define NGX_LUNARY_REDIS_LEAST         4        /* ... of the shortest reply */
+#define NGX_LUNARY_REDIS_BRIEF         100      /* ms, for a last look       */
 #define NGX_LUNARY_REDIS_MAX_REPLY     (16 * 1024 * 1024)
 #define NGX_LUNARY_REDIS_MAX_ELEMENTS  (1024 * 1024)
 #define NGX_LUNARY_REDIS_MAX_DEPTH     7
@@ -90,6 +93,7 @@ struct ngx_lunary_redis_s {
     ngx_chain_t                  *out;         /* bytes still to be sent     */
     ngx_chain_t                 **last_out;
 
+    int                           lowat;       /* SO_RCVLOWAT, as it is set  */
     ngx_event_t                   timer;       /* connect, or first command  */
     ngx_event_t                   patience;    /* of commands in `waiting`   */
     ngx_event_t                   retry;       /* backoff                    */
@@ -105,6 +109,8 @@ struct ngx_lunary_redis_s {
     unsigned                      ever:1;      /* it has been up             */
     unsigned                      closed:1;    /* by its owner, or shut down */
     unsigned                      fatal:1;     /* waits for an operator      */
+    unsigned                      brief:1;     /* it answers with less than a
+                                                  Redis does                 */
 };
 
 
@@ -119,6 +125,7 @@ void ngx_lunary_redis_start_waiting(ngx_lunary_redis_t *rc);
 void ngx_lunary_redis_read_handler(ngx_event_t *rev);
 void ngx_lunary_redis_write_handler(ngx_event_t *wev);
 void ngx_lunary_redis_set_timer(ngx_lunary_redis_t *rc);
+void ngx_lunary_redis_set_lowat(ngx_lunary_redis_t *rc);
 void ngx_lunary_redis_set_idle(ngx_lunary_redis_t *rc);
 void ngx_lunary_redis_fail_commands(ngx_lunary_redis_t *rc);
 
