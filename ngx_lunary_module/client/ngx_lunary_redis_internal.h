@@ -3,7 +3,8 @@
  *
  * What the files of client/ share.
  *
- *     ngx_lunary_redis.c           commands, replies, timeouts
+ *     ngx_lunary_redis.c           commands and their timeouts
+ *     ngx_lunary_redis_wire.c      bytes out, bytes in, whose reply it is
  *     ngx_lunary_redis_reply.c     what a reply may be, and what it means
  *     ngx_lunary_redis_connect.c   addresses, connecting, TLS, log-in, backoff
  *     ngx_lunary_redis_conf.c      the directive
@@ -122,12 +123,20 @@ ngx_lunary_redis_request_t *ngx_lunary_redis_build(ngx_lunary_redis_t *rc,
 void ngx_lunary_redis_queue(ngx_lunary_redis_t *rc,
     ngx_lunary_redis_request_t *req);
 void ngx_lunary_redis_start_waiting(ngx_lunary_redis_t *rc);
-void ngx_lunary_redis_read_handler(ngx_event_t *rev);
-void ngx_lunary_redis_write_handler(ngx_event_t *wev);
 void ngx_lunary_redis_set_timer(ngx_lunary_redis_t *rc);
-void ngx_lunary_redis_set_lowat(ngx_lunary_redis_t *rc);
 void ngx_lunary_redis_set_idle(ngx_lunary_redis_t *rc);
 void ngx_lunary_redis_fail_commands(ngx_lunary_redis_t *rc);
+
+/* calls the handler with the reply, or the first that was an error, and frees
+ * the request, which is in no queue but its owner's */
+void ngx_lunary_redis_finish(ngx_lunary_redis_t *rc,
+    ngx_lunary_redis_request_t *req, redisReply *reply);
+
+/* ngx_lunary_redis_wire.c */
+
+void ngx_lunary_redis_read_handler(ngx_event_t *rev);
+void ngx_lunary_redis_write_handler(ngx_event_t *wev);
+void ngx_lunary_redis_set_lowat(ngx_lunary_redis_t *rc);
 
 /* ngx_lunary_redis_reply.c */
 
