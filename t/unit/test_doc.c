@@ -992,8 +992,11 @@ endless_small_strings_are_linear(void **state)
 }
 
 
-static void
-every_allocation_may_fail(void **state)
+/* pieces of so many bytes; the number of the allocation with which all went
+ * well */
+
+static long
+without_memory(size_t piece)
 {
     int            rc;
     long           n;
@@ -1001,12 +1004,6 @@ every_allocation_may_fail(void **state)
     unit_mem_t     m;
     lunary_mem_t  *fm;
     lunary_doc_t  *d;
-
-    (void) state;
-
-    start("{\"messages\":[\"");
-    fill('a', 9000);
-    more("\",\"b\"]}");
 
     for (n = 1; /* void */ ; n++) {
         fm = unit_mem(&m, n);
@@ -1020,9 +1017,10 @@ every_allocation_may_fail(void **state)
 
         rc = LUNARY_OK;
 
-        for (at = 0; at < made.len && rc >= 0; at += 100) {
+        for (at = 0; at < made.len && rc >= 0; at += piece) {
             rc = lunary_doc_feed(d, made.data + at,
-                                 made.len - at < 100 ? made.len - at : 100);
+                                 made.len - at < piece ? made.len - at
+                                                       : piece);
         }
 
         if (rc == LUNARY_NOMEM) {
@@ -1040,11 +1038,41 @@ every_allocation_may_fail(void **state)
         assert_int_equal(fm->used, 0);
 
         if (rc != LUNARY_NOMEM) {
-            break;
+            return n;
         }
     }
+}
 
-    assert_true(n > 2);
+
+static void
+every_allocation_may_fail(void **state)
+{
+    size_t  i;
+
+    (void) state;
+
+    start("{\"messages\":[\"");
+    fill('a', 9000);
+    more("\",\"b\"]}");
+
+    assert_true(without_memory(100) > 2);
+
+    /* strings that are cut, and some that are not, whole and in pieces, as the
+     * text comes near to its bound */
+
+    start("{\"messages\":[\"\"");
+
+    for (i = 200; i < 600; i += 7) {
+        more(",\"");
+        fill('a', i);
+        more("\"");
+    }
+
+    more("]}");
+
+    assert_true(without_memory(100) > 2);
+    assert_true(without_memory(700) > 2);
+    assert_true(without_memory(made.len) > 2);
 }
 
 
