@@ -376,6 +376,10 @@ lunary_doc_drop_last(lunary_doc_t *d)
 
     d->r.len = len;
 
+    /* an element may have been taken note of with its comma */
+
+    d->r.hot.valid = 0;
+
     return LUNARY_OK;
 }
 

@@ -46,6 +46,15 @@ more(const char *s)
 
 
 static void
+fill(char c, size_t n)
+{
+    while (n-- != 0) {
+        assert_int_equal(lunary_buf_append(&mem, &made, &c, 1), LUNARY_OK);
+    }
+}
+
+
+static void
 word(size_t n)
 {
     more("\"");
@@ -341,6 +350,50 @@ newest(lunary_str_t array)
     }
 
     assert_non_null(memmem(made.data, made.len, array.data, array.len));
+}
+
+
+/* white space goes as the text reaches its limit, at any place in an element,
+ * and with that it breaks off: what is said to be the array is one, or nothing
+ * is said */
+
+static void
+what_breaks_off_at_the_limit(void **state)
+{
+    size_t                i, spaces;
+    lunary_doc_t         *d;
+    lunary_str_t          array;
+    const unsigned char  *p;
+
+    (void) state;
+
+    for (spaces = 130; spaces < 250; spaces++) {
+
+        made.len = 0;
+        more("{\"messages\":[");
+        fill(' ', spaces);
+        more("{}");
+
+        for (i = 0; made.len < 3000; i++) {
+            more(i % 7 ? ",{\"a\":1}" : ",7");
+        }
+
+        d = feed(2048, 0, 2048 + 256, 0);
+        assert_int_equal(lunary_doc_finish(d), LUNARY_ERROR);
+        assert_int_equal(lunary_doc_close(d), LUNARY_OK);
+        assert_true(lunary_json_valid(lunary_doc_text(d), LUNARY_DOC_DEPTH));
+
+        array = lunary_doc_array(d);
+
+        if (array.len != 0) {
+            p = array.data;
+            assert_int_equal(*p, '[');
+            assert_int_equal(lunary_json_value(&p, p + array.len).len,
+                             array.len);
+        }
+
+        lunary_doc_destroy(d);
+    }
 }
 
 
@@ -794,6 +847,7 @@ main(void)
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(the_newest_elements_stay_as_they_came),
         cmocka_unit_test(what_breaks_off_keeps_the_newest),
+        cmocka_unit_test(what_breaks_off_at_the_limit),
         cmocka_unit_test(an_array_that_has_ended_is_whole_again),
         cmocka_unit_test(what_follows_an_array_is_not_taken_for_its_elements),
         cmocka_unit_test(the_array_is_found_when_strings_are_cut),
