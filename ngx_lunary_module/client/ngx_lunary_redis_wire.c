@@ -241,7 +241,20 @@ ngx_lunary_redis_set_lowat(ngx_lunary_redis_t *rc)
 
     int                          least;
     ngx_queue_t                 *q;
+    ngx_connection_t            *c;
     ngx_lunary_redis_request_t  *req;
+
+    c = rc->peer.connection;
+
+#if (NGX_SSL)
+
+    /* of a TLS record that is not all here, OpenSSL holds what came */
+
+    if (c->ssl) {
+        return;
+    }
+
+#endif
 
     least = 0;
 
@@ -272,8 +285,8 @@ ngx_lunary_redis_set_lowat(ngx_lunary_redis_t *rc)
 
     /* of what is there already the kernel tells again, from 4.18 on */
 
-    if (setsockopt(rc->peer.connection->fd, SOL_SOCKET, SO_RCVLOWAT,
-                   (const void *) &least, sizeof(int))
+    if (setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, (const void *) &least,
+                   sizeof(int))
         == 0)
     {
         rc->lowat = least;

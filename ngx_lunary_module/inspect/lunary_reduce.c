@@ -33,6 +33,8 @@ lunary_reduce_init(lunary_reduce_t *r, size_t cut)
     r->nmarks = 0;
     r->nnotes = 0;
     r->hot.valid = 0;
+    r->hot.end = 0;
+    r->hot.ended = 0;
     r->hot.closed = 0;
     r->hot.drops = 0;
     r->hot.n = 0;
@@ -319,6 +321,11 @@ lunary_reduce_walk(const lunary_reduce_t *r, lunary_reduce_visit_pt visit,
 
         case '}':
         case ']':
+
+            if (depth == 0) {
+                break;
+            }
+
             depth--;
 
             if (depth < LUNARY_REDUCE_LEVELS) {
@@ -332,7 +339,7 @@ lunary_reduce_walk(const lunary_reduce_t *r, lunary_reduce_visit_pt visit,
 
         case ',':
 
-            if (depth <= LUNARY_REDUCE_LEVELS) {
+            if (depth != 0 && depth <= LUNARY_REDUCE_LEVELS) {
                 nodes[depth - 1].last = (size_t) (p + 1 - r->data);
             }
 
@@ -518,6 +525,7 @@ lunary_reduce_edit(lunary_reduce_t *r, size_t from, size_t to,
         r->hot.last -= less;
         r->hot.end -= less;
         r->hot.at -= less;
+        r->hot.open = 0;
         r->hot.moved += less;
 
     } else {

@@ -129,7 +129,9 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c, unsigned depth)
     p = r->data + hot->at;
     end = r->data + r->fixed;
 
-    if (!hot->ended && hot->open == hot->at + 1 && depth > hot->depth) {
+    if (!hot->ended && hot->level == 0 && hot->open == hot->at + 1
+        && depth > hot->depth)
+    {
 
         /* a comma, and all that follows is in the element that is open now */
 
@@ -185,6 +187,7 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c, unsigned depth)
     }
 
     hot->at = r->fixed;
+    hot->open = 0;
     hot->lost = 0;
 
     n = hot->last - hot->start - 1 + r->aside;
@@ -594,6 +597,7 @@ lunary_reduce_gather(lunary_reduce_t *r)
     r->hot.last += r->aside;
     r->hot.end += r->aside;
     r->hot.at += r->aside;
+    r->hot.open = 0;
     r->hot.moved -= r->aside;
     r->aside = 0;
 }

@@ -397,6 +397,65 @@ what_breaks_off_at_the_limit(void **state)
 }
 
 
+/* an element is open while old ones go, twice: what was told of its start is of
+ * the text before they went (found by review) */
+
+static void
+an_element_stays_open_while_others_go(void **state)
+{
+    unsigned       before, size, key, numbers;
+    lunary_doc_t  *d;
+
+    (void) state;
+
+    for (before = 2300; before < 2700; before += 13) {
+        for (size = 0; size < 60; size += 5) {
+            for (key = 0; key < 30; key++) {
+
+                numbers = 400 + 170 * (key % 6);
+
+                made.len = 0;
+                more("{\"a\":\"");
+                fill('x', 700);
+                more("\",\"b\":\"");
+                fill('y', key);
+                more("\",\"messages\":[{}");
+
+                while (made.len < before) {
+                    more(",{\"role\":\"");
+                    fill('a', size);
+                    more("\"}");
+                }
+
+                more(",{\"r\":[1");
+
+                while (made.len < before + numbers) {
+                    more(",1");
+                }
+
+                more("]}");
+
+                while (made.len < before + numbers + 2500) {
+                    more(",{\"role\":\"tttttttttttttttttt\"}");
+                }
+
+                more("]}");
+
+                d = feed(2048, 64, made.len, 0);
+                assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
+                assert_true(lunary_json_valid(lunary_doc_text(d),
+                                              LUNARY_DOC_DEPTH));
+                assert_int_equal(lunary_doc_removed(d),
+                                 made.len - lunary_doc_text(d).len);
+                newest(lunary_json_get(lunary_doc_text(d), "messages"));
+
+                lunary_doc_destroy(d);
+            }
+        }
+    }
+}
+
+
 /* it ends, and loses more as others come: its elements, and not theirs */
 
 static void
@@ -848,6 +907,7 @@ main(void)
         cmocka_unit_test(the_newest_elements_stay_as_they_came),
         cmocka_unit_test(what_breaks_off_keeps_the_newest),
         cmocka_unit_test(what_breaks_off_at_the_limit),
+        cmocka_unit_test(an_element_stays_open_while_others_go),
         cmocka_unit_test(an_array_that_has_ended_is_whole_again),
         cmocka_unit_test(what_follows_an_array_is_not_taken_for_its_elements),
         cmocka_unit_test(the_array_is_found_when_strings_are_cut),
