@@ -90,18 +90,19 @@ lunary_doc_key(lunary_doc_t *d)
 void
 lunary_doc_key_long(lunary_doc_t *d, uint64_t offset)
 {
-    size_t  key;
+    size_t  key, len;
 
     if (!lunary_doc_kept(d)) {
         return;
     }
 
     key = d->key_at + 1;
+    len = d->r.len;
 
     d->r.len -= d->scan.utf8_n;
     d->r.len = key + lunary_cut_end(d->r.data + key, d->r.len - key, 0);
 
-    d->from = offset;
+    d->from = offset - (len - d->r.len);
     d->mode = MODE_KEY;
 }
 
@@ -109,7 +110,8 @@ lunary_doc_key_long(lunary_doc_t *d, uint64_t offset)
 void
 lunary_doc_key_end(lunary_doc_t *d, uint64_t end)
 {
-    size_t  n, gone;
+    size_t         n, gone;
+    unsigned char  marker[LUNARY_CUT_MARKER];
 
     d->mode = MODE_TEXT;
 
@@ -119,13 +121,16 @@ lunary_doc_key_end(lunary_doc_t *d, uint64_t end)
         return;
     }
 
-    n = lunary_cut_marker(d->r.data + d->r.len, gone);
-    d->r.len += n;
+    /* of a few bytes it would be longer than they are */
+
+    n = lunary_cut_marker(marker, gone);
 
     if (gone > n) {
-        lunary_reduce_note(&d->r, lunary_str(d->r.last.key, d->r.last.len),
-                           gone - n);
+        lunary_doc_add(d, marker, n);
+        gone -= n;
     }
+
+    lunary_reduce_note(&d->r, lunary_str(d->r.last.key, d->r.last.len), gone);
 }
 
 

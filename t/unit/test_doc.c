@@ -992,6 +992,43 @@ endless_small_strings_are_linear(void **state)
 }
 
 
+/* a key's end goes, and a marker stands there where it is shorter: either way
+ * what is missing is told to the byte */
+
+static void
+a_long_key_is_missed_to_the_byte(void **state)
+{
+    size_t         i, n;
+    lunary_doc_t  *d;
+
+    static const char  *units[] = {
+        "k", "\\n", "\\u00e9", "\\ud83d\\ude00", "\\ud83d", "\xC3\xA9", "\xF0\x9F\x98\x80"
+    };
+
+    (void) state;
+
+    for (i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+        for (n = 100; n < 200; n++) {
+
+            start("{\"a\":{\"");
+            fill('b', n % 13);
+
+            while (made.len < n) {
+                more(units[i]);
+            }
+
+            more("\":1}}");
+
+            d = reduced((const char *) made.data, made.len, 2048, 128,
+                        LUNARY_DOC_STRICT);
+            assert_int_equal(lunary_doc_removed(d),
+                             made.len - lunary_doc_text(d).len);
+            lunary_doc_destroy(d);
+        }
+    }
+}
+
+
 /* pieces of so many bytes; the number of the allocation with which all went
  * well */
 
@@ -1295,6 +1332,7 @@ main(void)
         cmocka_unit_test(endless_small_elements_are_linear),
         cmocka_unit_test(endless_base64_is_linear),
         cmocka_unit_test(endless_small_strings_are_linear),
+        cmocka_unit_test(a_long_key_is_missed_to_the_byte),
         cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(a_document_can_be_used_again),
         cmocka_unit_test(capping_bounds_any_value)
