@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from harness.outbox import (append, balanced, once, outbox,  # noqa: F401
-                            outbox_module, stats)
+from harness.outbox import (Proxy, append, balanced, once,  # noqa: F401
+                            outbox, outbox_module, stats)
 from harness.wait import free_port, wait_for
 
 
@@ -177,6 +177,27 @@ def test_tls_by_address(outbox, redis_server, certs):
     redis = tls(redis_server, certs)
     nginx = outbox(redis.tls_ip_url, params=f"ca={certs}/ca.pem")
     once(redis, append(nginx))
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_the_last_byte_of_an_answer_comes_late(outbox, redis_server, certs,
+                                               scheme):
+    """Of a TLS record OpenSSL holds what is there, and it is in the socket no
+    longer: who waits for a number of bytes there waits for too many."""
+    redis = tls(redis_server, certs)
+    port = redis.tls_ip_url.split(":")[-1].split("/")[0]
+    with Proxy(int(port) if scheme == "rediss" else redis.port,
+               late=0.02) as proxy:
+        nginx = outbox(f"{scheme}://127.0.0.1:{proxy.port}/0",
+                       params="send_timeout=60s"
+                       + (f" ca={certs}/ca.pem" if scheme == "rediss" else ""))
+        ids = append(nginx, "first", 100)
+        once(redis, ids)
+        for i in range(4):
+            ids += append(nginx, f"a{i}", 100)
+            wait_for(lambda: stats(nginx)["runs_sent_total"] == len(ids), 20)
+        once(redis, ids)
+        assert redis.client.info("commandstats")["cmdstat_exec"]["calls"] >= 2
 
 
 @pytest.mark.parametrize("name, ca, why", [

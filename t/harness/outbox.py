@@ -233,12 +233,14 @@ class Proxy:
     after a random number of bytes between a and b, counted both ways, at any
     byte; hold=seconds: what a client sent just before it went is delivered
     that much later.  poison=bytes: what holds them is not passed on but
-    answered with an error."""
+    answered with an error.  late=seconds: the last byte of what Redis says
+    comes that much after the others."""
 
-    def __init__(self, port, cut=None, hold=0, seed=1, poison=None):
+    def __init__(self, port, cut=None, hold=0, seed=1, poison=None, late=0):
         self.target = port
         self.cut = cut
         self.hold = hold
+        self.last = late
         self.poison = poison
         self.cuts = 0
         self.late = 0
@@ -272,6 +274,7 @@ class Proxy:
         except OSError:
             client.close()
             return
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         left = self.random.randint(*self.cut) if self.cut else None
         try:
             while True:
@@ -299,6 +302,10 @@ class Proxy:
                         time.sleep(0.05)
                         self.late += 1
                         return
+                    if one is server and self.last and data:
+                        client.sendall(data[:-1])
+                        time.sleep(self.last)
+                        data = data[-1:]
                     (server if one is client else client).sendall(data)
                     if spent:
                         self.cuts += 1
