@@ -189,14 +189,18 @@ def test_the_last_byte_of_an_answer_comes_late(outbox, redis_server, certs,
     with Proxy(int(port) if scheme == "rediss" else redis.port,
                late=0.02) as proxy:
         nginx = outbox(f"{scheme}://127.0.0.1:{proxy.port}/0",
-                       params="send_timeout=60s"
+                       params="send_timeout=10m"
                        + (f" ca={certs}/ca.pem" if scheme == "rediss" else ""))
         ids = append(nginx, "first", 100)
         once(redis, ids)
+        connected = redis.client.info("stats")["total_connections_received"]
         for i in range(4):
             ids += append(nginx, f"a{i}", 100)
-            wait_for(lambda: stats(nginx)["runs_sent_total"] == len(ids), 20)
+            wait_for(lambda: stats(nginx)["runs_sent_total"] == len(ids), 40)
         once(redis, ids)
+        info = redis.client.info()
+        # the proxy hangs up where nothing is said for half a minute
+        assert info["total_connections_received"] == connected
         assert redis.client.info("commandstats")["cmdstat_exec"]["calls"] >= 2
 
 

@@ -19,7 +19,6 @@
                                        an escape, a pair's half, a character  */
 
 
-static size_t lunary_cut_limit(size_t cut);
 static int lunary_cut_surrogate(const unsigned char *p,
     const unsigned char *end, unsigned char from);
 static size_t lunary_cut_drop(lunary_cut_t *c, unsigned char *text,
@@ -225,9 +224,7 @@ lunary_cut_start(lunary_cut_t *c, size_t at)
 }
 
 
-/* where a string that grows is trimmed: longer than any that may stay whole */
-
-static size_t
+size_t
 lunary_cut_limit(size_t cut)
 {
     size_t  half;

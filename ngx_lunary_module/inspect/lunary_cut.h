@@ -66,6 +66,10 @@ typedef struct {
 
 void lunary_cut_start(lunary_cut_t *c, size_t at);
 
+/* how long a string may become before it is trimmed: longer than any that may
+ * stay whole */
+size_t lunary_cut_limit(size_t cut);
+
 /* while nothing has been taken out: bytes that may be added before the next
  * trim; at least 1 */
 size_t lunary_cut_room(const lunary_cut_t *c, size_t len, size_t cut);

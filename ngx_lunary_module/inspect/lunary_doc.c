@@ -30,7 +30,7 @@ static size_t lunary_doc_room(const lunary_doc_t *d, size_t n);
 static int lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
     const unsigned char *end, const unsigned char *last);
 static int lunary_doc_long(lunary_doc_t *d, const unsigned char **pp,
-    const unsigned char *close, int whole);
+    const unsigned char *close);
 static void lunary_doc_put(lunary_doc_t *d, const unsigned char *from,
     const unsigned char *to);
 static void lunary_doc_settle(lunary_doc_t *d, uint64_t offset);
@@ -206,7 +206,7 @@ lunary_doc_feed(lunary_doc_t *d, const unsigned char *p, size_t n)
         d->rc = lunary_doc_step(d, &p, p + room, end);
 
         if (lunary_reduce_size(&d->r) >= d->limit && lunary_doc_kept(d)
-            && !lunary_doc_growing(d))
+            && !lunary_doc_cut(d))
         {
             lunary_doc_reduce(d, lunary_doc_at(d, p));
         }
@@ -286,7 +286,7 @@ int
 lunary_doc_reserve(lunary_doc_t *d, size_t n)
 {
     void    *p;
-    size_t   cap, most, more;
+    size_t   cap;
 
     n += d->r.len + LUNARY_DOC_SLACK;
 
@@ -298,26 +298,9 @@ lunary_doc_reserve(lunary_doc_t *d, size_t n)
 
     if (n > d->cap) {
         cap = d->cap + d->cap / 2;
-        most = d->limit + LUNARY_DOC_SLACK;
 
-        if (n > most) {
-
-            /* a string began before the limit, and ends behind it: most are
-             * short, the longest may take twice cut (lunary_cut_reach()) */
-
-            for (more = LUNARY_DOC_SLACK; most + more < n; more *= 2) {
-                /* void */
-            }
-
-            if (more > 2 * d->r.cut + LUNARY_DOC_SLACK) {
-                more = 2 * d->r.cut + LUNARY_DOC_SLACK;
-            }
-
-            most += more;
-        }
-
-        if (cap > most) {
-            cap = most;
+        if (cap > d->limit + LUNARY_DOC_SLACK) {
+            cap = d->limit + LUNARY_DOC_SLACK;
         }
 
         if (cap < n) {
@@ -352,12 +335,10 @@ lunary_doc_room(const lunary_doc_t *d, size_t n)
         return n;
     }
 
-    if (!lunary_doc_growing(d)) {
-        room = d->limit - lunary_reduce_size(&d->r);
+    room = d->limit - lunary_reduce_size(&d->r);
 
-        if (n > room) {
-            n = room;
-        }
+    if (n > room) {
+        n = room;
     }
 
     if (d->mode == MODE_TEXT) {
@@ -499,20 +480,25 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
             if (mode == MODE_CUT && !back) {
                 q = lunary_string_span(p, last);
 
-                if (q >= end || *q != '"'
-                    || (size_t) (q - p) > d->r.cut + LUNARY_CUT_GRACE)
+                if (q == last || *q != '"') {
+
+                    /* it is not all here, or something is to be mended */
+
+                } else if (q < end
+                           && (size_t) (q - p) <= d->r.cut + LUNARY_CUT_GRACE)
                 {
+                    /* it needs no cutting */
+
+                    p = q;
+                    s->notify = d->watched;
+                    mode = MODE_TEXT;
+
+                } else {
                     lunary_doc_put(d, from, p);
                     *pp = p;
 
-                    return lunary_doc_long(d, pp, q, q < last && *q == '"');
+                    return lunary_doc_long(d, pp, q);
                 }
-
-                /* it needs no cutting */
-
-                p = q;
-                s->notify = d->watched;
-                mode = MODE_TEXT;
             }
 
             if (mode != MODE_TEXT) {
@@ -622,62 +608,58 @@ lunary_doc_step(lunary_doc_t *d, const unsigned char **pp,
 
 
 /*
- * A string begins that is to be cut if it is too long: its inside is plain from
- * *pp to q, and whole where its closing quote is there.  Then it is taken with
- * that, so that its middle is not even copied, else up to q.
+ * A string begins at *pp that is to be cut if it is too long, and is all here:
+ * its closing quote is at q.  It is taken with that, and its middle is not even
+ * copied.  Where the text would reach its limit while the string grows it is
+ * reduced at that place, as if the string had come in pieces.
  */
 
 static int
 lunary_doc_long(lunary_doc_t *d, const unsigned char **pp,
-    const unsigned char *q, int whole)
+    const unsigned char *q)
 {
-    size_t                n, room, removed;
+    size_t                n, grown, room, removed;
     const unsigned char  *p;
 
     p = *pp;
     n = (size_t) (q - p);
+    room = d->limit - lunary_reduce_size(&d->r);
 
-    if (!whole) {
-        lunary_cut_start(&d->cut, d->r.len);
+    grown = lunary_cut_limit(d->r.cut) - 1;
+    grown = n < grown ? n : grown;
+
+    lunary_cut_start(&d->cut, d->r.len);
+
+    if (grown >= room) {
         d->mode = MODE_CUT;
-
-        room = lunary_cut_room(&d->cut, d->r.len, d->r.cut);
-
-        if (n < room) {
-            room = n;
-        }
 
         if (lunary_doc_reserve(d, room) != LUNARY_OK) {
             return LUNARY_NOMEM;
         }
 
-        lunary_doc_put(d, p, p + room);
-        lunary_doc_settle(d, lunary_doc_at(d, p + room));
+        lunary_doc_add(d, p, room);
+        lunary_doc_reduce(d, lunary_doc_at(d, p + room));
 
-        if (n > room) {
+        if (d->mode != MODE_CUT
+            || lunary_reduce_size(&d->r) - room + grown >= d->limit)
+        {
+            /* on from there in steps; the scanner is to know what it is in */
 
-            if (lunary_doc_reserve(d, lunary_cut_reach(&d->cut, d->r.cut)
-                                      - d->r.len)
-                != LUNARY_OK)
-            {
-                return LUNARY_NOMEM;
-            }
+            (void) lunary_scan_next(&d->scan, pp, p + room);
+            d->scan.start = NULL;
 
-            lunary_doc_put(d, p + room, q);
+            return LUNARY_OK;
         }
 
-        *pp = q;
-
-        return LUNARY_OK;
+        d->r.len = d->cut.at;
+        d->mode = MODE_TEXT;
     }
 
-    room = d->r.cut + LUNARY_CUT_GRACE;
-
-    if (lunary_doc_reserve(d, n < room ? n : room) != LUNARY_OK) {
+    if (lunary_doc_reserve(d, grown) != LUNARY_OK) {
         return LUNARY_NOMEM;
     }
 
-    if (n <= room) {
+    if (n <= d->r.cut + LUNARY_CUT_GRACE) {
         lunary_doc_add(d, p, n);
 
     } else {

@@ -12,7 +12,7 @@
  *     max/64 of it;
  *   - the result depends on the bytes only, not on how they were split;
  *   - memory: at most max + a few KiB, or max/32 where that is more; while a
- *     string is being cut there may be twice cut beside it;
+ *     string is being cut there may be 3/2 of cut beside it;
  *   - depth is bounded (LUNARY_DOC_DEPTH), and a number has at most 1024 bytes:
  *     what is more is LUNARY_LIMIT;
  *   - the text is valid JSON and UTF-8: only whole elements, members and the

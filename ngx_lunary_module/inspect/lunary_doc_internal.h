@@ -83,11 +83,6 @@ struct lunary_doc_s {
  * much of it is there depends on the pieces */
 #define lunary_doc_cut(d)      ((d)->mode == MODE_CUT && (d)->cut.head != 0)
 
-/* a string that may have to be cut: until its end nothing is reduced, for how
- * long it will be is not known before */
-#define lunary_doc_growing(d)                                                \
-    ((d)->cutting && ((d)->mode == MODE_CUT || (d)->mode == MODE_PROBE))
-
 #define lunary_doc_at(d, p)    lunary_scan_offset(&(d)->scan, p)
 
 

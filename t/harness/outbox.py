@@ -302,7 +302,7 @@ class Proxy:
                         time.sleep(0.05)
                         self.late += 1
                         return
-                    if one is server and self.last and data:
+                    if one is server and self.last and len(data) > 800:
                         client.sendall(data[:-1])
                         time.sleep(self.last)
                         data = data[-1:]

@@ -1002,7 +1002,8 @@ a_long_key_is_missed_to_the_byte(void **state)
     lunary_doc_t  *d;
 
     static const char  *units[] = {
-        "k", "\\n", "\\u00e9", "\\ud83d\\ude00", "\\ud83d", "\xC3\xA9", "\xF0\x9F\x98\x80"
+        "k", "\\n", "\\u00e9", "\\ud83d\\ude00", "\\ud83d", "\xC3\xA9",
+        "\xF0\x9F\x98\x80"
     };
 
     (void) state;
