@@ -593,9 +593,9 @@ ngx_lunary_redis_timer_handler(ngx_event_t *ev)
         return;
     }
 
-    if (rc->state == NGX_LUNARY_REDIS_UP && rc->lowat > 1) {
+    if (rc->state == NGX_LUNARY_REDIS_UP && rc->lowat > 1 && !rc->brief) {
 
-        /* it may all be there, and be less than we took it to be */
+        /* it may all be there, and be less than we took it to be: once */
 
         rc->brief = 1;
 

@@ -48,9 +48,10 @@ typedef struct {
  * The array that lost elements last, while it is open: mostly it is the one
  * to lose the next, and only what came since has to be looked at.  So may be
  * one that was closed, if no other array is around it.  The first one is found
- * by the way, when strings are cut.  Where elements of it
- * begin is written down as they are found: each one, or, where they are many,
- * each second, fourth ... one.  `moved` is to be taken off.
+ * by the way, when strings are cut.  Where elements of it begin is written down
+ * as they are found: each one, or, where they are many, each second, fourth ...
+ * one.  `moved` is to be taken off.  `open` is of the text as it lies: what
+ * moves that, forgets it.
  */
 
 typedef struct {

@@ -132,7 +132,6 @@ lunary_reduce_hot(lunary_reduce_t *r, lunary_choice_t *c, unsigned depth)
     if (!hot->ended && hot->level == 0 && hot->open == hot->at + 1
         && depth > hot->depth)
     {
-
         /* a comma, and all that follows is in the element that is open now */
 
         hot->last = hot->open;

@@ -233,8 +233,8 @@ class Proxy:
     after a random number of bytes between a and b, counted both ways, at any
     byte; hold=seconds: what a client sent just before it went is delivered
     that much later.  poison=bytes: what holds them is not passed on but
-    answered with an error.  late=seconds: the last byte of what Redis says
-    comes that much after the others."""
+    answered with an error.  late=seconds: of what Redis says at once, if it is
+    more than 800 bytes, the last one comes that much after the others."""
 
     def __init__(self, port, cut=None, hold=0, seed=1, poison=None, late=0):
         self.target = port
