@@ -38,7 +38,7 @@
 #include "lunary_spool.h"
 
 
-#define NGX_LUNARY_OUTBOX_MAX_COUNT    128        /* records a flight        */
+#define NGX_LUNARY_OUTBOX_MAX_COUNT    64         /* records a flight        */
 #define NGX_LUNARY_OUTBOX_TRY          16         /* with a suspect          */
 #define NGX_LUNARY_OUTBOX_MAX_BYTES    (512 * 1024)
 #define NGX_LUNARY_OUTBOX_MULTI_BYTES  (4 * 1024 * 1024)
