@@ -29,6 +29,10 @@
 
 #define LUNARY_AVX512_AHEAD  1024
 
+#define lunary_avx512_fetch(p)                                               \
+    _mm_prefetch((const char *) ((uintptr_t) (p) + LUNARY_AVX512_AHEAD),     \
+                 _MM_HINT_T0)
+
 #define lunary_avx512_is(x, c)                                               \
     _mm512_cmpeq_epi8_mask(x, _mm512_set1_epi8(c))
 
@@ -94,14 +98,12 @@ lunary_avx512_utf8(__m512i x, __m512i before)
 }
 
 
-/* of ASCII, what makes an escape behind a backslash has bit 7 set: its columns
- * 0 to 3, and 4 to 7 */
+/* what makes an escape of one letter behind a backslash, by its last six bits:
+ * but `b`, where '"' is, and nothing is where NUL and '@' would be */
 
-static const unsigned char  lunary_avx512_letters[2][64] = {
-    { ['"'] = 0x80, ['/'] = 0x80 },
-    { ['\\' - 64] = 0x80, ['b' - 64] = 0x80, ['f' - 64] = 0x80,
-      ['n' - 64] = 0x80, ['r' - 64] = 0x80, ['t' - 64] = 0x80,
-      ['u' - 64] = 0x80 }
+static const unsigned char  lunary_avx512_letters[64] = {
+    [0] = 'n', ['"'] = '"', ['/'] = '/', ['\\' - 64] = '\\', ['f' - 64] = 'f',
+    ['n' - 64] = 'n', ['r' - 64] = 'r', ['t' - 64] = 't'
 };
 
 
@@ -119,14 +121,58 @@ lunary_avx512_digit(__m512i x)
 }
 
 
+/* bits of what is escaped and does not make an escape alone; of `b`, too */
+
+LUNARY_AVX512 static inline uint64_t
+lunary_avx512_care(__m512i x, uint64_t follows)
+{
+    __m512i  letter;
+
+    letter = _mm512_permutexvar_epi8(x,
+                                 _mm512_loadu_si512(lunary_avx512_letters));
+
+    return _mm512_mask_cmpneq_epi8_mask(follows, letter, x);
+}
+
+
+/*
+ * Bits of what is wrong with what is escaped.  *due: bits of the digits that a
+ * \u before these 64 bytes is to have; becomes that for the next 64.
+ */
+
+LUNARY_AVX512 static inline uint64_t
+lunary_avx512_escapes(__m512i x, uint64_t follows, uint64_t *due)
+{
+    uint64_t  care, u, now;
+
+    care = lunary_avx512_care(x, follows) & ~lunary_avx512_is(x, 'b');
+    u = care & lunary_avx512_is(x, 'u');
+    now = u << 1 | u << 2 | u << 3 | u << 4 | *due;
+
+    *due = u >> 63 | u >> 62 | u >> 61 | u >> 60;
+
+    return (care & ~u) | (now & ~lunary_avx512_digit(x));
+}
+
+
+/* bits of quotes and control characters */
+
+LUNARY_AVX512 static inline uint64_t
+lunary_avx512_stop(__m512i x)
+{
+    return lunary_avx512_is(x, '"')
+           | _mm512_cmplt_epu8_mask(x, _mm512_set1_epi8(0x20));
+}
+
+
 LUNARY_AVX512 static inline __attribute__((always_inline))
 const unsigned char *
 lunary_avx512_string(const unsigned char *p, const unsigned char *end,
     int padded)
 {
-    __m512i               x, before, letters[2];
-    uint64_t              stop, bad, slash, high, odd, due, u;
-    uint64_t              follows, odd_next, due_next, wide;
+    __m512i               x, y, before;
+    uint64_t              stop, bad, slash, high, odd, due, wide, follows;
+    uint64_t              stop_y, slash_y, follows_y, odd_next, due_next;
     const unsigned char  *from;
 
     from = p;
@@ -143,44 +189,24 @@ lunary_avx512_string(const unsigned char *p, const unsigned char *end,
                    : lunary_avx512_load(p, (size_t) (end - p), 0);
 
         slash = lunary_avx512_is(x, '\\');
-        stop = lunary_avx512_is(x, '"')
-               | _mm512_cmplt_epu8_mask(x, _mm512_set1_epi8(0x20));
+        stop = lunary_avx512_stop(x);
         high = _mm512_movepi8_mask(x);
 
         bad = 0;
-        odd_next = 0;
-        due_next = 0;
+        odd_next = odd;
+        due_next = due;
 
         if (high | wide) {
             bad = lunary_avx512_utf8(x, before);
         }
 
         if (slash | odd | due) {
-
-            odd_next = odd;
             follows = lunary_simd_escaped(slash, &odd_next);
 
             /* an escaped quote is none, and a control is no escape */
 
             stop &= ~follows;
-
-            letters[0] = _mm512_loadu_si512(lunary_avx512_letters[0]);
-            letters[1] = _mm512_loadu_si512(lunary_avx512_letters[1]);
-
-            bad |= follows
-                   & (high
-                      | ~_mm512_movepi8_mask(
-                            _mm512_permutex2var_epi8(letters[0], x,
-                                                     letters[1])));
-
-            u = follows & lunary_avx512_is(x, 'u');
-
-            if (u | due) {
-                bad |= (u << 1 | u << 2 | u << 3 | u << 4 | due)
-                       & ~lunary_avx512_digit(x);
-
-                due_next = u >> 63 | u >> 62 | u >> 61 | u >> 60;
-            }
+            bad |= lunary_avx512_escapes(x, follows, &due_next);
         }
 
         if (stop | bad) {
@@ -205,8 +231,63 @@ lunary_avx512_string(const unsigned char *p, const unsigned char *end,
         before = x;
         p += 64;
 
-        _mm_prefetch((const char *) ((uintptr_t) p + LUNARY_AVX512_AHEAD),
-                     _MM_HINT_T0);
+        /* 128 bytes of text mostly have an escape, or none has: so it is
+         * foreseen which way it goes */
+
+        for ( /* void */ ; end - p >= 128; p += 128) {
+
+            lunary_avx512_fetch(p);
+            lunary_avx512_fetch(p + 64);
+
+            x = _mm512_loadu_si512(p);
+            y = _mm512_loadu_si512(p + 64);
+
+            slash = lunary_avx512_is(x, '\\');
+            slash_y = lunary_avx512_is(y, '\\');
+            stop = lunary_avx512_stop(x);
+            stop_y = lunary_avx512_stop(y);
+            high = _mm512_movepi8_mask(_mm512_or_si512(x, y));
+
+            bad = 0;
+            odd_next = odd;
+            due_next = due;
+
+            if (high | wide) {
+                bad = lunary_avx512_utf8(x, before) | lunary_avx512_utf8(y, x);
+            }
+
+            if (slash | slash_y | odd | due) {
+                follows = lunary_simd_escaped(slash, &odd_next);
+                follows_y = lunary_simd_escaped(slash_y, &odd_next);
+
+                stop &= ~follows;
+                stop_y &= ~follows_y;
+
+                if (lunary_avx512_care(x, follows)
+                    | lunary_avx512_care(y, follows_y) | due)
+                {
+                    bad |= lunary_avx512_escapes(x, follows, &due_next);
+                    bad |= lunary_avx512_escapes(y, follows_y, &due_next);
+                }
+            }
+
+            if (stop | stop_y | bad) {
+
+                if (bad) {
+                    break;                          /* 64 bytes tell where   */
+                }
+
+                _mm256_zeroupper();
+
+                return stop ? p + __builtin_ctzll(stop)
+                            : p + 64 + __builtin_ctzll(stop_y);
+            }
+
+            odd = odd_next;
+            due = due_next;
+            wide = high;
+            before = y;
+        }
     }
 
     _mm256_zeroupper();

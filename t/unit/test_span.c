@@ -10,7 +10,7 @@
 #include "lunary_string.h"
 
 
-#define SIZE  400
+#define SIZE  520                /* four blocks of 128 bytes, and some     */
 
 
 /* by RFC 8259 and RFC 3629, one character after the other */
@@ -156,7 +156,7 @@ every_character_is_judged_at_every_place(void **state)
     for (i = 0; i < sizeof(some) / sizeof(some[0]); i++) {
         len = strlen(some[i]);
 
-        for (at = 0; at < 200; at++) {
+        for (at = 0; at < 330; at++) {
 
             /* plain before it, behind it, and nothing behind it */
 
@@ -166,6 +166,7 @@ every_character_is_judged_at_every_place(void **state)
             compare(text, at + len);
             compare(text, at + len + 1);
             compare(text, at + len + 70);
+            compare(text, at + len + 140);
         }
     }
 }
@@ -176,12 +177,12 @@ every_byte_behind_a_backslash(void **state)
 {
     int            c;
     size_t         at;
-    unsigned char  text[200];
+    unsigned char  text[340];
 
     (void) state;
 
     for (c = 0; c < 256; c++) {
-        for (at = 0; at < 140; at += (at < 70) ? 1 : 13) {
+        for (at = 0; at < 200; at++) {
             memset(text, 'x', sizeof(text));
             text[at] = '\\';
             text[at + 1] = (unsigned char) c;
@@ -204,14 +205,17 @@ static void
 every_two_bytes_of_a_character(void **state)
 {
     int            a, b;
-    size_t         at;
-    unsigned char  text[140];
+    size_t         i, at;
+    unsigned char  text[330];
+
+    static const size_t  places[] = { 61, 63, 64, 126, 127, 190, 191 };
 
     (void) state;
 
     for (a = 0x80; a < 0x100; a++) {
         for (b = 0; b < 0x100; b++) {
-            for (at = 61; at < 65; at++) {
+            for (i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+                at = places[i];
                 memset(text, 'x', sizeof(text));
                 text[at] = (unsigned char) a;
                 text[at + 1] = (unsigned char) b;
@@ -296,7 +300,7 @@ what_is_wrong_behind_an_escape(void **state)
 
         for (k = 0; k < sizeof(wrong) / sizeof(wrong[0]); k++) {
 
-            for (n = 0; n < 280; n++) {
+            for (n = 0; n < 330; n++) {
 
                 memset(text, 'a', sizeof(text));
 
@@ -309,6 +313,7 @@ what_is_wrong_behind_an_escape(void **state)
 
                 compare(text, at);
                 compare(text, at + 70);
+                compare(text, at + 140);
             }
         }
     }
