@@ -3,6 +3,8 @@
 Look-ups (/get) and delivery (/append) use one connection each."""
 
 import os
+import pathlib
+import shutil
 import socket
 import subprocess
 import threading
@@ -202,6 +204,37 @@ def test_the_last_byte_of_an_answer_comes_late(outbox, redis_server, certs,
         # the proxy hangs up where nothing is said for half a minute
         assert info["total_connections_received"] == connected
         assert redis.client.info("commandstats")["cmdstat_exec"]["calls"] >= 2
+
+
+CONGESTION = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_nothing_is_paced_over_loopback(outbox, redis_server, host):
+    if (not CONGESTION.exists()
+            or not CONGESTION.read_text().startswith("bbr")):
+        pytest.skip("this machine's connections are not BBR's")
+    if shutil.which("ss") is None:
+        pytest.skip("needs ss (iproute2)")
+    more = {}
+    if host == "[::1]":
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("this machine has no ::1")
+        more["bind"] = "127.0.0.1 ::1"
+
+    redis = redis_server(**more)
+    nginx = outbox(f"redis://{host}:{redis.port}")
+    once(redis, append(nginx, "a", 10))
+    assert get(nginx, "none")[0] == 404
+
+    found = subprocess.run(["ss", "-tinHp", "dst", f"{host}:{redis.port}"],
+                           check=True, capture_output=True, text=True).stdout
+    ours = [how for who, how in zip(found.splitlines()[::2],
+                                    found.splitlines()[1::2])
+            if '"nginx"' in who]
+    assert len(ours) == 2 and all(" reno " in how for how in ours), found
 
 
 @pytest.mark.parametrize("name, ca, why", [

@@ -277,9 +277,7 @@ ngx_lunary_redis_connect_handler(ngx_event_t *ev)
         return;
     }
 
-    if (rc->conf->path.len == 0) {
-        (void) ngx_tcp_nodelay(c);
-    }
+    ngx_lunary_redis_set_options(rc);
 
 #if (NGX_SSL)
     if (rc->conf->ssl) {

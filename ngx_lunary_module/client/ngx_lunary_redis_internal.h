@@ -138,6 +138,9 @@ void ngx_lunary_redis_read_handler(ngx_event_t *rev);
 void ngx_lunary_redis_write_handler(ngx_event_t *wev);
 void ngx_lunary_redis_set_lowat(ngx_lunary_redis_t *rc);
 
+/* of a socket that has just been connected; what fails is left as it is */
+void ngx_lunary_redis_set_options(ngx_lunary_redis_t *rc);
+
 /* ngx_lunary_redis_reply.c */
 
 redisReader *ngx_lunary_redis_reader(void);
