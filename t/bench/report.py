@@ -9,6 +9,7 @@ docs/performance.md holds each table between two comments,
 
 import datetime
 import os
+import pathlib
 import re
 
 import plot
@@ -164,6 +165,11 @@ def tables(results):
     return found
 
 
+def congestion():
+    file = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
+    return file.read_text().strip() if file.exists() else "not known"
+
+
 def docs(folder, results, version, args):
     page = folder / "performance.md"
     text = page.read_text()
@@ -171,10 +177,10 @@ def docs(folder, results, version, args):
         folder.parent / "CHANGELOG.md").read_text(), re.M).group(1)
     about = ("%s, version %s, %s, %d cores, `t/bench/run.py --rounds %d "
              "--seconds %d`;\nwhat others did with the machine when it began: "
-             "a load of %.1f." % (datetime.date.today(), release,
-                                 version.removeprefix("nginx version: "),
-                                 os.cpu_count(), args.rounds, args.seconds,
-                                 args.others))
+             "a load of %.1f; TCP's congestion control: %s." % (
+                 datetime.date.today(), release,
+                 version.removeprefix("nginx version: "), os.cpu_count(),
+                 args.rounds, args.seconds, args.others, congestion()))
     for name, table in [("about", about), *tables(results)]:
         text, n = re.subn(r"(?s)(<!-- bench: %s -->\n).*?(<!-- /bench -->)"
                           % re.escape(name),
