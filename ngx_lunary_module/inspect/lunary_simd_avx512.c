@@ -421,4 +421,16 @@ lunary_avx512_close(const unsigned char *p, const unsigned char *end)
 }
 
 
+/* what is looked for without what is around it is near, or mostly is */
+
+#define lunary_avx512_find_text     lunary_avx2_find_text
+#define lunary_avx512_find_quote    lunary_avx2_find_quote
+#define lunary_avx512_find_bracket  lunary_avx2_find_bracket
+#define lunary_avx512_find_number   lunary_avx2_find_number
+#define lunary_avx512_find_base64   lunary_avx2_find_base64
+#define lunary_avx512_find_space    lunary_avx2_find_space
+
+lunary_simd_table(avx512)
+
+
 #endif /* LUNARY_HAVE_AVX512 */

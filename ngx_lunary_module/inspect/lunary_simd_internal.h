@@ -1,8 +1,15 @@
 /*
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
- * What the implementations that look at 64 bytes at once share: of the bytes of
- * such a block a word has a bit each, the first one's is bit 0.
+ * What the implementations of lunary_simd.h share: the loop around their masks,
+ * their tables, and what those need that look at 64 bytes at once.  Of the
+ * bytes of such a block a word has a bit each, the first one's is bit 0.
+ *
+ *     lunary_simd.c         portable and SSE2; which one is chosen
+ *     lunary_simd_avx2.c    AVX2
+ *     lunary_simd_avx512.c  AVX-512, also for the inside of strings
+ *     lunary_simd_neon.c    NEON
+ *     lunary_span.c         the inside of strings: portable and AVX2
  *
  * Invariant: nothing here needs more than any processor has.
  */
@@ -11,6 +18,112 @@
 #define LUNARY_SIMD_INTERNAL_H
 
 #include "lunary_simd.h"
+
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#define LUNARY_HAVE_NEON  1
+#endif
+
+
+/* what is left at the end of a text, and is too short for the others */
+
+const unsigned char *lunary_portable_text(const unsigned char *p,
+    const unsigned char *end);
+const unsigned char *lunary_portable_quote(const unsigned char *p,
+    const unsigned char *end);
+const unsigned char *lunary_portable_bracket(const unsigned char *p,
+    const unsigned char *end);
+const unsigned char *lunary_portable_number(const unsigned char *p,
+    const unsigned char *end);
+const unsigned char *lunary_portable_base64(const unsigned char *p,
+    const unsigned char *end);
+const unsigned char *lunary_portable_space(const unsigned char *p,
+    const unsigned char *end);
+
+/* depth brackets are open, and p is outside of strings: what is behind the one
+ * that closes the outermost, or NULL */
+const unsigned char *lunary_simd_brackets(const unsigned char *p,
+    const unsigned char *end, size_t depth);
+
+
+/* the loop: `bytes` at a time, `bits` of the mask for each; `leave` is done
+ * before it is left */
+
+#define lunary_simd_find(isa, attr, what, bytes, bits, leave, rest)          \
+                                                                             \
+attr const unsigned char *                                                   \
+lunary_ ## isa ## _find_ ## what(const unsigned char *p,                     \
+    const unsigned char *end)                                                \
+{                                                                            \
+    uint64_t  m;                                                             \
+                                                                             \
+    while (end - p >= bytes) {                                               \
+        m = lunary_ ## isa ## _ ## what(p);                                  \
+                                                                             \
+        if (m) {                                                             \
+            leave;                                                           \
+            return p + __builtin_ctzll(m) / bits;                            \
+        }                                                                    \
+                                                                             \
+        p += bytes;                                                          \
+    }                                                                        \
+                                                                             \
+    leave;                                                                   \
+                                                                             \
+    return rest(p, end);                                                     \
+}
+
+
+#define lunary_simd_table(isa)                                               \
+                                                                             \
+const lunary_simd_t  lunary_simd_ ## isa = {                                 \
+    #isa,                                                                    \
+    lunary_ ## isa ## _find_text,                                            \
+    lunary_ ## isa ## _find_quote,                                           \
+    lunary_ ## isa ## _find_bracket,                                         \
+    lunary_ ## isa ## _find_number,                                          \
+    lunary_ ## isa ## _find_base64,                                          \
+    lunary_ ## isa ## _find_space,                                           \
+    lunary_ ## isa ## _nested,                                               \
+    lunary_ ## isa ## _close,                                                \
+    lunary_ ## isa ## _span,                                                 \
+    lunary_ ## isa ## _padded                                                \
+};
+
+
+/* what one implementation has of a simpler one */
+
+#define lunary_simd_declare(isa)                                             \
+                                                                             \
+extern const lunary_simd_t  lunary_simd_ ## isa;                             \
+                                                                             \
+const unsigned char *lunary_ ## isa ## _find_text(const unsigned char *p,    \
+    const unsigned char *end);                                               \
+const unsigned char *lunary_ ## isa ## _find_quote(const unsigned char *p,   \
+    const unsigned char *end);                                               \
+const unsigned char *lunary_ ## isa ## _find_bracket(const unsigned char *p, \
+    const unsigned char *end);                                               \
+const unsigned char *lunary_ ## isa ## _find_number(const unsigned char *p,  \
+    const unsigned char *end);                                               \
+const unsigned char *lunary_ ## isa ## _find_base64(const unsigned char *p,  \
+    const unsigned char *end);                                               \
+const unsigned char *lunary_ ## isa ## _find_space(const unsigned char *p,   \
+    const unsigned char *end);
+
+#if defined(__SSE2__)
+lunary_simd_declare(sse2)
+#endif
+
+#if (LUNARY_HAVE_AVX2)
+lunary_simd_declare(avx2)
+#endif
+
+#if (LUNARY_HAVE_AVX512)
+extern const lunary_simd_t  lunary_simd_avx512;
+#endif
+
+#if (LUNARY_HAVE_NEON)
+extern const lunary_simd_t  lunary_simd_neon;
+#endif
 
 
 /*
