@@ -6,27 +6,17 @@
  * of all before them.
  */
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE              /* memmem() */
-#endif
-
-#include "unit.h"
+#include "doc.h"
 
 #include "lunary_doc_internal.h"
-#include "lunary_json.h"
 
-
-/* U+2026, as C takes it beside hexadecimal digits */
-#define DOTS    "\xE2\x80\xA6"
 
 /* a marker's length is not known before its number, and the longest is assumed:
  * so much may be free at the end */
 #define UNUSED  104
 
 
-static lunary_mem_t  mem;
-static lunary_buf_t  made;
-static uint32_t      seed;
+static uint32_t  seed;
 
 
 static uint32_t
@@ -35,22 +25,6 @@ any(uint32_t n)
     seed = seed * 1664525 + 1013904223;
 
     return (seed >> 8) % n;
-}
-
-
-static void
-more(const char *s)
-{
-    assert_int_equal(lunary_buf_append(&mem, &made, s, strlen(s)), LUNARY_OK);
-}
-
-
-static void
-fill(char c, size_t n)
-{
-    while (n-- != 0) {
-        assert_int_equal(lunary_buf_append(&mem, &made, &c, 1), LUNARY_OK);
-    }
 }
 
 
@@ -110,7 +84,7 @@ elements(int kind, unsigned n, unsigned size)
 
 
 static lunary_doc_t *
-feed(size_t max, size_t cut, size_t len, size_t piece)
+fed(size_t max, size_t cut, size_t len, size_t piece)
 {
     size_t          i, k;
     lunary_doc_t   *d;
@@ -139,7 +113,7 @@ same_in_pieces(size_t max, lunary_str_t text)
     static const size_t  pieces[] = { 7, 64, 1000, 5000 };
 
     for (i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
-        d = feed(max, 0, made.len, pieces[i]);
+        d = fed(max, 0, made.len, pieces[i]);
 
         assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
         assert_int_equal(lunary_doc_text(d).len, text.len);
@@ -223,7 +197,7 @@ the_newest_elements_stay_as_they_came(void **state)
 
             for (k = 0; k < sizeof(pieces) / sizeof(pieces[0]); k++) {
 
-                d = feed(bounds[i], 0, made.len, pieces[k]);
+                d = fed(bounds[i], 0, made.len, pieces[k]);
                 assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
 
                 if (k == 0) {
@@ -268,7 +242,7 @@ what_breaks_off_keeps_the_newest(void **state)
 
     for (n = 2600; n < made.len; n += 1 + any(60)) {
 
-        d = feed(2048, 0, n, 1 + any(700));
+        d = fed(2048, 0, n, 1 + any(700));
         assert_int_equal(lunary_doc_finish(d), LUNARY_ERROR);
         assert_int_equal(lunary_doc_close(d), LUNARY_OK);
 
@@ -312,7 +286,7 @@ an_array_that_has_ended_is_whole_again(void **state)
     elements(MIXED, 20, 60);
     more("]}");
 
-    d = feed(8192, 0, made.len, 0);
+    d = fed(8192, 0, made.len, 0);
     assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
 
     text = lunary_doc_text(d);
@@ -378,7 +352,7 @@ what_breaks_off_at_the_limit(void **state)
             more(i % 7 ? ",{\"a\":1}" : ",7");
         }
 
-        d = feed(2048, 0, 2048 + 256, 0);
+        d = fed(2048, 0, 2048 + 256, 0);
         assert_int_equal(lunary_doc_finish(d), LUNARY_ERROR);
         assert_int_equal(lunary_doc_close(d), LUNARY_OK);
         assert_true(lunary_json_valid(lunary_doc_text(d), LUNARY_DOC_DEPTH));
@@ -441,7 +415,7 @@ an_element_stays_open_while_others_go(void **state)
 
                 more("]}");
 
-                d = feed(2048, 64, made.len, 0);
+                d = fed(2048, 64, made.len, 0);
                 assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
                 assert_true(lunary_json_valid(lunary_doc_text(d),
                                               LUNARY_DOC_DEPTH));
@@ -493,7 +467,7 @@ what_follows_an_array_is_not_taken_for_its_elements(void **state)
 
             more(tools ? "{}]}" : "}");
 
-            d = feed(8192, 0, made.len, 0);
+            d = fed(8192, 0, made.len, 0);
             assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
 
             text = lunary_doc_text(d);
@@ -542,7 +516,7 @@ the_array_is_found_when_strings_are_cut(void **state)
         elements(MESSAGES, 300 - n, 20);
         more("],\"stop\":[\"a\"]}");
 
-        d = feed(8192, 0, made.len, 0);
+        d = fed(8192, 0, made.len, 0);
         assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
 
         text = lunary_doc_text(d);
@@ -595,7 +569,7 @@ what_is_taken_out_is_told_by_its_key(void **state)
                 space += (made.data[n] <= ' ');
             }
 
-            d = feed(8192, 0, made.len, pieces[k]);
+            d = fed(8192, 0, made.len, pieces[k]);
             assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
 
             text = lunary_doc_text(d);
@@ -693,7 +667,7 @@ what_is_known_makes_no_difference(void **state)
         text = lunary_doc_text(blind);
 
         for (k = 0; k < sizeof(pieces) / sizeof(pieces[0]); k++) {
-            d = feed(max, cut, made.len, pieces[k]);
+            d = fed(max, cut, made.len, pieces[k]);
 
             assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
             assert_int_equal(lunary_doc_text(d).len, text.len);
@@ -726,7 +700,7 @@ an_array_in_an_array_goes_with_it(void **state)
     elements(STRINGS, 60, 60);
     more("]");
 
-    d = feed(8192, 0, made.len, 0);
+    d = fed(8192, 0, made.len, 0);
     assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
 
     text = lunary_doc_text(d);
@@ -754,7 +728,7 @@ long_strings_are_cut_on_the_way(void **state)
     elements(MESSAGES, 150, 3000);
     more("]}");
 
-    d = feed(32768, 0, made.len, 0);
+    d = fed(32768, 0, made.len, 0);
     assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
 
     text = lunary_doc_text(d);
@@ -823,7 +797,7 @@ a_string_behind_dropped_numbers_has_room(void **state)
             word(bounds[k] / 16);
             more(n % 2 ? ",\"t\"]}]}" : ",\"t\"]}");
 
-            d = feed(bounds[k], 0, made.len, 0);
+            d = fed(bounds[k], 0, made.len, 0);
             assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
 
             text = lunary_doc_text(d);
@@ -860,7 +834,7 @@ a_string_in_bytes_grows_the_memory_once(void **state)
     word(max / 2);
     more("}]}");
 
-    d = feed(max, 0, n, 0);
+    d = fed(max, 0, n, 0);
 
     grown = 0;
 
@@ -875,28 +849,6 @@ a_string_in_bytes_grows_the_memory_once(void **state)
 
     assert_int_equal(lunary_doc_finish(d), LUNARY_OK);
     lunary_doc_destroy(d);
-}
-
-
-static int
-setup(void **state)
-{
-    (void) state;
-
-    lunary_mem_init(&mem);
-
-    return 0;
-}
-
-
-static int
-nothing_is_left(void **state)
-{
-    (void) state;
-
-    lunary_buf_free(&mem, &made);
-
-    return mem.used == 0 ? 0 : -1;
 }
 
 
