@@ -3,8 +3,7 @@
 Look-ups (/get) and delivery (/append) use one connection each."""
 
 import os
-import pathlib
-import shutil
+import re
 import socket
 import subprocess
 import threading
@@ -12,6 +11,7 @@ import time
 
 import pytest
 
+from harness import SANITIZED
 from harness.outbox import (Proxy, append, balanced, once,  # noqa: F401
                             outbox, outbox_module, stats)
 from harness.wait import free_port, wait_for
@@ -206,35 +206,93 @@ def test_the_last_byte_of_an_answer_comes_late(outbox, redis_server, certs,
         assert redis.client.info("commandstats")["cmdstat_exec"]["calls"] >= 2
 
 
-CONGESTION = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
+CONGESTION = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* sockets have TEST_CONGESTION, and what they have when they are connected is
+ * told */
+
+static char  names[1024][16];
+
+int
+getsockopt(int fd, int level, int name, void *value, socklen_t *len)
+{
+    if (level == IPPROTO_TCP && name == TCP_CONGESTION) {
+        strncpy(value, getenv("TEST_CONGESTION"), *len);
+        return 0;
+    }
+
+    return ((int (*)(int, int, int, void *, socklen_t *))
+            dlsym(RTLD_NEXT, "getsockopt"))(fd, level, name, value, len);
+}
+
+int
+setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+    if (level == IPPROTO_TCP && name == TCP_CONGESTION) {
+        memcpy(names[fd], value, len);
+    }
+
+    return ((int (*)(int, int, int, const void *, socklen_t))
+            dlsym(RTLD_NEXT, "setsockopt"))(fd, level, name, value, len);
+}
+
+int
+connect(int fd, const struct sockaddr *sa, socklen_t len)
+{
+    fprintf(stderr, "connect to %d as %s\n",
+            ntohs(((const struct sockaddr_in *) sa)->sin_port),
+            names[fd][0] ? names[fd] : "is");
+
+    names[fd][0] = 0;
+
+    return ((int (*)(int, const struct sockaddr *, socklen_t))
+            dlsym(RTLD_NEXT, "connect"))(fd, sa, len);
+}
+"""
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
-def test_nothing_is_paced_over_loopback(outbox, redis_server, host):
-    if (not CONGESTION.exists()
-            or not CONGESTION.read_text().startswith("bbr")):
-        pytest.skip("this machine's connections are not BBR's")
-    if shutil.which("ss") is None:
-        pytest.skip("needs ss (iproute2)")
-    more = {}
+@pytest.mark.parametrize("host, system, how", [
+    ("127.0.0.1", "bbr", "reno"), ("127.1.2.3", "bbr2", "reno"),
+    ("0.0.0.0", "bbr", "reno"), ("[::1]", "bbr", "reno"),
+    ("127.0.0.1", "cubic", "is"), ("[::1]", "cubic", "is"),
+])
+def test_nothing_is_paced_over_loopback(outbox, redis_server, folder, host,
+                                        system, how):
+    """What BBR has once begun stays paced, so it is set before connect()."""
+    if SANITIZED:
+        pytest.skip("a preloaded library beside a sanitizer's")
     if host == "[::1]":
         try:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         except OSError:
             pytest.skip("this machine has no ::1")
-        more["bind"] = "127.0.0.1 ::1"
+    redis = redis_server(**{
+        "[::1]": {"bind": "127.0.0.1 ::1"},
+        "127.1.2.3": {"bind": "127.1.2.3"}}.get(host, {}))
 
-    redis = redis_server(**more)
-    nginx = outbox(f"redis://{host}:{redis.port}")
+    (folder / "shim.c").write_text(CONGESTION)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "shim.so",
+                    folder / "shim.c", "-ldl"], check=True)
+    nginx = outbox(f"redis://{host}:{redis.port}", start=False)
+    environment = nginx.environment()
+    nginx.environment = lambda: environment | {
+        "LD_PRELOAD": f"{folder}/shim.so", "TEST_CONGESTION": system}
+    nginx.variables["main"] = "env TEST_CONGESTION;"
+    nginx.start()
+
     once(redis, append(nginx, "a", 10))
     assert get(nginx, "none")[0] == 404
-
-    found = subprocess.run(["ss", "-tinHp", "dst", f"{host}:{redis.port}"],
-                           check=True, capture_output=True, text=True).stdout
-    ours = [how for who, how in zip(found.splitlines()[::2],
-                                    found.splitlines()[1::2])
-            if '"nginx"' in who]
-    assert len(ours) == 2 and all(" reno " in how for how in ours), found
+    said = re.findall(f"connect to {redis.port} as (.*)",
+                      nginx.log() + nginx.stderr())
+    assert said == [how, how]
 
 
 @pytest.mark.parametrize("name, ca, why", [

@@ -185,7 +185,7 @@ ngx_lunary_redis_open(ngx_lunary_redis_t *rc)
     rc->peer.sockaddr = rc->addr.sockaddr;
     rc->peer.socklen = rc->addr.socklen;
     rc->peer.name = &rc->addr.name;
-    rc->peer.get = ngx_event_get_peer;
+    rc->peer.get = ngx_lunary_redis_get_peer;
     rc->peer.log = &rc->peer_log;
     rc->peer.log_error = NGX_ERROR_IGNORE_ECONNRESET;
     rc->peer.so_keepalive = (rc->conf->path.len == 0);
@@ -277,7 +277,9 @@ ngx_lunary_redis_connect_handler(ngx_event_t *ev)
         return;
     }
 
-    ngx_lunary_redis_set_options(rc);
+    if (rc->conf->path.len == 0) {
+        (void) ngx_tcp_nodelay(c);
+    }
 
 #if (NGX_SSL)
     if (rc->conf->ssl) {

@@ -7,6 +7,7 @@
  *     ngx_lunary_redis_wire.c      bytes out, bytes in, whose reply it is
  *     ngx_lunary_redis_reply.c     what a reply may be, and what it means
  *     ngx_lunary_redis_connect.c   addresses, connecting, TLS, log-in, backoff
+ *     ngx_lunary_redis_socket.c    a socket over loopback
  *     ngx_lunary_redis_conf.c      the directive
  *
  * A connection goes DOWN -> RESOLVING -> CONNECTING -> HELLO -> UP and from
@@ -138,13 +139,19 @@ void ngx_lunary_redis_read_handler(ngx_event_t *rev);
 void ngx_lunary_redis_write_handler(ngx_event_t *wev);
 void ngx_lunary_redis_set_lowat(ngx_lunary_redis_t *rc);
 
-/* of a socket that has just been connected; what fails is left as it is */
-void ngx_lunary_redis_set_options(ngx_lunary_redis_t *rc);
-
 /* ngx_lunary_redis_reply.c */
 
 redisReader *ngx_lunary_redis_reader(void);
 void ngx_lunary_redis_free(redisReply *reply);
+
+/* ngx_lunary_redis_socket.c */
+
+/*
+ * A peer's `get`: NGX_OK leaves the socket to ngx_event_connect_peer(), which
+ * returns whatever else this does: NGX_AGAIN, the socket is being connected;
+ * NGX_DECLINED, it was refused, as errno says; NGX_ERROR.
+ */
+ngx_int_t ngx_lunary_redis_get_peer(ngx_peer_connection_t *pc, void *data);
 
 /* ngx_lunary_redis_connect.c */
 
