@@ -10,7 +10,8 @@
  * Invariants
  *   - it is set before connect(): what BBR has once begun stays paced, whatever
  *     is set then, and over loopback connect() is all of the handshake;
- *   - where anything is in the way, nginx opens the socket as it always does.
+ *   - where it cannot be set, or need not be, nginx opens the socket as it
+ *     always does.
  */
 
 #include <ngx_config.h>

@@ -284,7 +284,7 @@ lunary_simd_find(sse2, , space, 16, 1, , lunary_portable_space)
 #define lunary_sse2_span    lunary_span_any
 #define lunary_sse2_padded  lunary_span_any
 
-lunary_simd_table(sse2)
+static lunary_simd_table(sse2)
 
 #endif
 

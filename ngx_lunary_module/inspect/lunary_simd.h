@@ -203,34 +203,4 @@ const unsigned char *lunary_simd_close(const unsigned char *p,
     const unsigned char *end);
 
 
-/* for the tables: what other files have of them */
-
-const unsigned char *lunary_portable_nested(const unsigned char *p,
-    const unsigned char *end);
-const unsigned char *lunary_span_any(const unsigned char *p,
-    const unsigned char *end);
-
-#if (LUNARY_HAVE_AVX2)
-
-const unsigned char *lunary_span_avx2(const unsigned char *p,
-    const unsigned char *end);
-const unsigned char *lunary_span_avx2_padded(const unsigned char *p,
-    const unsigned char *end);
-
-#endif
-
-#if (LUNARY_HAVE_AVX512)
-
-const unsigned char *lunary_avx512_nested(const unsigned char *p,
-    const unsigned char *end);
-const unsigned char *lunary_avx512_close(const unsigned char *p,
-    const unsigned char *end);
-const unsigned char *lunary_avx512_span(const unsigned char *p,
-    const unsigned char *end);
-const unsigned char *lunary_avx512_padded(const unsigned char *p,
-    const unsigned char *end);
-
-#endif
-
-
 #endif /* LUNARY_SIMD_H */

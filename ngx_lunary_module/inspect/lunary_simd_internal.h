@@ -24,20 +24,19 @@
 #endif
 
 
-/* what is left at the end of a text, and is too short for the others */
+/* what the tables hold, for declarations */
 
-const unsigned char *lunary_portable_text(const unsigned char *p,
+typedef const unsigned char *lunary_simd_fn(const unsigned char *p,
     const unsigned char *end);
-const unsigned char *lunary_portable_quote(const unsigned char *p,
-    const unsigned char *end);
-const unsigned char *lunary_portable_bracket(const unsigned char *p,
-    const unsigned char *end);
-const unsigned char *lunary_portable_number(const unsigned char *p,
-    const unsigned char *end);
-const unsigned char *lunary_portable_base64(const unsigned char *p,
-    const unsigned char *end);
-const unsigned char *lunary_portable_space(const unsigned char *p,
-    const unsigned char *end);
+
+
+/* any processor's: what the others leave at the end of a text, or for which
+ * they have nothing better */
+
+lunary_simd_fn  lunary_portable_text, lunary_portable_quote,
+                lunary_portable_bracket, lunary_portable_number,
+                lunary_portable_base64, lunary_portable_space,
+                lunary_portable_nested, lunary_span_any;
 
 /* depth brackets are open, and p is outside of strings: what is behind the one
  * that closes the outermost, or NULL */
@@ -90,35 +89,34 @@ const lunary_simd_t  lunary_simd_ ## isa = {                                 \
 };
 
 
-/* what one implementation has of a simpler one */
-
-#define lunary_simd_declare(isa)                                             \
-                                                                             \
-extern const lunary_simd_t  lunary_simd_ ## isa;                             \
-                                                                             \
-const unsigned char *lunary_ ## isa ## _find_text(const unsigned char *p,    \
-    const unsigned char *end);                                               \
-const unsigned char *lunary_ ## isa ## _find_quote(const unsigned char *p,   \
-    const unsigned char *end);                                               \
-const unsigned char *lunary_ ## isa ## _find_bracket(const unsigned char *p, \
-    const unsigned char *end);                                               \
-const unsigned char *lunary_ ## isa ## _find_number(const unsigned char *p,  \
-    const unsigned char *end);                                               \
-const unsigned char *lunary_ ## isa ## _find_base64(const unsigned char *p,  \
-    const unsigned char *end);                                               \
-const unsigned char *lunary_ ## isa ## _find_space(const unsigned char *p,   \
-    const unsigned char *end);
+/* what one implementation has of a simpler one, and of another file */
 
 #if defined(__SSE2__)
-lunary_simd_declare(sse2)
+
+lunary_simd_fn  lunary_sse2_find_text, lunary_sse2_find_quote,
+                lunary_sse2_find_bracket, lunary_sse2_find_number,
+                lunary_sse2_find_base64, lunary_sse2_find_space;
+
 #endif
 
 #if (LUNARY_HAVE_AVX2)
-lunary_simd_declare(avx2)
+
+extern const lunary_simd_t  lunary_simd_avx2;
+
+lunary_simd_fn  lunary_avx2_find_text, lunary_avx2_find_quote,
+                lunary_avx2_find_bracket, lunary_avx2_find_number,
+                lunary_avx2_find_base64, lunary_avx2_find_space,
+                lunary_span_avx2, lunary_span_avx2_padded;
+
 #endif
 
 #if (LUNARY_HAVE_AVX512)
+
 extern const lunary_simd_t  lunary_simd_avx512;
+
+lunary_simd_fn  lunary_avx512_nested, lunary_avx512_close,
+                lunary_avx512_span, lunary_avx512_padded;
+
 #endif
 
 #if (LUNARY_HAVE_NEON)

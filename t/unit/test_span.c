@@ -320,6 +320,76 @@ what_is_wrong_behind_an_escape(void **state)
 }
 
 
+static lunary_simd_pt  found;
+static size_t          asked;
+
+
+static const unsigned char *
+ask(const unsigned char *p, const unsigned char *end)
+{
+    asked++;
+
+    return found(p, end);
+}
+
+
+/* the loop over characters, which asks where the next special one is, is for
+ * what is wrong: an implementation that judges by blocks does without */
+
+static void
+what_is_valid_is_judged_by_blocks(void **state)
+{
+    size_t                       i, at, len;
+    unsigned char                text[SIZE];
+    lunary_simd_t                spied;
+    const lunary_simd_t *const  *one;
+
+    static const char  *const some[] = {
+        "x", "\\\"", "\\\\", "\\/", "\\b", "\\f", "\\n", "\\r", "\\t",
+        "\\u00e9", "\xc3\xa9", "\xe4\xb8\xad", "\xf0\x9f\x98\x80"
+    };
+
+    (void) state;
+
+    for (one = lunary_simd_all(); *one != NULL; one++) {
+
+        spied = **one;
+        found = spied.text;
+        spied.text = ask;
+
+        if (spied.span == lunary_simd_portable.span) {
+            continue;
+        }
+
+        for (i = 0; i < sizeof(some) / sizeof(some[0]); i++) {
+
+            len = strlen(some[i]);
+            memset(text, '"', sizeof(text));
+
+            /* the loop looks at the next 16 bytes itself: they are plain */
+
+            for (at = 0; at < 400; at += len + 20) {
+                memcpy(text + at, some[i], len);
+                memset(text + at + len, 'x', 20);
+            }
+
+            lunary_simd = &spied;
+            asked = 0;
+
+            assert_ptr_equal(lunary_simd->span(text, text + SIZE), text + at);
+            assert_ptr_equal(lunary_simd->padded(text, text + SIZE),
+                             text + at);
+
+            lunary_simd = lunary_simd_all()[0];
+
+            if (asked) {
+                fail_msg("%s: %s", (*one)->name, some[i]);
+            }
+        }
+    }
+}
+
+
 /* names of all lengths, and that byte at each place, or its neighbours only */
 
 static void
@@ -366,6 +436,7 @@ main(void)
         cmocka_unit_test(every_two_bytes_of_a_character),
         cmocka_unit_test(what_is_wrong_behind_an_escape),
         cmocka_unit_test(noise),
+        cmocka_unit_test(what_is_valid_is_judged_by_blocks),
         cmocka_unit_test(a_byte_is_found_wherever_it_is)
     };
 
