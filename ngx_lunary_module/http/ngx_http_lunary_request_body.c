@@ -10,6 +10,8 @@
  * Invariants
  *   - r->main->count is given back exactly once for the one time the body is
  *     read;
+ *   - what is lent (lunary_call_lend()) is nobody's to write until the request
+ *     is freed;
  *   - of a body that is read the scanner sees every byte exactly once, in
  *     order;
  *   - others are served between the parts of a large body.
@@ -24,6 +26,12 @@
 #define NGX_HTTP_LUNARY_TURN       (256 * 1024)
 
 
+static ngx_buf_t *ngx_http_lunary_one_piece(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+static void ngx_http_lunary_room_behind(ngx_http_request_t *r,
+    ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+static ngx_uint_t ngx_http_lunary_stays(ngx_http_request_t *r,
+    ngx_http_lunary_loc_conf_t *lcf);
 static void ngx_http_lunary_body_handler(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_lunary_turns(ngx_http_request_t *r);
 static void ngx_http_lunary_portion(ngx_http_request_t *r,
@@ -39,7 +47,8 @@ ngx_int_t
 ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_lunary_loc_conf_t *lcf)
 {
-    ngx_int_t  rc;
+    ngx_int_t   rc;
+    ngx_buf_t  *head;
 
     if (r->request_body) {
 
@@ -80,7 +89,17 @@ ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 
     ctx->reading = 1;
 
+    head = ngx_http_lunary_one_piece(r, ctx, lcf);
+
     rc = ngx_http_read_client_request_body(r, ngx_http_lunary_body_handler);
+
+    if (head) {
+        head->pos = head->last - (r->header_in->last - r->header_in->pos);
+        r->header_in = head;
+
+    } else if (rc == NGX_AGAIN) {
+        ngx_http_lunary_room_behind(r, ctx, lcf);
+    }
 
     ctx->reading = 0;
 
@@ -101,6 +120,130 @@ ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_http_finalize_request(r, NGX_DONE);
 
     return NGX_DONE;
+}
+
+
+/*
+ * A body that lies in one piece, and stays there, needs not be copied to be
+ * read.  What has room behind the head does so.  Where more is to come nginx
+ * would leave there what came with the head, and put the rest into a buffer of
+ * its size: here it gets one for both, which it is shown in the head's place.
+ * It looks at that only before ngx_http_read_client_request_body() returns.
+ *
+ * Returns the head's buffer, to be put back, or NULL: it was left there.
+ */
+
+static ngx_buf_t *
+ngx_http_lunary_one_piece(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    off_t                      size;
+    size_t                     there, most;
+    ngx_buf_t                 *b, *head;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    head = r->header_in;
+    there = head->last - head->pos;
+    size = r->headers_in.content_length_n;
+
+    if (there == 0 || size <= 0 || !ngx_http_lunary_turns(r)) {
+        return NULL;
+    }
+
+    if (size <= head->end - head->pos) {
+        lunary_call_lend(ctx->call, head->pos, head->end - head->pos);
+        return NULL;
+    }
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    most = clcf->client_body_buffer_size;
+    most += most >> 2;
+
+    if (size - (off_t) there >= (off_t) most
+        || !ngx_http_lunary_stays(r, lcf))
+    {
+        return NULL;
+    }
+
+    b = ngx_create_temp_buf(r->pool, (size_t) size + LUNARY_CALL_BEHIND);
+
+    if (b == NULL) {
+        return NULL;
+    }
+
+    lunary_call_lend(ctx->call, b->start, b->end - b->start);
+
+    b->last = ngx_cpymem(b->pos, head->pos, there);
+    b->end = b->start + size;
+
+    r->header_in = b;
+
+    return head;
+}
+
+
+/*
+ * Where nothing came with the head, and in HTTP/2, nginx has made a buffer for
+ * the body and waits.  If all of it has room there, a buffer with room for
+ * LUNARY_CALL_BEHIND bytes more takes its place.
+ */
+
+static void
+ngx_http_lunary_room_behind(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
+    ngx_http_lunary_loc_conf_t *lcf)
+{
+    size_t      size;
+    u_char     *p;
+    ngx_buf_t  *b;
+
+    b = r->request_body ? r->request_body->buf : NULL;
+
+    if (b == NULL
+        || ctx->body_started
+        || b->pos != b->start || b->last != b->start
+        || b->end - b->start < r->headers_in.content_length_n
+        || r->headers_in.content_length_n <= 0
+        || !ngx_http_lunary_stays(r, lcf))
+    {
+        return;
+    }
+
+    size = b->end - b->start;
+
+    p = ngx_palloc(r->pool, size + LUNARY_CALL_BEHIND);
+
+    if (p == NULL) {
+        return;
+    }
+
+    (void) ngx_pfree(r->pool, b->start);
+
+    lunary_call_lend(ctx->call, p, size + LUNARY_CALL_BEHIND);
+
+    b->start = p;
+    b->pos = p;
+    b->last = p;
+    b->end = p + size;
+}
+
+
+/* 1 where a body that has room in nginx's buffer is left there, and kept; in
+ * HTTP/3 that holds frames, too, and may become full with them */
+
+static ngx_uint_t
+ngx_http_lunary_stays(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
+{
+#if (NGX_HTTP_V3)
+    if (r->http_version == NGX_HTTP_VERSION_30) {
+        return 0;
+    }
+#endif
+
+    return r->headers_in.content_length_n <= (off_t) lcf->capture_max
+           && !r->headers_in.chunked
+           && !r->request_body_in_file_only
+           && !r->request_body_no_buffering;
 }
 
 

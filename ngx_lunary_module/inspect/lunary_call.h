@@ -107,6 +107,15 @@ void lunary_call_start(lunary_call_t *call, lunary_str_t method,
     lunary_str_t path, lunary_str_t content_type,
     lunary_str_t content_encoding);
 
+/*
+ * Before the body: where it is going to lie, and stays until the call is
+ * destroyed.  No copy of it is kept then (lunary_request_lend()); behind it
+ * there should be LUNARY_CALL_BEHIND bytes more within size.
+ */
+#define LUNARY_CALL_BEHIND  64
+
+void lunary_call_lend(lunary_call_t *call, unsigned char *place, size_t size);
+
 /* the request's body as it arrives, before any transfer of ours: bytes are
  * counted from 0 and edits refer to them */
 void lunary_call_request(lunary_call_t *call, const unsigned char *p,

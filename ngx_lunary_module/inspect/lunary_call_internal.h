@@ -63,6 +63,8 @@ typedef struct {
     unsigned                 rq_deflated:1;   /* it was compressed           */
     unsigned                 request_read:1;  /* by the dialect              */
     uint64_t                 rq_size;     /* bytes of it, inflated           */
+    unsigned char           *rq_lent;     /* where it lies                   */
+    size_t                   rq_lent_size;
     lunary_claims_t          form_claims;
     lunary_buf_t             form_user;
     lunary_buf_t             model;

@@ -7,6 +7,7 @@
  */
 
 #include "lunary_call_internal.h"
+#include "lunary_string.h"
 
 
 #define LUNARY_CALL_MORE  -1              /* it takes more bytes to tell      */
@@ -89,6 +90,16 @@ lunary_call_start(lunary_call_t *call, lunary_str_t method,
     } else if (lunary_call_has(content_type, "json")) {
         priv->rq_kind = LUNARY_KIND_JSON;
     }
+}
+
+
+void
+lunary_call_lend(lunary_call_t *call, unsigned char *place, size_t size)
+{
+    _Static_assert(LUNARY_CALL_BEHIND == LUNARY_STRING_PAD, "room behind");
+
+    lunary_priv(call)->rq_lent = place;
+    lunary_priv(call)->rq_lent_size = size;
 }
 
 
@@ -328,6 +339,9 @@ lunary_call_request_json(lunary_call_t *call)
     if (priv->rq == NULL) {
         call->request_state = LUNARY_BODY_NOMEM;
         priv->rq_kind = LUNARY_KIND_SKIP;
+
+    } else if (priv->rq_lent != NULL) {
+        lunary_request_lend(priv->rq, priv->rq_lent, priv->rq_lent_size);
     }
 }
 

@@ -35,6 +35,12 @@
 
 static int lunary_request_raw(lunary_request_t *rq, const unsigned char *p,
     size_t n);
+static int lunary_request_place(lunary_request_t *rq, const unsigned char *p,
+    size_t n);
+static int lunary_request_own(lunary_request_t *rq);
+static int lunary_request_read_lent(lunary_request_t *rq, size_t n);
+static int lunary_request_read_copy(lunary_request_t *rq,
+    const unsigned char **pp, const unsigned char *end);
 static int lunary_request_blank(const unsigned char *p,
     const unsigned char *end);
 static int lunary_request_reserve(lunary_request_t *rq, size_t n);
@@ -73,11 +79,23 @@ lunary_request_destroy(lunary_request_t *rq)
     }
 
     lunary_doc_destroy(rq->doc);
-    lunary_buf_free(rq->mem, &rq->raw);
+
+    if (!rq->lies) {
+        lunary_buf_free(rq->mem, &rq->raw);
+    }
+
     lunary_buf_free(rq->mem, &rq->held);
     lunary_buf_free(rq->mem, &rq->decoded);
     lunary_free(rq->mem, rq->marks, rq->marks_max * sizeof(lunary_mark_t));
     lunary_free(rq->mem, rq, sizeof(lunary_request_t));
+}
+
+
+void
+lunary_request_lend(lunary_request_t *rq, unsigned char *place, size_t size)
+{
+    rq->lent = place;
+    rq->lent_end = place + size;
 }
 
 
@@ -126,7 +144,7 @@ static int
 lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
 {
     int                   rc;
-    size_t                len, lead, k;
+    size_t                len, lead;
     lunary_read_t         read;
     lunary_notes_t        notes;
     const unsigned char  *end;
@@ -169,7 +187,7 @@ lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
 
     rq->base += lead;
 
-    rc = lunary_request_reserve(rq, n + LUNARY_STRING_PAD);
+    rc = lunary_request_place(rq, p, n);
 
     if (rc != LUNARY_OK) {
         return rc;
@@ -186,24 +204,13 @@ lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
         notes.level[1].mark = -1;
     }
 
-    /* what has been copied is read while it is in the first cache */
+    if (rq->lies) {
+        rc = lunary_request_read_lent(rq, n);
+        p = end;
 
-    do {
-        k = (size_t) (end - p);
-
-        if (k > LUNARY_REQUEST_STEP) {
-            k = LUNARY_REQUEST_STEP;
-        }
-
-        memcpy(rq->raw.data + rq->raw.len, p, k);
-        p += k;
-
-        rq->raw.len += k;
-        memset(rq->raw.data + rq->raw.len, 0, LUNARY_STRING_PAD);
-
-        rc = lunary_request_read(rq);
-
-    } while (rc == LUNARY_OK && p != end);
+    } else {
+        rc = lunary_request_read_copy(rq, &p, end);
+    }
 
     if (rc == LUNARY_DONE) {
         rq->raw.len = rq->read.at;
@@ -227,6 +234,126 @@ lunary_request_raw(lunary_request_t *rq, const unsigned char *p, size_t n)
     rq->n = notes;
 
     return LUNARY_ERROR;
+}
+
+
+/* a piece that lies behind the one before stays there, others are copied:
+ * sees to the room for that */
+
+static int
+lunary_request_place(lunary_request_t *rq, const unsigned char *p, size_t n)
+{
+    int             rc;
+    unsigned char  *here;
+
+    if (rq->lent != NULL && p >= rq->lent && p < rq->lent_end
+        && n + LUNARY_STRING_PAD <= (size_t) (rq->lent_end - p))
+    {
+        here = rq->lent + (p - rq->lent);
+
+        if (rq->raw.len == 0 && rq->raw.data == NULL) {
+            rq->raw.data = here;
+            rq->lies = 1;
+        }
+
+        if (rq->lies && here == rq->raw.data + rq->raw.len) {
+            return LUNARY_OK;
+        }
+    }
+
+    if (rq->lies) {
+        rc = lunary_request_own(rq);
+
+        if (rc != LUNARY_OK) {
+            return rc;
+        }
+    }
+
+    return lunary_request_reserve(rq, n + LUNARY_STRING_PAD);
+}
+
+
+/* what was left where it lies becomes a copy */
+
+static int
+lunary_request_own(lunary_request_t *rq)
+{
+    lunary_buf_t  lent;
+
+    lent = rq->raw;
+
+    memset(&rq->raw, 0, sizeof(lunary_buf_t));
+    rq->lies = 0;
+
+    if (lunary_request_reserve(rq, lent.len + LUNARY_STRING_PAD)
+        != LUNARY_OK)
+    {
+        return LUNARY_NOMEM;
+    }
+
+    memcpy(rq->raw.data, lent.data, lent.len);
+    rq->raw.len = lent.len;
+
+    return LUNARY_OK;
+}
+
+
+/* what is behind the piece is not ours: it is zero while that is read */
+
+static int
+lunary_request_read_lent(lunary_request_t *rq, size_t n)
+{
+    int             rc;
+    unsigned char  *behind;
+    unsigned char   saved[LUNARY_STRING_PAD];
+
+    rq->raw.len += n;
+
+    behind = rq->raw.data + rq->raw.len;
+
+    memcpy(saved, behind, LUNARY_STRING_PAD);
+    memset(behind, 0, LUNARY_STRING_PAD);
+
+    rc = lunary_request_read(rq);
+
+    memcpy(behind, saved, LUNARY_STRING_PAD);
+
+    return rc;
+}
+
+
+/* what has been copied is read while it is in the first cache */
+
+static int
+lunary_request_read_copy(lunary_request_t *rq, const unsigned char **pp,
+    const unsigned char *end)
+{
+    int                   rc;
+    size_t                k;
+    const unsigned char  *p;
+
+    p = *pp;
+
+    do {
+        k = (size_t) (end - p);
+
+        if (k > LUNARY_REQUEST_STEP) {
+            k = LUNARY_REQUEST_STEP;
+        }
+
+        memcpy(rq->raw.data + rq->raw.len, p, k);
+        p += k;
+
+        rq->raw.len += k;
+        memset(rq->raw.data + rq->raw.len, 0, LUNARY_STRING_PAD);
+
+        rc = lunary_request_read(rq);
+
+    } while (rc == LUNARY_OK && p != end);
+
+    *pp = p;
+
+    return rc;
 }
 
 
@@ -306,7 +433,9 @@ lunary_request_document(lunary_request_t *rq)
 
     rd = &rq->read;
 
-    if (lunary_note_carry(rq, rd->at) != LUNARY_OK) {
+    if (lunary_note_carry(rq, rd->at) != LUNARY_OK
+        || (rq->lies && lunary_request_own(rq) != LUNARY_OK))
+    {
         lunary_doc_destroy(d);
         rq->rc = LUNARY_NOMEM;
         return LUNARY_NOMEM;

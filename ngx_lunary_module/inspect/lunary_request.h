@@ -104,6 +104,16 @@ lunary_request_t *lunary_request_create(lunary_mem_t *mem, size_t max,
     size_t cut);
 void lunary_request_destroy(lunary_request_t *rq);
 
+/*
+ * Before the first piece: [place, place + size) is where the body is going to
+ * lie, from its first byte on, and stay until rq is destroyed.  Of what lies
+ * there no copy is kept, so long as behind it, in place, are LUNARY_STRING_PAD
+ * bytes more: they are written to, and put back before lunary_request_feed()
+ * returns.  Pieces from elsewhere are read as ever.
+ */
+void lunary_request_lend(lunary_request_t *rq, unsigned char *place,
+    size_t size);
+
 /* like lunary_doc_feed() and lunary_doc_finish() */
 int lunary_request_feed(lunary_request_t *rq, const unsigned char *p,
     size_t n);

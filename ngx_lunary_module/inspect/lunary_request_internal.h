@@ -102,6 +102,8 @@ struct lunary_request_s {
     /* the body so far, with LUNARY_STRING_PAD zeroes behind it, or doc */
 
     lunary_buf_t         raw;
+    unsigned char       *lent;        /* where it may lie (no copy is kept)   */
+    unsigned char       *lent_end;
     lunary_doc_t        *doc;
 
     uint64_t             base;        /* raw's first byte in the body         */
@@ -109,6 +111,7 @@ struct lunary_request_s {
     const unsigned char *piece;       /* doc: what it is fed                  */
 
     int                  rc;          /* raw: OK, DONE, or < 0                */
+    uint8_t              lies;        /* raw is what was lent                 */
     uint8_t              complete;
     uint8_t              nomem;
 

@@ -34,7 +34,7 @@ slurp(const char *name, size_t *n)
     }
 
     rewind(f);
-    p = malloc((size_t) size + 1);
+    p = malloc((size_t) size + LUNARY_CALL_BEHIND);
 
     if (p == NULL || fread(p, 1, (size_t) size, f) != (size_t) size) {
         exit(1);
@@ -119,6 +119,14 @@ call(lunary_call_conf_t *conf, const char *path, unsigned char *rq,
 
     lunary_call_start(c, post, lunary_str(path, strlen(path)), json,
                       lunary_str(NULL, 0));
+
+    if (nrq <= conf->capture_max) {
+
+        /* as in nginx */
+
+        lunary_call_lend(c, rq, nrq + LUNARY_CALL_BEHIND);
+    }
+
     lunary_call_request(c, rq, nrq);
     lunary_call_request_end(c);
 

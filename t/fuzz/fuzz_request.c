@@ -3,7 +3,8 @@
  *
  * lunary_request.h: pieces make no difference; claims are what they must be;
  * a body with members taken out is valid JSON in which none of them is left,
- * and every other member is there as it was.
+ * and every other member is there as it was; a body that lies where was lent is
+ * read as a copy of it is.
  *
  * Input: how to cut (1 byte), what to take out (3 bytes), the body.
  */
@@ -40,7 +41,12 @@ static const struct {
 };
 
 
-static lunary_mem_t  mem;
+/* bytes behind a place that may be written to */
+#define BEHIND  64
+
+
+static lunary_mem_t    mem;
+static unsigned char  *place;         /* the body, and BEHIND                 */
 
 
 /* 1 where a key (escaped, perhaps not UTF-8) is one that goes */
@@ -141,14 +147,32 @@ compare(lunary_str_t before, lunary_str_t after, uint32_t strip, int inside)
 }
 
 
+/* how: -1, whole; else cut by its low byte, of copies, or where was lent: all,
+ * or most of it */
+
+#define LENT   0x100
+#define MIXED  0x100
+
 static int
 run(lunary_request_t *rq, const unsigned char *p, size_t n, int how)
 {
-    size_t          at, k;
+    size_t          at, k, i;
     unsigned char  *piece;
 
-    for (at = 0; at < n; at += k) {
+    if (how >= LENT) {
+        lunary_request_lend(rq, place, n + BEHIND);
+    }
+
+    for (at = 0, i = 0; at < n; at += k, i++) {
         k = (how < 0) ? n : fuzz_piece((unsigned) how, at, n - at);
+
+        if (how >= LENT + MIXED ? i % 5 != 4 : how >= LENT) {
+            (void) lunary_request_feed(rq, place + at, k);
+            must(memcmp(place + at, p + at,
+                        n - at < k + BEHIND ? n - at : k + BEHIND) == 0);
+            continue;
+        }
+
         piece = fuzz_copy(p + at, k);
         (void) lunary_request_feed(rq, piece, k);
         free(piece);
@@ -247,12 +271,18 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     lunary_mem_init(&mem);
 
+    place = malloc(size - 4 + BEHIND);
+    must(place != NULL);
+    memcpy(place, data + 4, size - 4);
+    memset(place + size - 4, 'b', BEHIND);
+
     rq = lunary_request_create(&mem, 2048, 0);
     other = lunary_request_create(&mem, 1 << 20, 0);
     must(rq != NULL && other != NULL);
 
     rc = run(rq, data + 4, size - 4, -1);
-    must(run(other, data + 4, size - 4, data[0]) == rc);
+    must(run(other, data + 4, size - 4, data[0] | (data[1] & 1 ? LENT : 0))
+         == rc);
 
     /* what is claimed depends neither on pieces nor on reductions */
 
@@ -336,6 +366,16 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     text(data + 4, size - 4, -1, 1 << 20);
     text(data + 4, size - 4, data[0], 1 << 20);
     text(data + 4, size - 4, data[0], 2048);
+    text(data + 4, size - 4, data[0] | LENT, 1 << 20);
+    text(data + 4, size - 4, data[0] | LENT, 2048);
+    text(data + 4, size - 4, (data[0] | LENT) + MIXED, 1 << 20);
+    text(data + 4, size - 4, (data[0] | LENT) + MIXED, 2048);
+
+    for (i = 0; i < BEHIND; i++) {
+        must(place[size - 4 + i] == 'b');
+    }
+
+    free(place);
 
     must(mem.used == 0);
 

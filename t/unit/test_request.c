@@ -21,19 +21,46 @@
 
 static lunary_mem_t  mem;
 static size_t        piece;            /* 0: whole                            */
+static unsigned      lend;             /* pieces that lie where was lent: all,
+                                          or all but each 2nd, 3rd, ...; 0:
+                                          each is a copy                      */
+static char         *place;            /* of the request before               */
 
 
 static int
 feed(lunary_request_t *rq, const char *text, size_t len)
 {
-    size_t          i, k;
+    size_t          i, k, n;
     unsigned char  *p;
 
-    for (i = 0; i < len; i += k) {
+    free(place);
+
+    place = malloc(len + 64);
+    assert_non_null(place);
+
+    memcpy(place, text, len);
+    memset(place + len, 'b', 64);
+
+    if (lend) {
+        lunary_request_lend(rq, (unsigned char *) place, len + 64);
+    }
+
+    for (i = 0, n = 1; i < len; i += k, n++) {
         k = (piece == 0 || piece > len - i) ? len - i : piece;
+
+        if (lend == 1 || (lend && n % lend != 0)) {
+            (void) lunary_request_feed(rq, (unsigned char *) place + i, k);
+            assert_memory_equal(place, text, len);
+            continue;
+        }
+
         p = unit_copy(text + i, k);
         (void) lunary_request_feed(rq, p, k);
         free(p);
+    }
+
+    for (i = 0; i < 64; i++) {
+        assert_int_equal(place[len + i], 'b');
     }
 
     return lunary_request_finish(rq);
@@ -53,10 +80,12 @@ request(const char *text)
 }
 
 
-/* runs the body of a block whole, byte by byte, and in threes */
+/* runs the body of a block whole, byte by byte, and in threes, of copies, in
+ * place, and now here, now there */
 
 #define in_all_pieces                                                        \
-    for (piece = 0; piece < 4; piece = piece ? piece + 2 : 1)
+    for (lend = 0; lend < 6; lend = lend ? lend + 4 : 1)                     \
+        for (piece = 0; piece < 4; piece = piece ? piece + 2 : 1)
 
 
 static void
@@ -605,7 +634,8 @@ a_long_body_is_read_in_steps_all_the_same(void **state)
                 memset(tail, ' ', tails[i].spaces);
                 strcpy(tail + tails[i].spaces, tails[i].behind);
 
-                for (piece = 0; piece <= 3000; piece += 3000) {
+                for (lend = 0; lend < 6; lend++) {
+                    piece = (lend & 1) ? 0 : 3000;
 
                     rq = lunary_request_create(&mem, 100000, 0);
                     assert_non_null(rq);
@@ -627,6 +657,97 @@ a_long_body_is_read_in_steps_all_the_same(void **state)
     }
 
     free(body);
+}
+
+
+/* what lies there needs no memory, until something must be written */
+
+static void
+a_body_in_place_is_not_copied(void **state)
+{
+    char              *body;
+    size_t             n;
+    lunary_mem_t       own;
+    lunary_request_t  *rq;
+
+    (void) state;
+
+    body = malloc(100000);
+    assert_non_null(body);
+
+    n = (size_t) sprintf(body, "{\"user\":\"bob\",\"a\":\"");
+    memset(body + n, 'a', 90000);
+    n += 90000;
+    n += (size_t) sprintf(body + n, "\"}");
+
+    for (piece = 0; piece <= 30000; piece += 10000) {
+        for (lend = 0; lend < 3; lend++) {
+
+            lunary_mem_init(&own);
+            rq = lunary_request_create(&own, 100000, 0);
+            assert_non_null(rq);
+
+            assert_int_equal(feed(rq, body, n), LUNARY_OK);
+            assert_text(lunary_request_claims(rq)->user, "bob");
+            assert_int_equal(lunary_request_text(rq).len, n);
+            assert_memory_equal(lunary_request_text(rq).data, body, n);
+
+            if (lend == 1 || (lend == 2 && piece == 0)) {
+                assert_ptr_equal(lunary_request_text(rq).data, place);
+                assert_true(own.peak < 10000);
+
+            } else {
+                assert_true(own.peak > 90000);
+            }
+
+            lunary_request_destroy(rq);
+            assert_int_equal(own.used, 0);
+        }
+    }
+
+    free(body);
+}
+
+
+/* with less room behind it, it is copied as ever; what has begun in place goes
+ * on as a copy */
+
+static void
+a_place_without_room_behind_is_no_place(void **state)
+{
+    size_t             n, room, k;
+    unsigned char     *p;
+    lunary_request_t  *rq;
+
+    static const char  text[] = "{\"user\":\"bob\",\"a\":[1,2,3]}";
+
+    (void) state;
+
+    n = sizeof(text) - 1;
+
+    for (room = 0; room <= 64; room++) {
+        for (k = 1; k <= n; k += n - 1) {
+
+            p = malloc(n + room);
+            assert_non_null(p);
+
+            memcpy(p, text, n);
+
+            rq = lunary_request_create(&mem, 4096, 0);
+            assert_non_null(rq);
+            lunary_request_lend(rq, p, n + room);
+
+            (void) lunary_request_feed(rq, p, k);
+            (void) lunary_request_feed(rq, p + k, n - k);
+
+            assert_int_equal(lunary_request_finish(rq), LUNARY_OK);
+            assert_text(lunary_request_claims(rq)->user, "bob");
+            assert_int_equal(lunary_request_text(rq).data == p, room == 64);
+
+            lunary_request_destroy(rq);
+            free(p);
+        }
+    }
 }
 
 
@@ -676,6 +797,7 @@ every_allocation_may_fail(void **state)
     size_t             i;
     unit_mem_t         m;
     lunary_mem_t      *fm;
+    unsigned char      there[1024];
     lunary_request_t  *rq;
 
     static const char  text[] =
@@ -685,8 +807,10 @@ every_allocation_may_fail(void **state)
 
     (void) state;
 
-    for (n = 1; /* void */ ; n++) {
-        fm = unit_mem(&m, n);
+    memcpy(there, text, sizeof(text));
+
+    for (n = 2; /* void */ ; n++) {
+        fm = unit_mem(&m, n / 2);
 
         rq = lunary_request_create(fm, 4096, 0);
 
@@ -695,9 +819,14 @@ every_allocation_may_fail(void **state)
             continue;
         }
 
+        /* a third of it in place, or none */
+
+        if (n & 1) {
+            lunary_request_lend(rq, there, sizeof(text) / 3 + 64);
+        }
+
         for (i = 0; i < sizeof(text) - 1; i++) {
-            (void) lunary_request_feed(rq, (const unsigned char *) text + i,
-                                       1);
+            (void) lunary_request_feed(rq, there + i, 1);
         }
 
         rc = lunary_request_finish(rq);
@@ -714,12 +843,12 @@ every_allocation_may_fail(void **state)
         lunary_request_destroy(rq);
         assert_int_equal(fm->used, 0);
 
-        if (rc == LUNARY_OK) {
+        if (rc == LUNARY_OK && (n & 1)) {
             break;
         }
     }
 
-    assert_true(n > 4);
+    assert_true(n > 8);
 }
 
 
@@ -738,6 +867,8 @@ static int
 nothing_is_left(void **state)
 {
     (void) state;
+
+    free(place);
 
     return mem.used == 0 ? 0 : -1;
 }
@@ -761,6 +892,8 @@ main(void)
             of_many_repeated_values_the_last_wins_in_bounded_memory),
         cmocka_unit_test(a_broken_body_claims_nothing),
         cmocka_unit_test(a_long_body_is_read_in_steps_all_the_same),
+        cmocka_unit_test(a_body_in_place_is_not_copied),
+        cmocka_unit_test(a_place_without_room_behind_is_no_place),
         cmocka_unit_test(user_ids_are_visible_text),
         cmocka_unit_test(every_allocation_may_fail)
     };
