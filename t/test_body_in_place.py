@@ -5,12 +5,15 @@ gets its bytes and the run says what it said."""
 
 import json
 import random
+import threading
 
 import pytest
 
 from harness.client import Client, H2Client
+from harness.outbox import built
+from harness.wait import wait_for
 from test_security_routes import certificate
-from upstream.server import split
+from upstream.server import Answer, Gate, split
 
 CONFIG = """
 {{ globals }}
@@ -27,8 +30,16 @@ http {
         ssl_certificate     {{ cert }};
         ssl_certificate_key {{ cert }};
         {% endif %}
+        location = /auth {
+            internal;
+            proxy_method GET;
+            proxy_pass_request_body off;
+            proxy_set_header Content-Length "";
+            proxy_pass {{ upstream }};
+        }
         location / {
             lunary on;
+            {{ location | default("") }}
             proxy_pass {{ upstream }};
         }
     }
@@ -71,6 +82,30 @@ def head_of(client, body, **headers):
                                       **headers}, body)
 
 
+def queued(sock, peer):
+    """Bytes that wait to be sent, and to be read, at one end of a connection."""
+    here, there = sock.getsockname()[1], sock.getpeername()[1]
+    if peer:
+        here, there = there, here
+    with open("/proc/net/tcp") as f:
+        for line in f.readlines()[1:]:
+            words = line.split()
+            ports = [int(w.split(":")[1], 16) for w in words[1:3]]
+            if ports == [here, there]:
+                return [int(n, 16) for n in words[4].split(":")]
+    return [None, None]
+
+
+def sent(client):
+    return queued(client.sock, False)[0] == 0
+
+
+def read(client):
+    """Waits until nginx has taken all that was sent."""
+    wait_for(lambda: sent(client) and queued(client.sock, True)[1] == 0, 10,
+             "what was sent to be read")
+
+
 def at_once(client, body):
     client.send(head_of(client, body) + body)
 
@@ -91,7 +126,14 @@ def in_pieces(client, body):
         client.send(piece)
 
 
-@pytest.mark.parametrize("come", [at_once, behind_the_head, in_pieces])
+def in_two(client, body):
+    """The start with the head, the rest when nginx has read that and waits."""
+    client.send(head_of(client, body) + body[:10])
+    read(client)
+    client.send(body[10:])
+
+
+@pytest.mark.parametrize("come", [at_once, behind_the_head, in_pieces, in_two])
 @pytest.mark.parametrize("extra", ["", LARGE], ids=["default", "large"])
 def test_of_every_size(nginx, upstream, runs, come, extra):
     one = nginx(CONFIG, extra=extra)
@@ -199,16 +241,22 @@ def test_what_only_a_document_can_judge(nginx, upstream, runs, come, size):
     "client_body_in_file_only clean;", "client_body_in_single_buffer on;",
     "client_body_buffer_size 1k;", "proxy_request_buffering off;",
     "lunary_capture_max 2k;", "lunary_capture none;"])
-@pytest.mark.parametrize("come", [at_once, behind_the_head])
+@pytest.mark.parametrize("come", [at_once, behind_the_head, in_two])
 def test_with_other_settings(nginx, upstream, runs, come, extra):
+    sizes = [600, 800, 1100, 9000, 19000]
     with nginx(CONFIG, extra=extra, level="info").client() as c:
-        for size in (800, 1100, 9000, 19000):
+        for size in sizes:
             body = body_of(size)
             come(c, body)
             assert c.read("POST").status == 200
             assert upstream.last.body == body
 
-    assert [r["user_id"] for r in runs(4)] == ["u1"] * 4
+    got = runs(len(sizes))
+    assert [r["user_id"] for r in got] == ["u1"] * len(sizes)
+    if "capture" not in extra:
+        assert [said(r) for r in got] == [
+            [m["content"] for m in json.loads(body_of(size))["messages"]]
+            for size in sizes]
 
 
 @pytest.mark.parametrize("size", [800, 9000])
@@ -225,3 +273,115 @@ def test_members_are_cut_out_of_it(nginx, upstream, runs, size):
                             if k not in ("tags", "user_id")}
 
     assert [r["user_id"] for r in runs(2)] == ["u2"] * 2
+
+
+@pytest.mark.parametrize("size", [800, 9000, 30000])
+@pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
+@pytest.mark.parametrize("extra", ["", LARGE], ids=["default", "large"])
+def test_a_part_of_it_is_there_when_it_is_read(nginx, upstream, runs, size,
+                                               http2, extra):
+    """What came while another module waited lies elsewhere."""
+    gate = Gate()
+
+    def allow(request):
+        if request.path != "/auth":
+            return Answer({"id": "c", "choices": []})
+        return Answer([gate, b"yes"], framing="chunked")
+
+    upstream.answer(allow)
+    one = nginx(CONFIG, extra=extra, location="auth_request /auth; "
+                "lunary_phase precontent;")
+    body = body_of(size)
+    half = size // 2
+
+    if http2:
+        with H2Client("127.0.0.1", one.port3) as c:
+            stream = c.start("POST", PATH, {
+                "content-type": "application/json",
+                "content-length": str(size)})
+            c.data(stream, body[:half])
+            upstream.wait(1)
+            read(c)
+            gate.open()
+            c.data(stream, body[half:], end=True)
+            assert c.read(stream).status == 200
+    else:
+        with one.client() as c:
+            c.send(head_of(c, body) + body[:half])
+            upstream.wait(1)
+            gate.open()
+            c.send(body[half:])
+            assert c.read("POST").status == 200
+
+    assert upstream.last.body == body
+    run = runs.one()
+    assert run["user_id"] == "u1"
+    assert said(run) == [m["content"] for m in json.loads(body)["messages"]]
+
+
+@pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
+@pytest.mark.parametrize("size", [800, 9000, 30000])
+def test_with_a_filter_that_keeps_what_comes(nginx, upstream, runs, http2,
+                                             size):
+    """In HTTP/2 each piece then comes to lie where the one before was."""
+    one = nginx(f"load_module {built('body_filter')};" + CONFIG, extra=LARGE)
+    body = body_of(size, text="".join(map(str, range(90))))
+    pieces = split(body, size // 7)
+
+    if http2:
+        with H2Client("127.0.0.1", one.port3) as c:
+            stream = c.start("POST", PATH, {
+                "content-type": "application/json",
+                "content-length": str(size)})
+            for piece in pieces:
+                c.data(stream, piece)
+                read(c)
+            c.data(stream, b"", end=True)
+            assert c.read(stream).status == 200
+    else:
+        with one.client() as c:
+            c.send(head_of(c, body))
+            for piece in pieces:
+                c.send(piece)
+                read(c)
+            assert c.read("POST").status == 200
+
+    assert upstream.last.body == body
+    run = runs.one()
+    assert run["user_id"] == "u1"
+    assert said(run) == [m["content"] for m in json.loads(body)["messages"]]
+
+
+@pytest.mark.parametrize("tail", [b'{"user":"mallory"}' * 60, b"Z" * 900],
+                         ids=["json", "other"])
+def test_a_connection_that_becomes_another_one(nginx, upstream, runs, tail):
+    """nginx reads on into the head's buffer, over what the run is made of."""
+    gate, end = threading.Event(), Gate()
+
+    def switch(request):
+        gate.wait(10)
+        return Answer([b"bye", end], close=True, framing="close",
+                      head=b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n"
+                           b"Connection: upgrade\r\n\r\n")
+
+    upstream.answer(switch)
+    one = nginx(CONFIG, location="""
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection upgrade;""")
+    body = body_of(400)
+
+    with one.client() as c:
+        c.send(head_of(c, body, Connection="upgrade", Upgrade="x") + body
+               + b"first")
+        upstream.wait(1)
+        c.send(tail)
+        wait_for(lambda: sent(c), 10, "it to be there")
+        gate.set()
+        c._until(b"bye")
+        read(c)
+        end.open()
+
+    run = runs.one()
+    assert run["user_id"] == "u1"
+    assert (run["method"], run["uri"]) == ("POST", PATH)
+    assert said(run) == [m["content"] for m in json.loads(body)["messages"]]

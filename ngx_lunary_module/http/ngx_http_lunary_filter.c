@@ -25,6 +25,7 @@ static ngx_int_t ngx_http_lunary_run_header(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx);
 static ngx_int_t ngx_http_lunary_body_filter(ngx_http_request_t *r,
     ngx_chain_t *in);
+static ngx_int_t ngx_http_lunary_head_apart(ngx_http_request_t *r);
 static void ngx_http_lunary_read_response(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_chain_t *in);
 static lunary_str_t ngx_http_lunary_response_header(void *ctx,
@@ -122,6 +123,12 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
     }
 
     ctx->measure = 1;
+
+    if (r->headers_out.status == NGX_HTTP_SWITCHING_PROTOCOLS
+        && ngx_http_lunary_head_apart(r) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
 
     if (r->upstream
         && r->upstream->finalize_request
@@ -276,6 +283,41 @@ ngx_http_lunary_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
     }
 
     return rc;
+}
+
+
+/*
+ * What the client sent behind the head of a connection that becomes another
+ * one goes to the upstream from the head's buffer, and nginx reads on into it,
+ * from its start: over the URI and the headers, of which the run is yet to be
+ * made.  So what is left to be sent gets a buffer of its own.
+ */
+
+static ngx_int_t
+ngx_http_lunary_head_apart(ngx_http_request_t *r)
+{
+    ngx_buf_t  *b, *head;
+
+    head = r->header_in;
+
+    if (head == NULL || head->last == head->pos) {
+        return NGX_OK;
+    }
+
+    /* as large as nginx's, so that as much is read at once */
+
+    b = ngx_create_temp_buf(r->pool, head->last - head->start);
+
+    if (b == NULL) {
+        return NGX_ERROR;
+    }
+
+    b->pos += head->pos - head->start;
+    b->last = ngx_cpymem(b->pos, head->pos, head->last - head->pos);
+
+    r->header_in = b;
+
+    return NGX_OK;
 }
 
 

@@ -128,7 +128,8 @@ ngx_http_lunary_read_body(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
  * read.  What has room behind the head does so.  Where more is to come nginx
  * would leave there what came with the head, and put the rest into a buffer of
  * its size: here it gets one for both, which it is shown in the head's place.
- * It looks at that only before ngx_http_read_client_request_body() returns.
+ * With a body whose length is known it looks at that only before
+ * ngx_http_read_client_request_body() returns.
  *
  * Returns the head's buffer, to be put back, or NULL: it was left there.
  */
@@ -142,11 +143,16 @@ ngx_http_lunary_one_piece(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     ngx_buf_t                 *b, *head;
     ngx_http_core_loc_conf_t  *clcf;
 
-    head = r->header_in;
-    there = head->last - head->pos;
     size = r->headers_in.content_length_n;
 
-    if (there == 0 || size <= 0 || !ngx_http_lunary_turns(r)) {
+    if (size <= 0 || !ngx_http_lunary_turns(r)) {
+        return NULL;
+    }
+
+    head = r->header_in;
+    there = head->last - head->pos;
+
+    if (there == 0 || !ngx_http_lunary_stays(r, lcf)) {
         return NULL;
     }
 
@@ -160,9 +166,7 @@ ngx_http_lunary_one_piece(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
     most = clcf->client_body_buffer_size;
     most += most >> 2;
 
-    if (size - (off_t) there >= (off_t) most
-        || !ngx_http_lunary_stays(r, lcf))
-    {
+    if (size - (off_t) there >= (off_t) most) {
         return NULL;
     }
 
@@ -209,6 +213,12 @@ ngx_http_lunary_room_behind(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         return;
     }
 
+    /* a filter takes pieces for itself: HTTP/2 puts the next in their place */
+
+    if (r->request_body->filter_need_buffering) {
+        return;
+    }
+
     size = b->end - b->start;
 
     p = ngx_palloc(r->pool, size + LUNARY_CALL_BEHIND);
@@ -228,8 +238,12 @@ ngx_http_lunary_room_behind(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
 }
 
 
-/* 1 where a body that has room in nginx's buffer is left there, and kept; in
- * HTTP/3 that holds frames, too, and may become full with them */
+/*
+ * 1 where a body that has room in nginx's buffer is left there, and kept.  Not
+ * in HTTP/3, whose frames are there, too, and may fill it; not in a file, which
+ * is sent by way of that buffer; nor if the connection may become another one
+ * (101), which is read into what is left behind the head.
+ */
 
 static ngx_uint_t
 ngx_http_lunary_stays(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
@@ -242,6 +256,7 @@ ngx_http_lunary_stays(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
 
     return r->headers_in.content_length_n <= (off_t) lcf->capture_max
            && !r->headers_in.chunked
+           && !r->headers_in.upgrade
            && !r->request_body_in_file_only
            && !r->request_body_no_buffering;
 }

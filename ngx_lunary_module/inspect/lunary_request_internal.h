@@ -99,7 +99,8 @@ struct lunary_request_s {
     size_t               max;
     size_t               cut;
 
-    /* the body so far, with LUNARY_STRING_PAD zeroes behind it, or doc */
+    /* the body so far, or doc; while it is read, LUNARY_STRING_PAD zeroes are
+     * behind it */
 
     lunary_buf_t         raw;
     unsigned char       *lent;        /* where it may lie (no copy is kept)   */

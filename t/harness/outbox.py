@@ -41,31 +41,37 @@ http {
 """
 
 
-@pytest.fixture(scope="session")
-def outbox_module():
-    """The .so, built for the nginx that the tests run."""
+def built(name):
+    """The .so of t/tools/nginx_<name>_test, built for the nginx that the tests
+    run."""
     tree = os.path.dirname(os.path.dirname(NGINX_BIN))
     if not os.path.exists(f"{tree}/objs/ngx_auto_config.h"):
         tree = BUILD / "nginx-debian"
     if not os.path.exists(f"{tree}/objs/ngx_auto_config.h"):
         pytest.skip("no configured nginx tree under build/: run make")
-    out = BUILD / "ngx_outbox_test_module.so"
+    kind = ""
     flags = ""
     if "-asan" in str(tree):
         flags = "-fsanitize=address,undefined -fno-omit-frame-pointer"
-        out = BUILD / "ngx_outbox_test_module-asan.so"
+        kind = "-asan"
     if "-tsan" in str(tree):
         flags = "-fsanitize=thread -fno-omit-frame-pointer"
-        out = BUILD / "ngx_outbox_test_module-tsan.so"
+        kind = "-tsan"
+    out = BUILD / f"ngx_{name}_test_module{kind}.so"
     with open(f"{out}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run(
-            ["make", "-C", ROOT / "t/tools/nginx_outbox_test",
+            ["make", "-C", ROOT / f"t/tools/nginx_{name}_test",
              f"TREE={tree}", f"OUT={out}", f"CFLAGS={flags}",
              *(["CC=clang"] if flags else [])],
             capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return str(out)
+
+
+@pytest.fixture(scope="session")
+def outbox_module():
+    return built("outbox")
 
 
 @pytest.fixture

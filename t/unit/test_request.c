@@ -751,6 +751,52 @@ a_place_without_room_behind_is_no_place(void **state)
 }
 
 
+/* nor are pieces that do not follow one another */
+
+static void
+what_lies_apart_is_copied(void **state)
+{
+    size_t             i, k, n, gap;
+    unsigned char     *p;
+    lunary_request_t  *rq;
+
+    static const char  text[] = "{\"user\":\"bob\",\"a\":[1,2,3]}";
+
+    (void) state;
+
+    n = sizeof(text) - 1;
+
+    for (k = 1; k < n; k++) {
+        for (gap = 1; gap < 4; gap++) {
+
+            p = malloc(n + n * gap + 64);
+            assert_non_null(p);
+            memset(p, ' ', n + n * gap + 64);
+
+            for (i = 0; i < n; i++) {
+                p[i + i / k * gap] = (unsigned char) text[i];
+            }
+
+            rq = lunary_request_create(&mem, 4096, 0);
+            assert_non_null(rq);
+            lunary_request_lend(rq, p, n + n * gap + 64);
+
+            for (i = 0; i < n; i += k) {
+                (void) lunary_request_feed(rq, p + i + i / k * gap,
+                                           k < n - i ? k : n - i);
+            }
+
+            assert_int_equal(lunary_request_finish(rq), LUNARY_OK);
+            assert_text(lunary_request_claims(rq)->user, "bob");
+            assert_text(lunary_request_text(rq), text);
+
+            lunary_request_destroy(rq);
+            free(p);
+        }
+    }
+}
+
+
 static void
 user_ids_are_visible_text(void **state)
 {
@@ -794,23 +840,32 @@ every_allocation_may_fail(void **state)
 {
     int                rc;
     long               n;
-    size_t             i;
+    size_t             i, len;
     unit_mem_t         m;
     lunary_mem_t      *fm;
-    unsigned char      there[1024];
+    unsigned char      there[4096];
     lunary_request_t  *rq;
 
     static const char  text[] =
         "{\"messages\":[\"a long enough text to make the document grow, at "
         "least a little\"],\"user\":\"bob\",\"user_props\":{\"a\":\"b\"},"
-        "\"tags\":[\"x\",\"y\"],\"thread_id\":\"t\",\"parent_run_id\":\"p\"}";
+        "\"tags\":[\"x\",\"y\"],\"thread_id\":\"t\",\"parent_run_id\":\"p\","
+        "\"embedding\":[";
 
     (void) state;
 
-    memcpy(there, text, sizeof(text));
+    /* a vector at the end is for a document to judge */
 
-    for (n = 2; /* void */ ; n++) {
-        fm = unit_mem(&m, n / 2);
+    len = (size_t) sprintf((char *) there, "%s", text);
+
+    for (i = 0; i < 300; i++) {
+        len += (size_t) sprintf((char *) there + len, "0.5,");
+    }
+
+    len += (size_t) sprintf((char *) there + len, "1]}");
+
+    for (n = 3; /* void */ ; n++) {
+        fm = unit_mem(&m, n / 3);
 
         rq = lunary_request_create(fm, 4096, 0);
 
@@ -819,13 +874,13 @@ every_allocation_may_fail(void **state)
             continue;
         }
 
-        /* a third of it in place, or none */
+        /* none of it in place, a third, or all */
 
-        if (n & 1) {
-            lunary_request_lend(rq, there, sizeof(text) / 3 + 64);
+        if (n % 3) {
+            lunary_request_lend(rq, there, (n % 3 == 1 ? len / 3 : len) + 64);
         }
 
-        for (i = 0; i < sizeof(text) - 1; i++) {
+        for (i = 0; i < len; i++) {
             (void) lunary_request_feed(rq, there + i, 1);
         }
 
@@ -843,12 +898,12 @@ every_allocation_may_fail(void **state)
         lunary_request_destroy(rq);
         assert_int_equal(fm->used, 0);
 
-        if (rc == LUNARY_OK && (n & 1)) {
+        if (rc == LUNARY_OK && n % 3 == 2) {
             break;
         }
     }
 
-    assert_true(n > 8);
+    assert_true(n > 12);
 }
 
 
@@ -894,6 +949,7 @@ main(void)
         cmocka_unit_test(a_long_body_is_read_in_steps_all_the_same),
         cmocka_unit_test(a_body_in_place_is_not_copied),
         cmocka_unit_test(a_place_without_room_behind_is_no_place),
+        cmocka_unit_test(what_lies_apart_is_copied),
         cmocka_unit_test(user_ids_are_visible_text),
         cmocka_unit_test(every_allocation_may_fail)
     };
