@@ -77,6 +77,15 @@ def said(run):
     return [m["content"] for m in run.json("input")]
 
 
+def each_was_read(runs):
+    """One call of every size, of a user of its own."""
+    for n, (size, run) in enumerate(zip(SIZES, runs(len(SIZES)))):
+        assert (run["user_id"], run["request_bytes"]) == (f"u{n}", str(size))
+        if size < 262144:
+            assert said(run) == [m["content"] for m in json.loads(
+                body_of(size))["messages"]]
+
+
 def head_of(client, body, **headers):
     return client.head("POST", PATH, {"Content-Type": "application/json",
                                       **headers}, body)
@@ -145,11 +154,7 @@ def test_of_every_size(nginx, upstream, runs, come, extra):
             assert c.read("POST").status == 200
             assert upstream.last.body == body
 
-    for n, (size, run) in enumerate(zip(SIZES, runs(len(SIZES)))):
-        assert (run["user_id"], run["request_bytes"]) == (f"u{n}", str(size))
-        if size < 262144:
-            assert said(run) == [m["content"] for m in json.loads(
-                body_of(size))["messages"]]
+    each_was_read(runs)
 
 
 @pytest.mark.parametrize("come", [at_once, behind_the_head])
@@ -163,8 +168,7 @@ def test_over_tls(nginx, upstream, runs, folder, come):
             assert c.read("POST").status == 200
             assert upstream.last.body == body
 
-    assert [r["user_id"] for r in runs(len(SIZES))] == [
-        f"u{n}" for n in range(len(SIZES))]
+    each_was_read(runs)
 
 
 @pytest.mark.parametrize("extra", ["", LARGE], ids=["default", "large"])
@@ -180,11 +184,7 @@ def test_over_http_2(nginx, upstream, runs, extra):
             assert answer.status == 200
             assert upstream.last.body == body
 
-    for n, (size, run) in enumerate(zip(SIZES, runs(len(SIZES)))):
-        assert (run["user_id"], run["request_bytes"]) == (f"u{n}", str(size))
-        if size < 262144:
-            assert said(run) == [m["content"] for m in json.loads(
-                body_of(size))["messages"]]
+    each_was_read(runs)
 
 
 @pytest.mark.parametrize("extra", ["", "client_header_buffer_size 64k;",
@@ -352,6 +352,30 @@ def test_with_a_filter_that_keeps_what_comes(nginx, upstream, runs, http2,
     assert said(run) == [m["content"] for m in json.loads(body)["messages"]]
 
 
+UPGRADE = """
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection upgrade;"""
+
+
+@pytest.mark.parametrize("location", ["", "return 101;"])
+def test_a_101_that_is_no_upgrade(nginx, upstream, runs, location):
+    """The connection is kept, and what came behind is the next call."""
+    upstream.once(b"", head=b"HTTP/1.1 101 Switching\r\n"
+                  b"Content-Length: 0\r\n\r\n")
+    one = nginx(CONFIG, location=location)
+    bodies = [body_of(400, user=f"u{n}") for n in range(2)]
+
+    with one.client() as c:
+        c.send(b"".join(head_of(c, b) + b for b in bodies))
+        for _ in bodies:
+            c._until(b"HTTP/1.1 ")
+
+    got = runs(2)
+    assert [r["uri"] for r in got] == [PATH] * 2
+    if not location:
+        assert [r["user_id"] for r in got] == ["u0", "u1"]
+
+
 @pytest.mark.parametrize("tail", [b'{"user":"mallory"}' * 60, b"Z" * 900],
                          ids=["json", "other"])
 def test_a_connection_that_becomes_another_one(nginx, upstream, runs, tail):
@@ -365,9 +389,7 @@ def test_a_connection_that_becomes_another_one(nginx, upstream, runs, tail):
                            b"Connection: upgrade\r\n\r\n")
 
     upstream.answer(switch)
-    one = nginx(CONFIG, location="""
-        proxy_set_header Upgrade $http_upgrade;
-        proxy_set_header Connection upgrade;""")
+    one = nginx(CONFIG, location=UPGRADE)
     body = body_of(400)
 
     with one.client() as c:

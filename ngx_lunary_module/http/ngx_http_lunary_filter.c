@@ -124,7 +124,7 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
 
     ctx->measure = 1;
 
-    if (r->headers_out.status == NGX_HTTP_SWITCHING_PROTOCOLS
+    if (r->upstream && r->upstream->upgrade
         && ngx_http_lunary_head_apart(r) != NGX_OK)
     {
         return NGX_ERROR;
@@ -290,7 +290,9 @@ ngx_http_lunary_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
  * What the client sent behind the head of a connection that becomes another
  * one goes to the upstream from the head's buffer, and nginx reads on into it,
  * from its start: over the URI and the headers, of which the run is yet to be
- * made.  So what is left to be sent gets a buffer of its own.
+ * made.  So what is left to be sent gets a buffer of its own, which goes with
+ * the request: no other may be read from it, as from the head's, whatever a
+ * filter behind this one makes of the answer.
  */
 
 static ngx_int_t
@@ -316,6 +318,7 @@ ngx_http_lunary_head_apart(ngx_http_request_t *r)
     b->last = ngx_cpymem(b->pos, head->pos, head->last - head->pos);
 
     r->header_in = b;
+    r->keepalive = 0;
 
     return NGX_OK;
 }

@@ -462,6 +462,13 @@ ngx_http_lunary_portion(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         return;
     }
 
+    /* of a filter that takes pieces for itself a full buffer is used again,
+     * and what was lent lies there */
+
+    if (r->request_body->filter_need_buffering) {
+        return;
+    }
+
     if (ctx->portion != b) {
         ctx->portion = b;
         ctx->portion_end = b->end;

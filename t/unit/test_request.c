@@ -4,10 +4,9 @@
  * Who a request body says is calling, and what is taken out of it.
  */
 
-#include "unit.h"
+#include "request.h"
 
 #include "lunary_json.h"
-#include "lunary_request.h"
 
 
 #define bit(m)  lunary_member_bit(LUNARY_M_ ## m)
@@ -17,54 +16,6 @@
      |bit(THREADID)|bit(PARENT_RUN_ID)|bit(PARENTRUNID)|bit(TAGS)            \
      |bit(TEMPLATEID)|bit(MD_USERID)|bit(MD_USERPROPS)|bit(MD_USER_PROPS)    \
      |bit(MD_THREADID)|bit(MD_PARENTRUNID))
-
-
-static lunary_mem_t  mem;
-static size_t        piece;            /* 0: whole                            */
-static unsigned      lend;             /* pieces that lie where was lent: all,
-                                          or all but each 2nd, 3rd, ...; 0:
-                                          each is a copy                      */
-static char         *place;            /* of the request before               */
-
-
-static int
-feed(lunary_request_t *rq, const char *text, size_t len)
-{
-    size_t          i, k, n;
-    unsigned char  *p;
-
-    free(place);
-
-    place = malloc(len + 64);
-    assert_non_null(place);
-
-    memcpy(place, text, len);
-    memset(place + len, 'b', 64);
-
-    if (lend) {
-        lunary_request_lend(rq, (unsigned char *) place, len + 64);
-    }
-
-    for (i = 0, n = 1; i < len; i += k, n++) {
-        k = (piece == 0 || piece > len - i) ? len - i : piece;
-
-        if (lend == 1 || (lend && n % lend != 0)) {
-            (void) lunary_request_feed(rq, (unsigned char *) place + i, k);
-            assert_memory_equal(place, text, len);
-            continue;
-        }
-
-        p = unit_copy(text + i, k);
-        (void) lunary_request_feed(rq, p, k);
-        free(p);
-    }
-
-    for (i = 0; i < 64; i++) {
-        assert_int_equal(place[len + i], 'b');
-    }
-
-    return lunary_request_finish(rq);
-}
 
 
 static lunary_request_t *
@@ -660,143 +611,6 @@ a_long_body_is_read_in_steps_all_the_same(void **state)
 }
 
 
-/* what lies there needs no memory, until something must be written */
-
-static void
-a_body_in_place_is_not_copied(void **state)
-{
-    char              *body;
-    size_t             n;
-    lunary_mem_t       own;
-    lunary_request_t  *rq;
-
-    (void) state;
-
-    body = malloc(100000);
-    assert_non_null(body);
-
-    n = (size_t) sprintf(body, "{\"user\":\"bob\",\"a\":\"");
-    memset(body + n, 'a', 90000);
-    n += 90000;
-    n += (size_t) sprintf(body + n, "\"}");
-
-    for (piece = 0; piece <= 30000; piece += 10000) {
-        for (lend = 0; lend < 3; lend++) {
-
-            lunary_mem_init(&own);
-            rq = lunary_request_create(&own, 100000, 0);
-            assert_non_null(rq);
-
-            assert_int_equal(feed(rq, body, n), LUNARY_OK);
-            assert_text(lunary_request_claims(rq)->user, "bob");
-            assert_int_equal(lunary_request_text(rq).len, n);
-            assert_memory_equal(lunary_request_text(rq).data, body, n);
-
-            if (lend == 1 || (lend == 2 && piece == 0)) {
-                assert_ptr_equal(lunary_request_text(rq).data, place);
-                assert_true(own.peak < 10000);
-
-            } else {
-                assert_true(own.peak > 90000);
-            }
-
-            lunary_request_destroy(rq);
-            assert_int_equal(own.used, 0);
-        }
-    }
-
-    free(body);
-}
-
-
-/* with less room behind it, it is copied as ever; what has begun in place goes
- * on as a copy */
-
-static void
-a_place_without_room_behind_is_no_place(void **state)
-{
-    size_t             n, room, k;
-    unsigned char     *p;
-    lunary_request_t  *rq;
-
-    static const char  text[] = "{\"user\":\"bob\",\"a\":[1,2,3]}";
-
-    (void) state;
-
-    n = sizeof(text) - 1;
-
-    for (room = 0; room <= 64; room++) {
-        for (k = 1; k <= n; k += n - 1) {
-
-            p = malloc(n + room);
-            assert_non_null(p);
-
-            memcpy(p, text, n);
-
-            rq = lunary_request_create(&mem, 4096, 0);
-            assert_non_null(rq);
-            lunary_request_lend(rq, p, n + room);
-
-            (void) lunary_request_feed(rq, p, k);
-            (void) lunary_request_feed(rq, p + k, n - k);
-
-            assert_int_equal(lunary_request_finish(rq), LUNARY_OK);
-            assert_text(lunary_request_claims(rq)->user, "bob");
-            assert_int_equal(lunary_request_text(rq).data == p, room == 64);
-
-            lunary_request_destroy(rq);
-            free(p);
-        }
-    }
-}
-
-
-/* nor are pieces that do not follow one another */
-
-static void
-what_lies_apart_is_copied(void **state)
-{
-    size_t             i, k, n, gap;
-    unsigned char     *p;
-    lunary_request_t  *rq;
-
-    static const char  text[] = "{\"user\":\"bob\",\"a\":[1,2,3]}";
-
-    (void) state;
-
-    n = sizeof(text) - 1;
-
-    for (k = 1; k < n; k++) {
-        for (gap = 1; gap < 4; gap++) {
-
-            p = malloc(n + n * gap + 64);
-            assert_non_null(p);
-            memset(p, ' ', n + n * gap + 64);
-
-            for (i = 0; i < n; i++) {
-                p[i + i / k * gap] = (unsigned char) text[i];
-            }
-
-            rq = lunary_request_create(&mem, 4096, 0);
-            assert_non_null(rq);
-            lunary_request_lend(rq, p, n + n * gap + 64);
-
-            for (i = 0; i < n; i += k) {
-                (void) lunary_request_feed(rq, p + i + i / k * gap,
-                                           k < n - i ? k : n - i);
-            }
-
-            assert_int_equal(lunary_request_finish(rq), LUNARY_OK);
-            assert_text(lunary_request_claims(rq)->user, "bob");
-            assert_text(lunary_request_text(rq), text);
-
-            lunary_request_destroy(rq);
-            free(p);
-        }
-    }
-}
-
-
 static void
 user_ids_are_visible_text(void **state)
 {
@@ -907,28 +721,6 @@ every_allocation_may_fail(void **state)
 }
 
 
-static int
-setup(void **state)
-{
-    (void) state;
-
-    lunary_mem_init(&mem);
-
-    return 0;
-}
-
-
-static int
-nothing_is_left(void **state)
-{
-    (void) state;
-
-    free(place);
-
-    return mem.used == 0 ? 0 : -1;
-}
-
-
 int
 main(void)
 {
@@ -947,9 +739,6 @@ main(void)
             of_many_repeated_values_the_last_wins_in_bounded_memory),
         cmocka_unit_test(a_broken_body_claims_nothing),
         cmocka_unit_test(a_long_body_is_read_in_steps_all_the_same),
-        cmocka_unit_test(a_body_in_place_is_not_copied),
-        cmocka_unit_test(a_place_without_room_behind_is_no_place),
-        cmocka_unit_test(what_lies_apart_is_copied),
         cmocka_unit_test(user_ids_are_visible_text),
         cmocka_unit_test(every_allocation_may_fail)
     };
