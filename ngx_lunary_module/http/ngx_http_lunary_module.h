@@ -27,6 +27,7 @@
  *     ngx_http_lunary_answer.c     answers of our own
  *     ngx_http_lunary_rewrite.c    what the upstream gets
  *     ngx_http_lunary_rewrite_headers.c  ... of its headers
+ *     ngx_http_lunary_rewrite_values.c  ... of a header's value
  *     ngx_http_lunary_header_vars.c  what $http_NAME says of these
  *     ngx_http_lunary_inject.c     the user that the upstream is told
  *     ngx_http_lunary_filter.c     header and body filters (second module)
@@ -410,6 +411,21 @@ ngx_int_t ngx_http_lunary_rewrite_body(ngx_http_request_t *r,
 /* notes which headers will be taken out: NGX_OK or NGX_ERROR (no memory) */
 ngx_int_t ngx_http_lunary_rewrite_mark(ngx_http_request_t *r,
     ngx_http_lunary_ctx_t *ctx, ngx_http_lunary_loc_conf_t *lcf);
+
+
+/* ngx_http_lunary_rewrite_values.c */
+
+/* *value, of a Cookie header, without that cookie.  NGX_DECLINED: it is not
+ * there; NGX_OK: nothing else is; NGX_DONE: *value is changed; NGX_ERROR: no
+ * memory */
+ngx_int_t ngx_http_lunary_without_cookie(ngx_http_request_t *r,
+    ngx_str_t *name, ngx_str_t *value);
+
+/* *value, of Accept-Encoding, with the codings that can be read.  NGX_DECLINED:
+ * all can; NGX_DONE: *value has only those, "identity" where there were none;
+ * NGX_ERROR: no memory */
+ngx_int_t ngx_http_lunary_readable_codings(ngx_http_request_t *r,
+    ngx_str_t *value);
 
 
 /* ngx_http_lunary_header_vars.c */

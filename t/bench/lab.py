@@ -116,6 +116,13 @@ class Lab:
         return Nginx(p, folder)
 
 
+def resp(*args):
+    """A command as it goes to Redis."""
+    parts = [a if isinstance(a, bytes) else str(a).encode() for a in args]
+    return b"*%d\r\n" % len(parts) + b"".join(
+        b"$%d\r\n%s\r\n" % (len(p), p) for p in parts)
+
+
 class Redis:
     def __init__(self, port, process):
         self.port = port
@@ -130,11 +137,7 @@ class Redis:
 
     def command(self, *args):
         with socket.create_connection(("127.0.0.1", self.port)) as s:
-            parts = [a if isinstance(a, bytes) else str(a).encode()
-                     for a in args]
-            s.sendall(b"*%d\r\n" % len(parts)
-                      + b"".join(b"$%d\r\n%s\r\n" % (len(p), p)
-                                 for p in parts))
+            s.sendall(resp(*args))
             return self._read(s.makefile("rb"))
 
     def _read(self, f):
@@ -157,10 +160,14 @@ class Redis:
             return 0
         return dict(zip(info[::2], info[1::2]))[b"entries-added"]
 
-    def last_size(self, stream):
-        """The bytes of the newest entry's fields and values."""
+    def last(self, stream):
+        """The newest entry's fields and values, one after the other."""
         entries = self.command("XREVRANGE", stream, "+", "-", "COUNT", 1)
-        return sum(len(x) for x in entries[0][1]) if entries else 0
+        return entries[0][1] if entries else []
+
+    def last_size(self, stream):
+        """Their bytes."""
+        return sum(map(len, self.last(stream)))
 
 
 class Nginx:
@@ -213,6 +220,40 @@ class Nginx:
 
 
 # -- load
+
+@contextlib.contextmanager
+def fed(lab, redis, fields, count, rate, seconds):
+    """A Redis that gets runs of these fields, count a batch, rate a second,
+    from t/bench/feed.c, for as long as the block takes or so many seconds.
+    Yields a function that waits for the end: runs a second that it took."""
+    binary = lab.dir / "feed"
+    if not binary.exists():
+        lab.compile("feed.c")
+    batch = lab.dir / "batch"
+    batch.write_bytes(
+        resp("MULTI") + resp("XADD", "fed", "MAXLEN", "~", 2000, "*", *fields)
+        * count + resp("EXEC"))
+    # +OK, a QUEUED and two lines of an id for each, and the array's line
+    p = subprocess.Popen(
+        [binary, str(redis.port), batch, str(count), str(2 + 3 * count),
+         str(rate), str(seconds)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, lab.others()))
+
+    def end():
+        out, err = p.communicate(timeout=60)
+        if p.returncode:
+            raise Trouble("feed: " + err)
+        got = json.loads(out)
+        return got["runs"] / got["seconds"]
+
+    try:
+        yield end
+    finally:
+        if p.poll() is None:
+            p.kill()
+            p.wait()
+
 
 def wrk(lab, port, path, body, conns, seconds, headers=()):
     """wrk -t1: {requests, failed, seconds, p50, p99}"""

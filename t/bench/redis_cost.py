@@ -15,7 +15,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from lab import Lab
+from lab import Lab, resp
 
 HERE = pathlib.Path(__file__).resolve().parent
 OUTBOX = HERE.parent.parent / "ngx_lunary_module/outbox"
@@ -44,12 +44,6 @@ def lua(file, name):
                    re.findall(r'"((?:[^"\\]|\\.)*)"', macro))
 
 
-def command(*args):
-    parts = [a if isinstance(a, bytes) else str(a).encode() for a in args]
-    return b"*%d\r\n" % len(parts) + b"".join(
-        b"$%d\r\n%s\r\n" % (len(p), p) for p in parts)
-
-
 def run(size):
     fields = []
     for name in NAMES:
@@ -70,21 +64,20 @@ class Ways:
 
     def by_script(self, fields, n, last):
         head = struct.pack("<32xH6x", len(NAMES))
-        return command("EVALSHA", self.script, 2, "runs", "mark", "add", last,
-                       last + n, LIMIT, 0, n, *((head, *fields) * n)), 1
+        return resp("EVALSHA", self.script, 2, "runs", "mark", "add", last,
+                    last + n, LIMIT, 0, n, *((head, *fields) * n)), 1
 
     def by_multi(self, fields, n, last):
         keys = 2, "runs", "mark"
-        return (command("WATCH", "mark") + command("GET", "mark")
-                + command("MULTI") + command("EVAL", self.begin, *keys, last)
-                + command("XADD", "runs", "*", *fields) * n
-                + command("EVAL", self.end, *keys, n, last, last + n)
-                + command("EVALSHA", self.script, *keys, "trim", LIMIT)
-                + command("EXEC")), n + 7
+        return (resp("WATCH", "mark") + resp("GET", "mark")
+                + resp("MULTI") + resp("EVAL", self.begin, *keys, last)
+                + resp("XADD", "runs", "*", *fields) * n
+                + resp("EVAL", self.end, *keys, n, last, last + n)
+                + resp("EVALSHA", self.script, *keys, "trim", LIMIT)
+                + resp("EXEC")), n + 7
 
     def bare(self, fields, n, last):
-        return command("XADD", "runs", "MAXLEN", "~", LIMIT, "*",
-                       *fields) * n, n
+        return resp("XADD", "runs", "MAXLEN", "~", LIMIT, "*", *fields) * n, n
 
 
 def spent(process):

@@ -12,7 +12,9 @@ arrived in Redis, and its CPU time is taken after that.
 
 Measurements, each of which can be named by a part of its name:
 
-    CASE             as fast as answers come (see cases.py)
+    CASE             as fast as answers come (see cases.py); of some also plain
+                     nginx beside a Redis that another program keeps as busy
+                     as the module does
     same rate: CASE  plain nginx and the module at the same requests a second
     idle: CASE       the same, so few that the machine has nothing to do
     first event      of a stream: how long from the upstream to the client
@@ -42,12 +44,16 @@ import report
 import upload
 from cases import (CASES, FIRST, IDLE, IDLE_RATE, RATES, VARIANTS,
                    nginx_config)
-from lab import Lab, Nginx, Trouble, free_port, paced, streams, wait_for, wrk
+from lab import (Lab, Nginx, Trouble, fed, free_port, paced, streams,
+                 wait_for, wrk)
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 STREAM = "lunary:runs"
 SPOOL = 1 << 30      # what Redis takes more slowly than nginx makes it fits
+
+# a batch of the outbox at most: runs, bytes
+BATCH = 64, 4 << 20
 MODULES = pathlib.Path("/usr/lib/nginx/modules")
 
 # what the Lua tracker needs: libnginx-mod-http-lua lua-cjson lua-nginx-redis
@@ -81,6 +87,8 @@ class Bench:
             "NGINX_MODULE", str(ROOT / "build/ngx_http_lunary_module.so"))
         self.ups = lab.upstream(1000), lab.upstream(10000)
         self.redis = lab.redis()
+        self.other = lab.redis()   # for the rounds of "busy"
+        self.pace = None           # runs a second of the module's last round
         self.redis.command("SET", "sess:abc",
                            '{"user":{"id":"user-4711","name":"Ann"}}')
         self.targets = {}          # name: (nginx, port)
@@ -215,9 +223,27 @@ class Bench:
                          round(rate * seconds), headers)
         return wrk(self.lab, port, path, file, case.conns, seconds, headers)
 
+    def busy(self, case, seconds):
+        """A round of plain nginx, while another program gives a Redis such
+        runs as the module's last round did, and as many a second."""
+        fields = self.redis.last(STREAM)
+        count = max(1, min(BATCH[0], BATCH[1] // sum(map(len, fields))))
+        rate = self.pace
+        with fed(self.lab, self.other, fields, count, rate,
+                 seconds + 0.5) as end:
+            got = self.round("plain", case, seconds)
+            got["fed"] = end()
+        # its share of the core is what the scheduler leaves it, too
+        if got["fed"] < 0.8 * rate:
+            raise Trouble("busy: Redis took %.0f of %.0f runs a second"
+                          % (got["fed"], rate))
+        return got
+
     def round(self, target, case, seconds, rate=None):
         """case: one, or the name of one"""
         case = CASES.get(case, case)
+        if target == "busy":
+            return self.busy(case, seconds)
         nginx, port = self.targets[target]
         live = target.split()[0] in VARIANTS
         if live:
@@ -256,6 +282,7 @@ class Bench:
                     or got["runs"] < got["requests"]):
                 raise Trouble("%d requests, %d runs, %d arrived: %s"
                               % (got["requests"], got["runs"], added, after))
+            self.pace = got["rps"]
         return got
 
     def rounds(self, targets, case, seconds, rate=None):
@@ -274,6 +301,8 @@ class Bench:
         more = " 2" if case.workers == 2 else ""
         plain, module = "plain" + more, case.variant + more
         targets = [plain, module]
+        if name in RATES:
+            targets.append("busy")
 
         # what Redis takes more slowly than nginx makes it must fit the spool
         seconds = 1 if len(case.body) > 100000 else self.args.seconds
@@ -306,6 +335,8 @@ class Bench:
 
         # of each pair of neighbours, then the median of these
         result["ratio"] = ratio(got[plain], got[module])
+        if "busy" in got:
+            result["beside"] = ratio(got["busy"], got[module])
         return result
 
     def at_rate(self, name, rate=None):
