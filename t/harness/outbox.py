@@ -49,15 +49,14 @@ def built(name):
         tree = BUILD / "nginx-debian"
     if not os.path.exists(f"{tree}/objs/ngx_auto_config.h"):
         pytest.skip("no configured nginx tree under build/: run make")
-    kind = ""
     flags = ""
     if "-asan" in str(tree):
         flags = "-fsanitize=address,undefined -fno-omit-frame-pointer"
-        kind = "-asan"
     if "-tsan" in str(tree):
         flags = "-fsanitize=thread -fno-omit-frame-pointer"
-        kind = "-tsan"
-    out = BUILD / f"ngx_{name}_test_module{kind}.so"
+
+    # several versions of nginx may have their trees here
+    out = BUILD / f"{os.path.basename(tree)}-{name}-test.so"
     with open(f"{out}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run(
