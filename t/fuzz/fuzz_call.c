@@ -2,8 +2,9 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * Whole calls in every dialect: any request, any response.  What comes out
- * must be the same in any split, be JSON where it says so, hold to the
- * bounds, and leave no memory.
+ * must be the same in any split, and where the request is read in place, which
+ * nobody may write to; be JSON where it says so, hold to the bounds, and leave
+ * no memory.
  *
  * An input: dialect, flags, content type, split, length of the request
  * (little endian, 2 bytes), the request, the response.
@@ -102,7 +103,11 @@ static const lunary_dialect_t  *const dialects[] = {
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-static uint64_t replay(const uint8_t *data, size_t size, unsigned split);
+static uint64_t replay(const uint8_t *data, size_t size, unsigned split,
+    unsigned lend);
+static uint8_t *feed_lent(lunary_call_t *call, const uint8_t *p, size_t n,
+    unsigned split, unsigned lend);
+static size_t piece(unsigned split, size_t off, size_t n);
 static void feed(lunary_call_t *call, const uint8_t *p, size_t n,
     unsigned split, void (*fn)(lunary_call_t *call, const unsigned char *p,
     size_t n));
@@ -157,14 +162,18 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
 
-    whole = replay(data, size, 0);
+    whole = replay(data, size, 0, 0);
 
     /* how much of broken compressed data comes out is the libraries' to say */
 
     same = (encodings[(data[1] >> 5) & 7][0] == '\0');
 
-    if ((replay(data, size, 1) != whole && same)
-        || (replay(data, size, 2u + data[3]) != whole && same))
+    if ((replay(data, size, 1, 0) != whole && same)
+        || (replay(data, size, 2u + data[3], 0) != whole && same)
+        || (replay(data, size, 0, 1) != whole && same)
+        || (replay(data, size, 2u + data[3], 1) != whole && same)
+        || (replay(data, size, 2u + data[3], 2u + data[3] % 5) != whole
+            && same))
     {
         abort();
     }
@@ -174,9 +183,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 
 static uint64_t
-replay(const uint8_t *data, size_t size, unsigned split)
+replay(const uint8_t *data, size_t size, unsigned split, unsigned lend)
 {
-    size_t               n, limit;
+    size_t               n, len, limit;
+    uint8_t             *place;
     uint64_t             hash;
     lunary_mem_t         mem;
     lunary_run_t         run;
@@ -218,7 +228,16 @@ replay(const uint8_t *data, size_t size, unsigned split)
     lunary_call_start(call, str("POST"), str(t->path),
                       str(types[(data[2] >> 3) & 7]),
                       str(encodings[(data[1] >> 5) & 7]));
-    feed(call, data + HEAD, n, split, lunary_call_request);
+
+    len = n;
+    place = NULL;
+
+    if (lend) {
+        place = feed_lent(call, data + HEAD, n, split, lend);
+
+    } else {
+        feed(call, data + HEAD, n, split, lunary_call_request);
+    }
 
     if (!(data[2] & 0x40)) {
         lunary_call_request_end(call);
@@ -271,7 +290,74 @@ replay(const uint8_t *data, size_t size, unsigned split)
         abort();
     }
 
+    if (lend) {
+
+        if (len && memcmp(place, data + HEAD, len) != 0) {
+            abort();
+        }
+
+        for (n = 0; n < LUNARY_CALL_BEHIND; n++) {
+            if (place[len + n] != '"') {
+                abort();
+            }
+        }
+
+        free(place);
+    }
+
     return hash;
+}
+
+
+/* from where it lies, all of it or all but each lend-th piece; what comes
+ * behind it looks like a part of it */
+
+static uint8_t *
+feed_lent(lunary_call_t *call, const uint8_t *p, size_t n, unsigned split,
+    unsigned lend)
+{
+    size_t    off, k, i;
+    uint8_t  *place;
+
+    place = malloc(n + LUNARY_CALL_BEHIND);
+
+    if (place == NULL) {
+        abort();
+    }
+
+    if (n) {
+        memcpy(place, p, n);
+    }
+
+    memset(place + n, '"', LUNARY_CALL_BEHIND);
+
+    lunary_call_lend(call, place, n + LUNARY_CALL_BEHIND);
+
+    for (off = 0, i = 1; off < n; off += k, i++) {
+        k = piece(split, off, n);
+
+        if (lend > 1 && i % lend == 0) {
+            feed(call, p + off, k, 0, lunary_call_request);
+
+        } else {
+            lunary_call_request(call, place + off, k);
+        }
+    }
+
+    return place;
+}
+
+
+/* how long the piece at off is */
+
+static size_t
+piece(unsigned split, size_t off, size_t n)
+{
+    size_t  k;
+
+    k = split == 0 ? n : split == 1 ? 1 : 1 + (split * 7 + off) % split;
+
+    return k > n - off ? n - off : k;
 }
 
 
@@ -280,24 +366,19 @@ feed(lunary_call_t *call, const uint8_t *p, size_t n, unsigned split,
     void (*fn)(lunary_call_t *call, const unsigned char *p, size_t n))
 {
     size_t    off, k;
-    uint8_t  *piece;
+    uint8_t  *copy;
 
     for (off = 0; off < n; off += k) {
-        k = split == 0 ? n : split == 1 ? 1 : 1 + (split * 7 + off) % split;
+        k = piece(split, off, n);
+        copy = malloc(k);
 
-        if (k > n - off) {
-            k = n - off;
-        }
-
-        piece = malloc(k);
-
-        if (piece == NULL) {
+        if (copy == NULL) {
             abort();
         }
 
-        memcpy(piece, p + off, k);
-        fn(call, piece, k);
-        free(piece);
+        memcpy(copy, p + off, k);
+        fn(call, copy, k);
+        free(copy);
     }
 }
 
