@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from harness import MODULE
 from harness.client import Client, H2Client
 from harness.outbox import built
 from harness.wait import wait_for
@@ -86,8 +87,8 @@ def each_was_read(runs):
                 body_of(size))["messages"]]
 
 
-def head_of(client, body, **headers):
-    return client.head("POST", PATH, {"Content-Type": "application/json",
+def head_of(client, body, path=PATH, **headers):
+    return client.head("POST", path, {"Content-Type": "application/json",
                                       **headers}, body)
 
 
@@ -115,13 +116,13 @@ def read(client):
              "what was sent to be read")
 
 
-def at_once(client, body):
-    client.send(head_of(client, body) + body)
+def at_once(client, body, path=PATH):
+    client.send(head_of(client, body, path) + body)
 
 
-def behind_the_head(client, body):
+def behind_the_head(client, body, path=PATH):
     """When nginx has nothing of it yet, and waits."""
-    client.send(head_of(client, body, Expect="100-continue"))
+    client.send(head_of(client, body, path, Expect="100-continue"))
     while b"\r\n\r\n" not in client.buffer:
         client._more()
     interim, _, client.buffer = client.buffer.partition(b"\r\n\r\n")
@@ -319,12 +320,21 @@ def test_a_part_of_it_is_there_when_it_is_read(nginx, upstream, runs, size,
     assert said(run) == [m["content"] for m in json.loads(body)["messages"]]
 
 
+def filtered(nginx, before, config=CONFIG, **more):
+    """With the filter before the module's, or behind it."""
+    path = built("body_filter")
+    if before:
+        return nginx(config, module=f"{MODULE}; load_module {path}", **more)
+    return nginx(f"load_module {path};" + config, **more)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["behind", "before"])
 @pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
 @pytest.mark.parametrize("size", [800, 9000, 30000])
-def test_with_a_filter_that_keeps_what_comes(nginx, upstream, runs, http2,
-                                             size):
+def test_with_a_filter_that_keeps_what_comes(nginx, upstream, runs, before,
+                                             http2, size):
     """In HTTP/2 each piece then comes to lie where the one before was."""
-    one = nginx(f"load_module {built('body_filter')};" + CONFIG, extra=LARGE)
+    one = filtered(nginx, before, extra=LARGE)
     body = body_of(size, text="".join(map(str, range(90))))
     pieces = split(body, size // 7)
 
@@ -345,6 +355,54 @@ def test_with_a_filter_that_keeps_what_comes(nginx, upstream, runs, http2,
                 c.send(piece)
                 read(c)
             assert c.read("POST").status == 200
+
+    assert upstream.last.body == body
+    run = runs.one()
+    assert run["user_id"] == "u1"
+    assert said(run) == [m["content"] for m in json.loads(body)["messages"]]
+
+
+@pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
+@pytest.mark.parametrize("size", [800, 9000])
+def test_with_a_filter_that_writes_in_place(nginx, upstream, runs, http2,
+                                            size):
+    """The upstream gets what it makes of it, the run is what was said."""
+    one = filtered(nginx, False, extra=LARGE)
+    body = body_of(size)
+    path = PATH + "?write=1"
+
+    if http2:
+        with H2Client("127.0.0.1", one.port3) as c:
+            assert c.request("POST", path, {
+                "content-type": "application/json",
+                "content-length": str(size)}, body=body).status == 200
+    else:
+        with one.client() as c:
+            for come in (at_once, behind_the_head):
+                come(c, body, path)
+                assert c.read("POST").status == 200
+
+    for run in runs(1 if http2 else 2):
+        assert said(run) == [m["content"]
+                             for m in json.loads(body)["messages"]]
+    assert upstream.last.body == body.replace(b"x", b'"')
+
+
+@pytest.mark.parametrize("args", ["", "&quiet=1", "&mute=1"])
+def test_with_a_filter_before_it_that_lets_a_part_pass(nginx, upstream, runs,
+                                                       args):
+    """What is let pass is read in place.  nginx's buffer must not be called
+    full then because a part of it is, or it is used again."""
+    one = filtered(nginx, True, extra=LARGE + "lunary_capture_max 512k;")
+    body = body_of(400000, text="".join(map(str, range(9000))))
+
+    with one.client() as c:
+        c.send(head_of(c, body, path=f"{PATH}?pass=2{args}") + body[:10])
+        read(c)
+        for piece in split(body[10:], 40000):
+            c.send(piece)
+            read(c)
+        assert c.read("POST").status == 200
 
     assert upstream.last.body == body
     run = runs.one()

@@ -213,12 +213,6 @@ ngx_http_lunary_room_behind(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
         return;
     }
 
-    /* a filter takes pieces for itself: HTTP/2 puts the next in their place */
-
-    if (r->request_body->filter_need_buffering) {
-        return;
-    }
-
     size = b->end - b->start;
 
     p = ngx_palloc(r->pool, size + LUNARY_CALL_BEHIND);
@@ -242,7 +236,8 @@ ngx_http_lunary_room_behind(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx,
  * 1 where a body that has room in nginx's buffer is left there, and kept.  Not
  * in HTTP/3, whose frames are there, too, and may fill it; not in a file, which
  * is sent by way of that buffer; nor if the connection may become another one
- * (101), which is read into what is left behind the head.
+ * (101), which is read into what is left behind the head; nor if another
+ * module's filter is behind this one: it may change bytes where they lie.
  */
 
 static ngx_uint_t
@@ -255,6 +250,8 @@ ngx_http_lunary_stays(ngx_http_request_t *r, ngx_http_lunary_loc_conf_t *lcf)
 #endif
 
     return r->headers_in.content_length_n <= (off_t) lcf->capture_max
+           && ngx_http_lunary_next_request_body
+              == ngx_http_request_body_save_filter
            && !r->headers_in.chunked
            && !r->headers_in.upgrade
            && !r->request_body_in_file_only
@@ -353,6 +350,15 @@ ngx_http_lunary_request_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
     ngx_http_lunary_loc_conf_t  *lcf;
 
     if (in == NULL) {
+
+        /* perhaps a filter before this one has taken what came */
+
+        ctx = ngx_http_get_module_ctx(r, ngx_http_lunary_module);
+
+        if (ctx && ctx->portion) {
+            ngx_http_lunary_portion(r, ctx);
+        }
+
         return ngx_http_lunary_next_request_body(r, in);
     }
 
@@ -462,8 +468,8 @@ ngx_http_lunary_portion(ngx_http_request_t *r, ngx_http_lunary_ctx_t *ctx)
         return;
     }
 
-    /* of a filter that takes pieces for itself a full buffer is used again,
-     * and what was lent lies there */
+    /* a filter that takes pieces need not tell us of them: the buffer would
+     * stay full here, and nginx wait for one of its pieces to come back */
 
     if (r->request_body->filter_need_buffering) {
         return;

@@ -17,7 +17,8 @@
  *     captured field and a few KiB; where something is inflated 44 KiB more
  *     (br and zstd: their window, lunary_inflate.h); a JSON answer that comes
  *     in pieces is held until it is read, its long text once;
- *   - nothing points into the caller's bytes once a function has returned.
+ *   - nothing points into the caller's bytes once a function has returned,
+ *     but into those that were lent.
  */
 
 #ifndef LUNARY_CALL_H

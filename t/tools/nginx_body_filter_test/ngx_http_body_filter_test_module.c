@@ -4,9 +4,16 @@
  * A module for tests only: a request body filter that takes what comes for
  * itself, as those do that look into a body before they let it pass: it hands
  * on all of it, in buffers of its own, when the end has come, and says that it
- * does so (filter_need_buffering).
+ * does so (filter_need_buffering).  And a header filter, see below.
  *
  * Loaded before the module under test it is called behind it.
+ *
+ * Arguments of the request:
+ *   pass=N    the first N pieces (a digit) go on as they are
+ *   quiet=1   it does not say that it keeps anything
+ *   mute=1    it calls the next filter when it has something for it, only
+ *   write=1   each "x" becomes a quote, where it lies, and nothing is kept
+ *   refuse=1  a 101 is refused: 403, and nothing was sent yet
  */
 
 #include <ngx_config.h>
@@ -17,13 +24,18 @@
 typedef struct {
     ngx_chain_t   *taken;
     ngx_chain_t  **last;
+    ngx_int_t      pass;
+    ngx_uint_t     mute;
+    ngx_uint_t     write;
 } ngx_http_body_filter_test_ctx_t;
 
 
+static void ngx_http_body_filter_test_write(ngx_chain_t *in);
 static ngx_int_t ngx_http_body_filter_test_init(ngx_conf_t *cf);
 
 
-static ngx_http_request_body_filter_pt  ngx_http_next_request_body_filter;
+static ngx_http_request_body_filter_pt   ngx_http_next_request_body_filter;
+static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
 
 
 static ngx_http_module_t  ngx_http_body_filter_test_module_ctx = {
@@ -76,6 +88,7 @@ ngx_http_body_filter_test(ngx_http_request_t *r, ngx_chain_t *in)
 {
     size_t                            n;
     ngx_buf_t                        *b;
+    ngx_str_t                         value;
     ngx_uint_t                        last;
     ngx_chain_t                      *cl;
     ngx_http_body_filter_test_ctx_t  *ctx;
@@ -91,7 +104,30 @@ ngx_http_body_filter_test(ngx_http_request_t *r, ngx_chain_t *in)
         ctx->last = &ctx->taken;
         ngx_http_set_ctx(r, ctx, ngx_http_body_filter_test_module);
 
-        r->request_body->filter_need_buffering = 1;
+        if (ngx_http_arg(r, (u_char *) "pass", 4, &value) == NGX_OK) {
+            ctx->pass = ngx_atoi(value.data, value.len);
+        }
+
+        if (ngx_http_arg(r, (u_char *) "mute", 4, &value) == NGX_OK) {
+            ctx->mute = 1;
+        }
+
+        if (ngx_http_arg(r, (u_char *) "write", 5, &value) == NGX_OK) {
+            ctx->write = 1;
+
+        } else if (ngx_http_arg(r, (u_char *) "quiet", 5, &value) != NGX_OK) {
+            r->request_body->filter_need_buffering = 1;
+        }
+    }
+
+    if (ctx->write) {
+        ngx_http_body_filter_test_write(in);
+        return ngx_http_next_request_body_filter(r, in);
+    }
+
+    if (in && ctx->pass > 0) {
+        ctx->pass--;
+        return ngx_http_next_request_body_filter(r, in);
     }
 
     last = 0;
@@ -123,7 +159,8 @@ ngx_http_body_filter_test(ngx_http_request_t *r, ngx_chain_t *in)
     }
 
     if (!last) {
-        return ngx_http_next_request_body_filter(r, NULL);
+        return ctx->mute ? NGX_OK
+                         : ngx_http_next_request_body_filter(r, NULL);
     }
 
     in = ctx->taken;
@@ -135,9 +172,42 @@ ngx_http_body_filter_test(ngx_http_request_t *r, ngx_chain_t *in)
 }
 
 
+static void
+ngx_http_body_filter_test_write(ngx_chain_t *in)
+{
+    u_char  *p;
+
+    for ( /* void */ ; in; in = in->next) {
+        for (p = in->buf->pos; p < in->buf->last; p++) {
+            if (*p == 'x') {
+                *p = '"';
+            }
+        }
+    }
+}
+
+
+static ngx_int_t
+ngx_http_body_filter_test_header(ngx_http_request_t *r)
+{
+    ngx_str_t  value;
+
+    if (r->headers_out.status == NGX_HTTP_SWITCHING_PROTOCOLS
+        && ngx_http_arg(r, (u_char *) "refuse", 6, &value) == NGX_OK)
+    {
+        return NGX_HTTP_FORBIDDEN;
+    }
+
+    return ngx_http_next_header_filter(r);
+}
+
+
 static ngx_int_t
 ngx_http_body_filter_test_init(ngx_conf_t *cf)
 {
+    ngx_http_next_header_filter = ngx_http_top_header_filter;
+    ngx_http_top_header_filter = ngx_http_body_filter_test_header;
+
     ngx_http_next_request_body_filter = ngx_http_top_request_body_filter;
     ngx_http_top_request_body_filter = ngx_http_body_filter_test;
 
