@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from harness import MODULE
-from harness.client import Client, H2Client
+from harness.client import Client, Cut, H2Client
 from harness.outbox import built
 from harness.wait import wait_for
 from test_security_routes import certificate
@@ -465,3 +465,48 @@ def test_a_connection_that_becomes_another_one(nginx, upstream, runs, tail):
     assert run["user_id"] == "u1"
     assert (run["method"], run["uri"]) == ("POST", PATH)
     assert said(run) == [m["content"] for m in json.loads(body)["messages"]]
+
+
+def upgraded(headers=b"", body=b""):
+    return Answer(body, close=True, framing="close",
+                  head=b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n"
+                       b"Connection: upgrade\r\n" + headers + b"\r\n")
+
+
+def test_an_upgrade_that_is_refused(nginx, upstream, runs):
+    """By a filter behind: nothing that goes with the request may be left to
+    the connection."""
+    upstream.answer(upgraded())
+    one = filtered(nginx, False, location=UPGRADE)
+    bodies = [body_of(400, user=f"u{n}") for n in range(2)]
+
+    with one.client() as c:
+        c.send(b"".join(head_of(c, b, path=PATH + "?refuse=1", Upgrade="x",
+                                Connection="upgrade") + b for b in bodies))
+        answer = c.read("POST")
+        assert answer.status == 403
+        assert answer.header("connection") == "close"
+        with pytest.raises(Cut):
+            c.read_head()
+
+    run = runs.one()
+    assert (run["user_id"], run["uri"], run["status"]) == ("u0", PATH, "403")
+
+
+def test_an_upgrade_that_is_sent_elsewhere(nginx, upstream, runs):
+    """The answer is another one then, and the connection is kept."""
+    upstream.answer(upgraded(b"X-Accel-Redirect: /page\r\n"))
+    one = nginx(CONFIG.replace("location / {", """location = /page {
+            internal;
+            return 200 "page";
+        }
+        location / {"""), location=UPGRADE)
+    bodies = [body_of(400, user=f"u{n}") for n in range(2)]
+
+    with one.client() as c:
+        c.send(b"".join(head_of(c, b, Upgrade="x", Connection="upgrade") + b
+                        for b in bodies))
+        for _ in bodies:
+            assert c.read("POST").text == "page"
+
+    assert [r["user_id"] for r in runs(2)] == ["u0", "u1"]

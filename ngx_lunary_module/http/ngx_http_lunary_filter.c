@@ -124,7 +124,9 @@ ngx_http_lunary_header_filter(ngx_http_request_t *r)
 
     ctx->measure = 1;
 
-    if (r->upstream && r->upstream->upgrade
+    /* an upstream that is done with has no cleanup: X-Accel-Redirect */
+
+    if (r->upstream && r->upstream->upgrade && r->upstream->cleanup
         && ngx_http_lunary_head_apart(r) != NGX_OK)
     {
         return NGX_ERROR;
