@@ -105,6 +105,14 @@ class Lab:
         wait_for("redis-server", lambda: listens(port))
         return redis
 
+    def light(self, redis):
+        """The port of a Redis before that one which takes batches for next to
+        nothing (t/bench/light.c)."""
+        port = free_port()
+        self.start([self.compile("light.c"), port, redis.port])
+        wait_for("light", lambda: listens(port))
+        return port
+
     def nginx(self, name, config, binary, cores):
         folder = self.dir / name
         folder.mkdir()
@@ -220,40 +228,6 @@ class Nginx:
 
 
 # -- load
-
-@contextlib.contextmanager
-def fed(lab, redis, fields, count, rate, seconds):
-    """A Redis that gets runs of these fields, count a batch, rate a second,
-    from t/bench/feed.c, for as long as the block takes or so many seconds.
-    Yields a function that waits for the end: runs a second that it took."""
-    binary = lab.dir / "feed"
-    if not binary.exists():
-        lab.compile("feed.c")
-    batch = lab.dir / "batch"
-    batch.write_bytes(
-        resp("MULTI") + resp("XADD", "fed", "MAXLEN", "~", 2000, "*", *fields)
-        * count + resp("EXEC"))
-    # +OK, a QUEUED and two lines of an id for each, and the array's line
-    p = subprocess.Popen(
-        [binary, str(redis.port), batch, str(count), str(2 + 3 * count),
-         str(rate), str(seconds)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, lab.others()))
-
-    def end():
-        out, err = p.communicate(timeout=60)
-        if p.returncode:
-            raise Trouble("feed: " + err)
-        got = json.loads(out)
-        return got["runs"] / got["seconds"]
-
-    try:
-        yield end
-    finally:
-        if p.poll() is None:
-            p.kill()
-            p.wait()
-
 
 def wrk(lab, port, path, body, conns, seconds, headers=()):
     """wrk -t1: {requests, failed, seconds, p50, p99}"""

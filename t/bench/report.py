@@ -45,7 +45,7 @@ def fast(results):
     rows = []
     for case, result in results.items():
         label = case
-        for name in ("plain", "module", "busy", "live", "floor", "lua"):
+        for name in ("plain", "module", "light", "live", "floor", "lua"):
             if name not in result:
                 continue
             r = result[name]
@@ -94,10 +94,10 @@ def uploads(r):
 def aims(results):
     """What was aimed at, and what came of it."""
     head = ("aim", "at least", "strive for", "as fast as can be",
-            "at the same rate", "reached", "beside plain, busy")
+            "at the same rate", "reached")
     rows = []
 
-    def row(name, aim, got, same, enough, latency=False, beside=None):
+    def row(name, aim, got, same, enough, latency=False):
         values = [v for v in (got, same) if v is not None]
         if not values:
             return
@@ -108,15 +108,13 @@ def aims(results):
                      "the machine was busy" if latency and not quiet else
                      "yes" if all(yes) else "no" if not any(yes)
                      else "only at the same rate" if yes[-1]
-                     else "only as fast as can be",
-                     "" if beside is None else "%.2f" % beside))
+                     else "only as fast as can be"))
 
     for case, (least, best) in AIMS.items():
         got = results.get(case, {}).get("ratio")
         same = results.get("same rate: " + case, {}).get("ratio")
         row(case, ("%.2f" % least, "%.2f" % best, ".2f"), got, same,
-            lambda v, least=least: round(v, 2) >= least,
-            beside=results.get(case, {}).get("beside"))
+            lambda v, least=least: round(v, 2) >= least)
 
     for case, (least, best) in LUA_AIMS.items():
         r = results.get(case, {})

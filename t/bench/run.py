@@ -12,9 +12,8 @@ arrived in Redis, and its CPU time is taken after that.
 
 Measurements, each of which can be named by a part of its name:
 
-    CASE             as fast as answers come (see cases.py); of some also plain
-                     nginx beside a Redis that another program keeps as busy
-                     as the module does
+    CASE             as fast as answers come (see cases.py); of some also with
+                     a Redis that takes batches for next to nothing (light.c)
     same rate: CASE  plain nginx and the module at the same requests a second
     idle: CASE       the same, so few that the machine has nothing to do
     first event      of a stream: how long from the upstream to the client
@@ -44,16 +43,12 @@ import report
 import upload
 from cases import (CASES, FIRST, IDLE, IDLE_RATE, RATES, VARIANTS,
                    nginx_config)
-from lab import (Lab, Nginx, Trouble, fed, free_port, paced, streams,
-                 wait_for, wrk)
+from lab import Lab, Nginx, Trouble, free_port, paced, streams, wait_for, wrk
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 STREAM = "lunary:runs"
 SPOOL = 1 << 30      # what Redis takes more slowly than nginx makes it fits
-
-# a batch of the outbox at most: runs, bytes
-BATCH = 64, 4 << 20
 MODULES = pathlib.Path("/usr/lib/nginx/modules")
 
 # what the Lua tracker needs: libnginx-mod-http-lua lua-cjson lua-nginx-redis
@@ -87,8 +82,6 @@ class Bench:
             "NGINX_MODULE", str(ROOT / "build/ngx_http_lunary_module.so"))
         self.ups = lab.upstream(1000), lab.upstream(10000)
         self.redis = lab.redis()
-        self.other = lab.redis()   # for the rounds of "busy"
-        self.pace = None           # runs a second of the module's last round
         self.redis.command("SET", "sess:abc",
                            '{"user":{"id":"user-4711","name":"Ann"}}')
         self.targets = {}          # name: (nginx, port)
@@ -140,6 +133,13 @@ class Bench:
                                         64 << 20)
         self.targets["dead"] = nginx, ports["full"]
 
+        # one whose Redis has next to nothing to do
+        self.real = self.lab.redis()
+        nginx, ports = self.with_module("module3", ["full", "cap32k", "none"],
+                                        self.lab.light(self.real), 64 << 20)
+        for v, port in ports.items():
+            self.targets[v + " light"] = nginx, port
+
         # one that is stopped for each round; its spool holds a round
         self.halted = self.lab.redis()
         nginx, ports = self.with_module("stopped", ["full"], self.halted.port)
@@ -188,7 +188,13 @@ class Bench:
         return {"runs": sum(s["runs_total"].values()),
                 "sent": s["runs_sent_total"], "spooled": s["runs_spooled"],
                 "dropped": sum(s["runs_dropped_total"].values()),
-                "added": redis is None and self.redis.added(STREAM)}
+                "added": 0 if redis is self.halted else self.added(redis)}
+
+    def added(self, redis=None):
+        """How many runs arrived."""
+        redis = redis or self.redis
+        light = redis.command("GET", "light:runs")       # dropped by light.c
+        return redis.added(STREAM) + int(light or 0)
 
     def settled(self, port, redis=None):
         """The counters once nothing waits for Redis."""
@@ -223,31 +229,14 @@ class Bench:
                          round(rate * seconds), headers)
         return wrk(self.lab, port, path, file, case.conns, seconds, headers)
 
-    def busy(self, case, seconds):
-        """A round of plain nginx, while another program gives a Redis such
-        runs as the module's last round did, and as many a second."""
-        fields = self.redis.last(STREAM)
-        count = max(1, min(BATCH[0], BATCH[1] // sum(map(len, fields))))
-        rate = self.pace
-        with fed(self.lab, self.other, fields, count, rate,
-                 seconds + 0.5) as end:
-            got = self.round("plain", case, seconds)
-            got["fed"] = end()
-        # its share of the core is what the scheduler leaves it, too
-        if got["fed"] < 0.8 * rate:
-            raise Trouble("busy: Redis took %.0f of %.0f runs a second"
-                          % (got["fed"], rate))
-        return got
-
     def round(self, target, case, seconds, rate=None):
         """case: one, or the name of one"""
         case = CASES.get(case, case)
-        if target == "busy":
-            return self.busy(case, seconds)
         nginx, port = self.targets[target]
         live = target.split()[0] in VARIANTS
+        redis = self.real if target.endswith(" light") else None
         if live:
-            before = self.settled(port)
+            before = self.settled(port, redis)
         file = nginx.folder / "run.log"
         if file.exists():
             os.truncate(file, 0)
@@ -258,7 +247,7 @@ class Bench:
         cpu = nginx.cpu()
         got = self.load(port, case, seconds, rate)
         if live:
-            after = self.settled(port)
+            after = self.settled(port, redis)
         else:
             time.sleep(0.2)
         got["cpu"] = (nginx.cpu() - cpu) / 1e3 / got["requests"]    # us
@@ -282,7 +271,6 @@ class Bench:
                     or got["runs"] < got["requests"]):
                 raise Trouble("%d requests, %d runs, %d arrived: %s"
                               % (got["requests"], got["runs"], added, after))
-            self.pace = got["rps"]
         return got
 
     def rounds(self, targets, case, seconds, rate=None):
@@ -302,7 +290,7 @@ class Bench:
         plain, module = "plain" + more, case.variant + more
         targets = [plain, module]
         if name in RATES:
-            targets.append("busy")
+            targets.append(module + " light")
 
         # what Redis takes more slowly than nginx makes it must fit the spool
         seconds = 1 if len(case.body) > 100000 else self.args.seconds
@@ -325,6 +313,7 @@ class Bench:
         for target, rounds in got.items():
             name = ("plain" if target == plain else
                     "module" if target == module else
+                    "light" if target == module + " light" else
                     "live" if target == "full" else
                     "floor" if target.startswith("floor") else target)
             result[name] = medians(rounds)
@@ -335,8 +324,6 @@ class Bench:
 
         # of each pair of neighbours, then the median of these
         result["ratio"] = ratio(got[plain], got[module])
-        if "busy" in got:
-            result["beside"] = ratio(got["busy"], got[module])
         return result
 
     def at_rate(self, name, rate=None):
