@@ -185,6 +185,29 @@ def test_json_that_is_announced_as_a_stream_is_read_as_json(inspector):
     assert got["response_state"] == "json"
 
 
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("size", [1, 20000])
+def test_events_that_no_blank_line_keeps_apart(inspector, split, end, size):
+    long = "x" * size
+    lines = [b"data: " + json.dumps(v).encode() for v in (
+        chunk("a{"), chunk("\"}" + long), chunk("\\"), chunk("]b", usage={
+            "prompt_tokens": 3, "completion_tokens": 4}))]
+    got = stream(inspector, end.join([*lines, b"data: [DONE]", b"", b""]),
+                 split=split)
+    assert text(got) == "a{\"}" + long + "\\]b"
+    assert got["fields"]["completion_tokens"] == "4"
+    assert got["terminal"] == 1
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_value_over_many_lines_is_one_event(inspector, split):
+    lines = json.dumps(chunk("a}\n{b"), indent=1).split("\n")
+    got = stream(inspector, b"".join(b"data: %s\n" % l.encode()
+                                     for l in lines) + b"\n", split=split)
+    assert text(got) == "a}\n{b"
+
+
 # --- what is in a stream ---------------------------------------------------
 
 def test_role_and_empty_deltas_are_no_content(inspector):

@@ -296,7 +296,7 @@ lunary_frame_add(lunary_frame_t *f, const unsigned char *p, size_t n)
 {
     if (f->long_event) {
         if (f->doc != NULL) {
-            (void) lunary_doc_feed(f->doc, p, n);
+            f->long_whole = (lunary_doc_feed(f->doc, p, n) == LUNARY_DONE);
         }
 
         return;
@@ -331,7 +331,7 @@ lunary_frame_add(lunary_frame_t *f, const unsigned char *p, size_t n)
         f->buf.len = 0;
     }
 
-    (void) lunary_doc_feed(f->doc, p, n);
+    f->long_whole = (lunary_doc_feed(f->doc, p, n) == LUNARY_DONE);
 }
 
 
@@ -375,6 +375,7 @@ lunary_frame_dispatch(lunary_frame_t *f, int complete)
     f->buf.len = 0;
     f->have = 0;
     f->long_event = 0;
+    f->known = 0;
 }
 
 

@@ -7,7 +7,9 @@
  *           lines are joined by LF; a blank line ends the event; comments,
  *           `id`, `retry` and unknown fields are passed over.  Unlike a
  *           browser, an event that the end of the stream leaves without its
- *           blank line is handed out too, as every LLM client does.
+ *           blank line is handed out too, as every LLM client does, and where
+ *           a line of data is one whole JSON object the next is another
+ *           event's: some servers leave out the blank lines.
  *   LINES   newline delimited JSON: a line is an event
  *   ARRAY   one JSON array whose elements are events (Gemini without alt=sse)
  *   AWS     application/vnd.amazon.eventstream: prelude (total length, header
@@ -69,8 +71,9 @@ typedef struct {
     unsigned                have:1;    /* data of an event is being gathered */
     unsigned                flags:4;
     unsigned                long_event:1;   /* it goes through doc           */
-    unsigned                in_string:1;
-    unsigned                escaped:1;
+    unsigned                long_whole:1;   /* ... which has a whole value   */
+    unsigned                in_string:1;    /* ARRAY, SSE: at the last byte  */
+    unsigned                escaped:1;      /* ... whose depth is known      */
     unsigned                started:1; /* ARRAY: its bracket came            */
 
     unsigned char           name[LUNARY_FRAME_NAME];
@@ -79,7 +82,8 @@ typedef struct {
                                        /* SSE: field name, AWS: prelude, CRC */
     size_t                  head_len;
 
-    size_t                  depth;     /* ARRAY: of brackets                 */
+    size_t                  depth;     /* ARRAY, SSE: of brackets            */
+    size_t                  known;     /* SSE: bytes of buf it is known for  */
     size_t                  left;      /* AWS: bytes left of this part       */
     size_t                  payload;   /* AWS: bytes of the payload          */
     uint32_t                crc;       /* AWS: of the message so far         */

@@ -8,6 +8,7 @@
 
 
 static void lunary_frame_sse_field(lunary_frame_t *f);
+static int lunary_frame_sse_whole(lunary_frame_t *f);
 
 
 /*
@@ -261,6 +262,11 @@ lunary_frame_sse_field(lunary_frame_t *f)
 
     if (lunary_eq(name, "data") || lunary_eq(name, "error")) {
 
+        if (f->have && lunary_frame_sse_whole(f)) {
+            lunary_frame_dispatch(f, 1);
+            f->flags = 0;
+        }
+
         if (f->have) {
             lunary_frame_add(f, (const unsigned char *) "\n", 1);
         }
@@ -281,4 +287,54 @@ lunary_frame_sse_field(lunary_frame_t *f)
     }
 
     f->state = LUNARY_SSE_SKIP;
+}
+
+
+/*
+ * 1 where what was gathered is one JSON object: more data would be no part of
+ * it.  Each byte is looked at once, and only in events of several lines.
+ */
+
+static int
+lunary_frame_sse_whole(lunary_frame_t *f)
+{
+    unsigned char  c;
+
+    if (f->long_event) {
+        return f->long_whole;
+    }
+
+    if (f->buf.len == 0 || f->buf.data[0] != '{') {
+        return 0;
+    }
+
+    if (f->known == 0) {
+        f->depth = 0;
+        f->in_string = 0;
+        f->escaped = 0;
+    }
+
+    for ( /* void */ ; f->known < f->buf.len; f->known++) {
+
+        c = f->buf.data[f->known];
+
+        if (f->escaped) {
+            f->escaped = 0;
+
+        } else if (f->in_string) {
+            f->escaped = (c == '\\');
+            f->in_string = (c != '"');
+
+        } else if (c == '"') {
+            f->in_string = 1;
+
+        } else if (c == '{' || c == '[') {
+            f->depth++;
+
+        } else if ((c == '}' || c == ']') && f->depth != 0) {
+            f->depth--;
+        }
+    }
+
+    return f->depth == 0 && !f->in_string;
 }
