@@ -789,3 +789,184 @@ def test_gemini_calls_that_come_in_parts(read, first, more):
     text = ("x" if first.get("partialArgs") else "") + ("y" if more else "")
     assert [(n, json.loads(a)) for n, a in calls(got)] == [
         ("f", {"a": text} if text else {})]
+
+
+# --- what is counted in total only -------------------------------------------
+
+RANK = {"model": "r-1", "query": "which?", "documents": ["a", "b"]}
+
+
+@pytest.mark.parametrize("usage, want", [
+    ({"total_tokens": 17, "cost": 3.4e-7},
+     {"total_tokens": "17", "input_tokens": "17"}),
+    ({"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9},
+     {"prompt_tokens": "9", "completion_tokens": "0", "total_tokens": "9",
+      "input_tokens": "9", "output_tokens": "0"}),
+    ({"search_units": 1}, {}), (None, {})])
+@pytest.mark.parametrize("path", ["/v1/rerank", "/api/v1/rerank", "/rerank"])
+def test_a_rerank_tells_its_model_and_tokens(read, path, usage, want):
+    got = read(RANK, {"id": "x1", "model": "r-1-lite", "results": [
+        {"index": 1, "relevance_score": 0.8}], "usage": usage}, path=path)
+    assert (got["api"], got["response_model"], got["response_id"]) == (
+        "cohere.rerank", "r-1-lite", "x1")
+    assert {k: v for k, v in got.items() if k.endswith("_tokens")} == want
+    assert ("usage" in got) == (usage is not None)
+
+
+def test_a_rerank_of_cohere_is_read_as_before(read):
+    got = read(RANK, {"id": "x1", "results": [], "meta": {
+        "billed_units": {"search_units": 1}, "tokens": {
+            "input_tokens": 4, "output_tokens": 0}}}, path="/v2/rerank")
+    assert (got["input_tokens"], got["response_id"]) == ("4", "x1")
+    assert "response_model" not in got
+
+
+@pytest.mark.parametrize("usage, want", [
+    ({"total_tokens": 8}, ("8", None)), ({"total_tokens": 0}, ("0", None)),
+    ({"prompt_tokens": 5, "total_tokens": 8}, ("5", None)),
+    ({"input_tokens": 5, "total_tokens": 8}, ("5", None)),
+    ({"total_tokens": "8"}, (None, None)), ({}, (None, None))])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/moderations"])
+def test_all_tokens_of_what_is_embedded_are_input(read, path, usage, want):
+    got = read({"model": "m", "input": "x"},
+               {"object": "list", "data": [], "model": "m", "usage": usage},
+               path=path)
+    assert (got.get("input_tokens"), got.get("output_tokens")) == want
+    assert got.get("prompt_tokens") == (
+        "5" if want[0] == "5" else None)
+
+
+def test_a_total_alone_is_no_input_of_a_chat(read):
+    got = read({"model": "m", "messages": []}, {"choices": [
+        {"index": 0, "message": {"content": "a"}}],
+        "usage": {"total_tokens": 8}})
+    assert got["total_tokens"] == "8"
+    assert "input_tokens" not in got
+
+
+@pytest.mark.parametrize("counts, want", [
+    ([7], "7"), ([7, 0, 12.0], "19"), ([0], "0"), ([None, 3], None), ([3, None], None),
+    ([None], None), ([-1], None), (["4"], None), ([], None),
+    ([2 ** 53 - 1] * 1100, str(2 ** 54 - 2))])
+def test_vertex_counts_each_text_that_it_embeds(read, counts, want):
+    got = read({"instances": [{"content": "a"} for _ in counts]},
+               {"predictions": [{"embeddings": {
+                   "values": [0.5, -1e-3],
+                   "statistics": {"truncated": False, **(
+                       {} if n is None else {"token_count": n})}}}
+                   for n in counts],
+                "metadata": {"billableCharacterCount": 9}},
+               path="/v1/projects/p/locations/l/publishers/google/models/"
+                    "text-embedding-005:predict")
+    assert got.get("input_tokens") == want
+    assert "prompt_tokens" not in got and "output_tokens" not in got
+
+
+@pytest.mark.parametrize("model", ["cohere.rerank-v3-5:0",
+                                   "amazon.rerank-v1:0"])
+def test_a_rerank_of_bedrock_is_no_answer_of_a_model(read, model):
+    got = read({"query": "which?", "documents": ["a", "b"], "top_n": 1},
+               {"results": [{"index": 0, "relevance_score": 0.5}]},
+               path=f"/model/{model}/invoke",
+               headers={**JSON, "x-amzn-bedrock-input-token-count": "7"})
+    assert (got["api"], got["model"], got["input_tokens"]) == (
+        "bedrock.invoke", model, "7")
+    assert json.loads(got["input"]) == [{"role": "user", "content": "which?"}]
+    assert json.loads(got["params"]) == {"documents": ["a", "b"], "top_n": 1}
+    assert "type" not in got and "output" not in got
+
+
+# --- what is said beside the answer ------------------------------------------
+
+PLAN = "I will look it up, \u201ctwice\u201d."
+
+
+def test_cohere_tells_what_it_is_going_to_do(read):
+    tool = {"id": "t1", "type": "function",
+            "function": {"name": "f", "arguments": '{"a":1}'}}
+    got = read({"model": "m", "messages": []}, {
+        "id": "c", "finish_reason": "TOOL_CALL", "message": {
+            "role": "assistant", "tool_plan": PLAN, "tool_calls": [tool]}},
+        path="/v2/chat")
+    assert json.loads(got["output"]) == {
+        "role": "assistant", "content": None, "tool_plan": PLAN,
+        "tool_calls": [tool]}
+
+
+def test_cohere_streams_what_it_is_going_to_do(read):
+    got = read({"model": "m", "messages": [], "stream": True}, [
+        ("message-start", {"type": "message-start", "id": "c"}),
+        *(("tool-plan-delta", {"type": "tool-plan-delta", "delta": {
+            "message": {"tool_plan": part}}})
+          for part in (PLAN[:6], PLAN[6:], "", 1, None)),
+        ("tool-call-start", {"type": "tool-call-start", "index": 0,
+                             "delta": {"message": {"tool_calls": {
+                                 "id": "t1", "function": {
+                                     "name": "f", "arguments": "{}"}}}}}),
+        ("message-end", {"type": "message-end", "delta": {
+            "finish_reason": "TOOL_CALL"}})], path="/v2/chat")
+    assert json.loads(got["output"])["tool_plan"] == PLAN
+    assert calls(got) == [("f", "{}")]
+
+
+def test_a_plan_without_a_call_is_kept_too(read):
+    got = read({"model": "m", "messages": []}, {"finish_reason": "ERROR",
+               "message": {"role": "assistant", "tool_plan": "p"}},
+               path="/v2/chat")
+    assert json.loads(got["output"]) == {
+        "role": "assistant", "content": None, "tool_plan": "p"}
+
+
+@pytest.mark.parametrize("failed", [True, False, None, "x"])
+def test_a_tool_that_failed_says_so(read, failed):
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": "no"}
+    if failed is not None:
+        result["is_error"] = failed
+    got = read({"model": "m", "max_tokens": 1, "messages": [
+        {"role": "user", "content": [result]}]}, path=MESSAGES)
+    want = {"role": "tool", "tool_call_id": "t1", "content": "no"}
+    if failed is True:
+        want["is_error"] = True
+    assert json.loads(got["input"]) == [want]
+
+
+@pytest.mark.parametrize("status", ["error", "success", None])
+def test_a_tool_of_bedrock_that_failed_says_so(read, status):
+    result = {"toolUseId": "t1", "content": [{"text": "no"}]}
+    if status is not None:
+        result["status"] = status
+    got = read({"messages": [{"role": "user", "content": [
+        {"toolResult": result}]}]}, path="/model/m/converse")
+    assert json.loads(got["input"])[0].get("is_error") == (
+        True if status == "error" else None)
+
+
+def test_an_uploaded_image_stays_a_reference(read):
+    image = {"type": "image", "source": {"type": "file", "file_id": "f_1"}}
+    got = read({"model": "m", "max_tokens": 1, "messages": [
+        {"role": "user", "content": [image, {"type": "text", "text": "?"}]}]},
+        path=MESSAGES)
+    assert json.loads(got["input"])[0]["content"][0] == image
+
+
+def test_a_step_of_a_run(inspector):
+    got = inspector.run(method="GET", status=404, headers=JSON,
+                        path="/v1/threads/t/runs/r/steps/s",
+                        response=b'{"error":{"message":"none"}}')
+    assert got["fields"]["api"] == "openai.assistants"
+    assert error(got["fields"]) == {"message": "none"}
+
+
+@pytest.mark.parametrize("capture_max", [4096, 65536, 1 << 20])
+def test_counts_of_many_long_vectors_are_all_or_none(inspector, capture_max):
+    answer = json.dumps({"predictions": [{"embeddings": {
+        "values": [(i * k % 997) / 997 - 0.5 for k in range(768)],
+        "statistics": {"token_count": i, "truncated": False}}}
+        for i in range(1, 101)]}).encode()
+    for split in ("whole", "random"):
+        got = inspector.run(
+            path="/v1/models/text-embedding-005:predict", split=split,
+            request=b'{"instances":[{"content":"a"}]}', status=200,
+            request_type="application/json", headers=JSON,
+            response=answer, capture_max=capture_max)["fields"]
+        assert got.get("input_tokens") in (None, "5050")

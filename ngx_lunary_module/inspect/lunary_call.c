@@ -57,6 +57,7 @@ lunary_call_create(lunary_mem_t *mem, const lunary_call_conf_t *conf)
     call->output_tokens = LUNARY_UNKNOWN;
     priv->header_input = LUNARY_UNKNOWN;
     priv->header_output = LUNARY_UNKNOWN;
+    priv->all_input = LUNARY_UNKNOWN;
 
     /* a body holds more than one field, and what is not captured is small */
 

@@ -141,6 +141,22 @@ lunary_call_transcript(lunary_call_t *call, lunary_choice_t *ch,
 
 
 void
+lunary_call_plan(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t inside)
+{
+    if (inside.len == 0) {
+        return;
+    }
+
+    call->content = 1;
+
+    if (ch != NULL) {
+        lunary_call_add(call, &ch->plan, inside);
+    }
+}
+
+
+void
 lunary_call_part(lunary_call_t *call, lunary_choice_t *ch,
     lunary_str_t part)
 {

@@ -227,7 +227,8 @@ lunary_call_fold(lunary_call_t *call)
 
     t = &call->tokens;
 
-    call->input_tokens = t->prompt;
+    call->input_tokens = (t->prompt != LUNARY_UNKNOWN)
+                         ? t->prompt : lunary_priv(call)->all_input;
     call->output_tokens = t->completion;
 
     switch (lunary_priv(call)->fold) {

@@ -133,6 +133,8 @@ typedef struct {
     lunary_buf_t             usage;
     lunary_tokens_e          fold;
     int64_t                  more_input;  /* input tokens beside prompt      */
+    int64_t                  all_input;   /* all input, where no prompt tells
+                                             it: of what has no output       */
     lunary_buf_t             error_raw;        /* the start of its body      */
     lunary_buf_t             error_message;    /* insides                    */
     lunary_buf_t             error_type;
@@ -309,11 +311,16 @@ void lunary_call_response_model(lunary_call_t *call, lunary_str_t value,
     int over);
 void lunary_call_response_id(lunary_call_t *call, lunary_str_t value);
 
+/* usage of what has no output, once it was read: a total is all input */
+void lunary_call_all_input(lunary_call_t *call);
+
 /* the usage object, verbatim; the last one counts */
 void lunary_call_usage(lunary_call_t *call, lunary_str_t value);
 
-/* *slot becomes the number, where value is a whole one */
+/* *slot becomes the number, where value is a whole one; or is added to: a
+ * sum stays a number, whatever an upstream says */
 void lunary_call_count(int64_t *slot, lunary_str_t value);
+void lunary_call_count_more(int64_t *slot, lunary_str_t value);
 
 /* OpenAI's usage object (chat, completions, embeddings); what both families
  * name otherwise (input_tokens) is read where the first is missing */

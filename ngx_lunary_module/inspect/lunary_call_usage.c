@@ -69,6 +69,37 @@ lunary_call_count(int64_t *slot, lunary_str_t value)
 
 
 void
+lunary_call_count_more(int64_t *slot, lunary_str_t value)
+{
+    int64_t  n;
+
+    n = LUNARY_UNKNOWN;
+
+    lunary_call_count(&n, value);
+
+    if (n == LUNARY_UNKNOWN) {
+        return;
+    }
+
+    if (*slot == LUNARY_UNKNOWN) {
+        *slot = n;
+
+    } else if (*slot < (int64_t) 1 << 53) {
+        *slot += n;
+    }
+}
+
+
+void
+lunary_call_all_input(lunary_call_t *call)
+{
+    if (call->tokens.completion == LUNARY_UNKNOWN) {
+        lunary_priv(call)->all_input = call->tokens.total;
+    }
+}
+
+
+void
 lunary_call_usage_openai(lunary_call_t *call, lunary_str_t usage)
 {
     lunary_walk_t  w;

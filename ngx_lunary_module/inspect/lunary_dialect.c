@@ -84,6 +84,7 @@ static const lunary_path_t  lunary_paths[] = {
     { "threads/*/runs/*/submit_tool_outputs", &lunary_openai_assistants, 0 },
     { "threads/*/runs/*/cancel",          &lunary_openai_assistants, 0 },
     { "threads/*/runs/*/steps",           &lunary_openai_assistants, 1 },
+    { "threads/*/runs/*/steps/*",         &lunary_openai_assistants, 1 },
     { "threads/*/messages",               &lunary_openai_assistants, 1 },
     { "threads/*/messages/*",             &lunary_openai_assistants, 1 },
     { "v1/threads",                       &lunary_openai_assistants, 0 },

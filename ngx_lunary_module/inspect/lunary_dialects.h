@@ -110,6 +110,10 @@ LUNARY_DIALECTS(LUNARY_DIALECT_EXTERN)
 void lunary_call_transcript(lunary_call_t *call, lunary_choice_t *ch,
     lunary_str_t inside);
 
+/* what the model says that it is going to do with tools (Cohere) */
+void lunary_call_plan(lunary_call_t *call, lunary_choice_t *ch,
+    lunary_str_t inside);
+
 /* openai_chat.c: a chat or text completion, or a chunk of one */
 void lunary_openai_value(lunary_call_t *call, lunary_str_t v, int stream);
 /* the content of a message: a string or parts */
@@ -163,10 +167,13 @@ int lunary_input_message(lunary_call_t *call, const char *role);
 int lunary_input_open(lunary_call_t *call);
 
 /* a whole message of one tool call: id, name and args are values; args that
- * are no string become their JSON; and of a tool's result */
+ * are no string become their JSON; and of a tool's result, or of its failure
+ * (is_error) */
 int lunary_input_tool_call(lunary_call_t *call, lunary_str_t id,
     lunary_str_t name, lunary_str_t args);
 int lunary_input_tool_result(lunary_call_t *call, lunary_str_t id,
+    lunary_str_t content);
+int lunary_input_tool_failed(lunary_call_t *call, lunary_str_t id,
     lunary_str_t content);
 
 /* one element of tool_calls; first: none stands before it */
@@ -187,6 +194,8 @@ int lunary_input_escaped(lunary_call_t *call, lunary_str_t value);
 /* 1 where a model's name says that it makes embeddings: Bedrock and Vertex
  * have one path for all */
 int lunary_model_embeds(lunary_str_t model);
+/* likewise: that it sorts texts by a query */
+int lunary_model_reranks(lunary_str_t model);
 
 
 #endif /* LUNARY_DIALECTS_H */

@@ -19,6 +19,9 @@
 
 static int lunary_input_reserve(lunary_call_t *call, size_t size);
 static int lunary_input_bound(lunary_call_t *call);
+static int lunary_input_tool_head(lunary_call_t *call, lunary_str_t id,
+    lunary_str_t content);
+static int lunary_model_says(lunary_str_t model, const char *word);
 
 
 int
@@ -242,6 +245,31 @@ lunary_input_tool_result(lunary_call_t *call, lunary_str_t id,
 {
     int  rc;
 
+    rc = lunary_input_tool_head(call, id, content);
+
+    return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
+}
+
+
+int
+lunary_input_tool_failed(lunary_call_t *call, lunary_str_t id,
+    lunary_str_t content)
+{
+    int  rc;
+
+    rc = lunary_input_tool_head(call, id, content);
+
+    return rc == LUNARY_OK ? lunary_input_lit(call, ",\"is_error\":true}")
+                           : rc;
+}
+
+
+static int
+lunary_input_tool_head(lunary_call_t *call, lunary_str_t id,
+    lunary_str_t content)
+{
+    int  rc;
+
     rc = lunary_input_message(call, "tool");
 
     if (rc == LUNARY_OK && lunary_json_inside(id).len != 0) {
@@ -261,7 +289,7 @@ lunary_input_tool_result(lunary_call_t *call, lunary_str_t id,
                                     ? content : lunary_str("null", 4));
     }
 
-    return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
+    return rc;
 }
 
 
@@ -420,10 +448,26 @@ lunary_input_escaped(lunary_call_t *call, lunary_str_t value)
 int
 lunary_model_embeds(lunary_str_t model)
 {
-    size_t  i;
+    return lunary_model_says(model, "embed");
+}
 
-    for (i = 0; i + 5 <= model.len; i++) {
-        if (memcmp(model.data + i, "embed", 5) == 0) {
+
+int
+lunary_model_reranks(lunary_str_t model)
+{
+    return lunary_model_says(model, "rerank");
+}
+
+
+static int
+lunary_model_says(lunary_str_t model, const char *word)
+{
+    size_t  i, len;
+
+    len = strlen(word);
+
+    for (i = 0; i + len <= model.len; i++) {
+        if (memcmp(model.data + i, word, len) == 0) {
             return 1;
         }
     }

@@ -59,6 +59,7 @@ lunary_output_free(lunary_output_t *o)
         lunary_text_free(o->mem, &o->budget, &ch->reasoning);
         lunary_text_free(o->mem, &o->budget, &ch->refusal);
         lunary_text_free(o->mem, &o->budget, &ch->transcript);
+        lunary_text_free(o->mem, &o->budget, &ch->plan);
         lunary_buf_free(o->mem, &ch->parts);
         lunary_buf_free(o->mem, &ch->raw);
         lunary_buf_free(o->mem, &ch->finish_reason);
@@ -454,7 +455,7 @@ lunary_output_message(lunary_output_t *o, lunary_choice_t *ch,
 
     } else if (ch->text.size == 0
                && (ch->tools != NULL || ch->refusal.size != 0
-                   || ch->transcript.size != 0))
+                   || ch->transcript.size != 0 || ch->plan.size != 0))
     {
         if (lunary_buf_append(o->mem, out, head, n - 1) != LUNARY_OK
             || lunary_output_lit(o, out, "null"))
@@ -512,6 +513,14 @@ lunary_output_message(lunary_output_t *o, lunary_choice_t *ch,
         && (lunary_output_lit(o, out, ",\"audio\":{\"transcript\":\"")
             || lunary_output_text(o, &ch->transcript, out, lost) != LUNARY_OK
             || lunary_output_lit(o, out, "\"}")))
+    {
+        return LUNARY_NOMEM;
+    }
+
+    if (ch->plan.size != 0
+        && (lunary_output_lit(o, out, ",\"tool_plan\":\"")
+            || lunary_output_text(o, &ch->plan, out, lost) != LUNARY_OK
+            || lunary_output_lit(o, out, "\"")))
     {
         return LUNARY_NOMEM;
     }

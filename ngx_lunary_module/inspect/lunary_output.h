@@ -47,6 +47,7 @@ struct lunary_choice_s {
     lunary_text_t         reasoning;
     lunary_text_t         refusal;
     lunary_text_t         transcript;     /* of what was spoken              */
+    lunary_text_t         plan;           /* what is to be done with tools   */
     lunary_buf_t          parts;          /* other content parts, by commas  */
     lunary_buf_t          raw;            /* content that is no text         */
     lunary_buf_t          finish_reason;  /* decoded                         */

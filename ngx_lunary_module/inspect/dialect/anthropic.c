@@ -17,6 +17,7 @@
 static int lunary_messages_request(lunary_call_t *call, lunary_str_t text);
 static int lunary_messages_system(lunary_call_t *call, lunary_str_t system);
 static int lunary_messages_message(lunary_call_t *call, lunary_str_t m);
+static int lunary_messages_result(lunary_call_t *call, lunary_str_t block);
 static int lunary_messages_block(lunary_call_t *call, lunary_str_t block);
 static int lunary_messages_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_messages_empty(lunary_str_t v);
@@ -174,9 +175,7 @@ lunary_messages_message(lunary_call_t *call, lunary_str_t m)
         type = lunary_json_get(v, "type");
 
         if (lunary_value_is(type, "tool_result")) {
-            rc = lunary_input_tool_result(call,
-                                          lunary_json_get(v, "tool_use_id"),
-                                          lunary_json_get(v, "content"));
+            rc = lunary_messages_result(call, v);
 
         } else if (lunary_value_is(type, "tool_use")) {
             tools++;
@@ -272,7 +271,21 @@ lunary_messages_message(lunary_call_t *call, lunary_str_t m)
 }
 
 
-/* an image becomes a reference, other blocks stay */
+static int
+lunary_messages_result(lunary_call_t *call, lunary_str_t block)
+{
+    lunary_str_t  id, content;
+
+    id = lunary_json_get(block, "tool_use_id");
+    content = lunary_json_get(block, "content");
+
+    return lunary_json_is_true(lunary_json_get(block, "is_error"))
+           ? lunary_input_tool_failed(call, id, content)
+           : lunary_input_tool_result(call, id, content);
+}
+
+
+/* an image becomes a reference, where it is none; other blocks stay */
 
 static int
 lunary_messages_block(lunary_call_t *call, lunary_str_t block)
@@ -287,6 +300,13 @@ lunary_messages_block(lunary_call_t *call, lunary_str_t block)
 
     if (lunary_json_is_string(lunary_json_get(source, "url"))) {
         return lunary_input_image_url(call, lunary_json_get(source, "url"));
+    }
+
+    if (!lunary_json_is_string(lunary_json_get(source, "data"))) {
+
+        /* a file_id */
+
+        return lunary_input_raw(call, block);
     }
 
     return lunary_input_image(call, lunary_json_get(source, "media_type"),

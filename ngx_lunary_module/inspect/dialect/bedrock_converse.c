@@ -17,6 +17,7 @@
 
 static int lunary_converse_request(lunary_call_t *call, lunary_str_t text);
 static int lunary_converse_message(lunary_call_t *call, lunary_str_t m);
+static int lunary_converse_result(lunary_call_t *call, lunary_str_t v);
 static int lunary_converse_block(lunary_call_t *call, lunary_str_t block);
 static int lunary_converse_body(lunary_call_t *call, lunary_str_t text);
 static void lunary_converse_content(lunary_call_t *call, lunary_choice_t *ch,
@@ -160,9 +161,7 @@ lunary_converse_message(lunary_call_t *call, lunary_str_t m)
         t = lunary_json_get(v, "toolResult");
 
         if (t.len != 0) {
-            rc = lunary_input_tool_result(call,
-                                          lunary_json_get(t, "toolUseId"),
-                                          lunary_json_get(t, "content"));
+            rc = lunary_converse_result(call, t);
 
         } else if (lunary_json_get(v, "toolUse").len != 0) {
             tools++;
@@ -238,6 +237,20 @@ lunary_converse_message(lunary_call_t *call, lunary_str_t m)
 
 
 static int
+lunary_converse_result(lunary_call_t *call, lunary_str_t v)
+{
+    lunary_str_t  id, content;
+
+    id = lunary_json_get(v, "toolUseId");
+    content = lunary_json_get(v, "content");
+
+    return lunary_value_is(lunary_json_get(v, "status"), "error")
+           ? lunary_input_tool_failed(call, id, content)
+           : lunary_input_tool_result(call, id, content);
+}
+
+
+static int
 lunary_converse_block(lunary_call_t *call, lunary_str_t block)
 {
     int            rc;
@@ -261,6 +274,13 @@ lunary_converse_block(lunary_call_t *call, lunary_str_t block)
     if (lunary_json_is_object(v)) {
         format = lunary_json_inside(lunary_json_get(v, "format"));
         v = lunary_json_get(lunary_json_get(v, "source"), "bytes");
+
+        if (!lunary_json_is_string(v)) {
+
+            /* an s3Location */
+
+            return lunary_input_raw(call, block);
+        }
 
         if (format.len == 0 || format.len > LUNARY_CONVERSE_FORMAT) {
             return lunary_input_image(call, lunary_str(NULL, 0), v);

@@ -55,6 +55,19 @@ static const lunary_dialect_t  lunary_bedrock_embed = {
     lunary_invoke_event
 };
 
+/* and where it says that it sorts texts: Cohere's, Amazon's */
+
+static const lunary_dialect_t  lunary_bedrock_rerank = {
+    lunary_string("bedrock.invoke"),
+    lunary_null_str,
+    lunary_string("aws.bedrock"),
+    LUNARY_STYLE_BEDROCK,
+    LUNARY_STRIP_ANTHROPIC,
+    lunary_invoke_request,
+    lunary_invoke_body,
+    lunary_invoke_event
+};
+
 
 static int
 lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
@@ -69,7 +82,8 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
         lunary_string("inputText"),
         lunary_string("message"),
         lunary_string("anthropic_version"),
-        lunary_string("texts")
+        lunary_string("texts"),
+        lunary_string("query")
     };
 
     lunary_bedrock_path(call);
@@ -83,6 +97,14 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
 
     if (lunary_model_embeds(call->model)) {
         call->dialect = &lunary_bedrock_embed;
+
+    } else if (lunary_model_reranks(call->model)) {
+        call->dialect = &lunary_bedrock_rerank;
+
+        lunary_call_params(call, text, but + 7, &v, 1);
+        lunary_prompt_input(call, v, but[7]);
+
+        return LUNARY_OK;
     }
 
     messages = lunary_json_get(text, "messages");

@@ -30,6 +30,7 @@ static int lunary_cohere_embed_request(lunary_call_t *call,
 static int lunary_cohere_rerank_request(lunary_call_t *call,
     lunary_str_t text);
 static int lunary_cohere_meta_body(lunary_call_t *call, lunary_str_t text);
+static int lunary_cohere_rerank_body(lunary_call_t *call, lunary_str_t text);
 static void lunary_cohere_final(lunary_call_t *call, lunary_str_t v,
     int text);
 static void lunary_cohere_failed(lunary_call_t *call, lunary_str_t data);
@@ -86,7 +87,7 @@ const lunary_dialect_t  lunary_cohere_rerank = {
     LUNARY_STYLE_OPENAI,
     LUNARY_STRIP_ALL,
     lunary_cohere_rerank_request,
-    lunary_cohere_meta_body,
+    lunary_cohere_rerank_body,
     NULL
 };
 
@@ -398,6 +399,9 @@ lunary_cohere_v2_body(lunary_call_t *call, lunary_str_t text)
     lunary_call_finish_reason(call, ch, f);
     lunary_openai_content(call, ch, lunary_json_get(m, "content"));
 
+    c = lunary_json_get(m, "tool_plan");
+    lunary_call_plan(call, ch, lunary_json_inside(c));
+
     c = lunary_json_get(m, "tool_calls");
 
     if (lunary_json_is_array(c)) {
@@ -453,6 +457,10 @@ lunary_cohere_v2_event(lunary_call_t *call, lunary_str_t name,
 
         c = lunary_json_get(m, "thinking");
         lunary_call_reasoning(call, ch, lunary_json_inside(c));
+
+    } else if (lunary_eq(type, "tool-plan-delta")) {
+        c = lunary_json_get(m, "tool_plan");
+        lunary_call_plan(call, ch, lunary_json_inside(c));
 
     } else if (lunary_eq(type, "tool-call-start")
                || lunary_eq(type, "tool-call-delta"))
@@ -636,4 +644,18 @@ lunary_cohere_meta_body(lunary_call_t *call, lunary_str_t text)
     lunary_cohere_usage(call, lunary_json_get(text, "meta"));
 
     return LUNARY_OK;
+}
+
+
+/* others that rerank (Voyage, Jina, Together, vLLM, gateways) tell of the
+ * model, and in OpenAI's words of the tokens: often of the total only */
+
+static int
+lunary_cohere_rerank_body(lunary_call_t *call, lunary_str_t text)
+{
+    lunary_call_response_model(call, lunary_json_get(text, "model"), 0);
+    lunary_call_usage_openai(call, lunary_json_get(text, "usage"));
+    lunary_call_all_input(call);
+
+    return lunary_cohere_meta_body(call, text);
 }

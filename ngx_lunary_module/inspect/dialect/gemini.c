@@ -38,6 +38,8 @@ static int lunary_gemini_embed_request(lunary_call_t *call,
 static int lunary_gemini_embed_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_gemini_predict_request(lunary_call_t *call,
     lunary_str_t text);
+static int lunary_gemini_predict_body(lunary_call_t *call,
+    lunary_str_t text);
 
 
 const lunary_dialect_t  lunary_gemini_generate = {
@@ -91,7 +93,7 @@ const lunary_dialect_t  lunary_vertex_predict = {
     LUNARY_STYLE_GEMINI,
     LUNARY_STRIP_ALL,
     lunary_gemini_predict_request,
-    NULL,
+    lunary_gemini_predict_body,
     NULL
 };
 
@@ -104,7 +106,7 @@ static const lunary_dialect_t  lunary_vertex_embed = {
     LUNARY_STYLE_GEMINI,
     LUNARY_STRIP_ALL,
     lunary_gemini_predict_request,
-    NULL,
+    lunary_gemini_predict_body,
     NULL
 };
 
@@ -819,4 +821,44 @@ lunary_gemini_predict_request(lunary_call_t *call, lunary_str_t text)
     }
 
     return rc;
+}
+
+
+/*
+ * Each text that was embedded has its own count: all are the input, where
+ * none is missing.
+ */
+
+static int
+lunary_gemini_predict_body(lunary_call_t *call, lunary_str_t text)
+{
+    int64_t             n;
+    lunary_str_t        v;
+    lunary_json_iter_t  it;
+
+    v = lunary_json_get(text, "predictions");
+
+    if (!lunary_json_is_array(v)) {
+        return LUNARY_OK;
+    }
+
+    n = 0;
+
+    lunary_json_iter(&it, v);
+
+    while (n != LUNARY_UNKNOWN && lunary_json_element(&it, &v)) {
+
+        v = lunary_json_get(lunary_json_get(v, "embeddings"), "statistics");
+        n = LUNARY_UNKNOWN;
+
+        lunary_call_count(&n, lunary_json_get(v, "token_count"));
+        lunary_call_count_more(&lunary_priv(call)->all_input,
+                               lunary_json_get(v, "token_count"));
+    }
+
+    if (n == LUNARY_UNKNOWN) {
+        lunary_priv(call)->all_input = LUNARY_UNKNOWN;
+    }
+
+    return LUNARY_OK;
 }

@@ -146,6 +146,7 @@ lunary_embeddings_body(lunary_call_t *call, lunary_str_t text)
     lunary_call_response_id(call, lunary_json_get(text, "id"));
     lunary_call_response_model(call, lunary_json_get(text, "model"), 0);
     lunary_call_usage_openai(call, lunary_json_get(text, "usage"));
+    lunary_call_all_input(call);              /* Voyage, Jina: a total only  */
 
     return LUNARY_OK;
 }
