@@ -84,6 +84,8 @@ typedef struct {
     /* hints for the response, set by the dialect's request() */
     unsigned                 lines:1;     /* its streams are NDJSON          */
     unsigned                 array:1;     /* a JSON array is a stream        */
+    unsigned                 ends:1;      /* set by event(): with no last
+                                             event, but with the connection  */
 
     /* the response */
     unsigned                 status;

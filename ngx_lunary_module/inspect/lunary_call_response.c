@@ -702,11 +702,11 @@ lunary_call_response_end(lunary_call_t *call, int complete)
     lunary_call_response_last(call);
 
     /* a stream that ended in order without the terminal event of its API:
-       some gateways never send [DONE] */
+       some gateways never send [DONE], some APIs have none */
 
     if (complete && priv->framed && !call->errored) {
         for (ch = priv->out.choices; ch != NULL; ch = ch->next) {
-            if (ch->finish_reason.len != 0) {
+            if (ch->finish_reason.len != 0 || priv->ends) {
                 call->terminal = 1;
             }
         }

@@ -124,6 +124,9 @@ static const lunary_path_t  lunary_paths[] = {
     { "model/**/converse-stream",         &lunary_bedrock_converse, 0 },
     { "model/**/invoke",                  &lunary_bedrock_invoke, 0 },
     { "model/**/invoke-with-response-stream", &lunary_bedrock_invoke, 0 },
+    { "agents/*/agentAliases/*/sessions/*/text", &lunary_bedrock_agent, 0 },
+    { "retrieveAndGenerate",              &lunary_bedrock_rag, 0 },
+    { "retrieveAndGenerateStream",        &lunary_bedrock_rag, 0 },
 
     /* Ollama, Cohere, Mistral, others */
 
@@ -299,6 +302,14 @@ lunary_dialect_by_body(lunary_str_t path, lunary_str_t text)
 
     if (!lunary_json_is_object(text)) {
         return NULL;
+    }
+
+    /* InvokeInlineAgent: only a session stands in the path */
+
+    if (lunary_path_fits(path, "agents/*")
+        && lunary_json_is_string(lunary_json_get(text, "foundationModel")))
+    {
+        return &lunary_bedrock_agent;
     }
 
     (void) lunary_json_pick(text, keys, v, N);

@@ -38,6 +38,8 @@
     X(lunary_vertex_predict)                                                 \
     X(lunary_bedrock_converse)                                               \
     X(lunary_bedrock_invoke)                                                 \
+    X(lunary_bedrock_agent)                                                  \
+    X(lunary_bedrock_rag)                                                    \
     X(lunary_ollama_chat)                                                    \
     X(lunary_ollama_generate)                                                \
     X(lunary_ollama_embed)                                                   \
@@ -144,6 +146,10 @@ void lunary_converse_messages(lunary_call_t *call, lunary_str_t text);
 void lunary_converse_value(lunary_call_t *call, lunary_str_t v);
 void lunary_converse_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t v);
+
+/* bedrock_invoke.c: appends what base64 (an inside) says */
+int lunary_bedrock_base64(lunary_mem_t *mem, lunary_buf_t *out,
+    lunary_str_t in);
 
 /* cohere.c */
 int lunary_cohere_v1_members(lunary_call_t *call, lunary_str_t text);

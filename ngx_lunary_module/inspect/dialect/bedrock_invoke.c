@@ -28,7 +28,6 @@ static void lunary_invoke_ai21(lunary_call_t *call, lunary_str_t v,
 static void lunary_invoke_cohere(lunary_call_t *call, lunary_str_t v);
 static void lunary_invoke_text(lunary_call_t *call, lunary_str_t text,
     lunary_str_t reason);
-static int lunary_base64(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t in);
 
 
 const lunary_dialect_t  lunary_bedrock_invoke = {
@@ -197,7 +196,7 @@ lunary_invoke_event(lunary_call_t *call, lunary_str_t name,
 
     memset(&json, 0, sizeof(lunary_buf_t));
 
-    rc = lunary_base64(call->mem, &json, bytes);
+    rc = lunary_bedrock_base64(call->mem, &json, bytes);
 
     if (rc == LUNARY_OK) {
         lunary_invoke_value(call, lunary_buf_str(&json), 1);
@@ -521,8 +520,8 @@ lunary_invoke_text(lunary_call_t *call, lunary_str_t text,
 }
 
 
-static int
-lunary_base64(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t in)
+int
+lunary_bedrock_base64(lunary_mem_t *mem, lunary_buf_t *out, lunary_str_t in)
 {
     size_t         i;
     uint32_t       bits;
