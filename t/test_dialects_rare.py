@@ -970,3 +970,44 @@ def test_counts_of_many_long_vectors_are_all_or_none(inspector, capture_max):
             request_type="application/json", headers=JSON,
             response=answer, capture_max=capture_max)["fields"]
         assert got.get("input_tokens") in (None, "5050")
+
+
+# --- a call that is several --------------------------------------------------
+
+def passed(kind, n, m, cached=0, written=0, **more):
+    return {"type": kind, "input_tokens": n, "output_tokens": m,
+            "cache_read_input_tokens": cached,
+            "cache_creation_input_tokens": written, **more}
+
+
+@pytest.mark.parametrize("passes, extra", [
+    ([passed("compaction", 9000, 80), passed("message", 10, 5)], (9000, 80)),
+    ([passed("compaction", 1, 2, 30, 400), passed("message", 10, 5),
+      passed("compaction", 5000, 70)], (5431, 72)),
+    ([passed("message", 10, 5), passed("advisor_message", 77, 66,
+                                       model="other")], (0, 0)),
+    ([passed("message", 10, 5)], (0, 0)), ([], (0, 0)), (None, (0, 0)),
+    ({"type": "compaction", "input_tokens": 7}, (0, 0)),
+    (["compaction", {"type": "compaction", "input_tokens": -1,
+                     "output_tokens": "3"}], (0, 0))])
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_summary_took_is_counted_in(read, passes, extra, stream):
+    usage = passed("x", 10, 5, 100, 1000, iterations=passes)
+    del usage["type"]
+    if stream:
+        first = {"type": "message", "content": [], "model": "c",
+                 "usage": {**usage, "output_tokens": 1}}
+        answer = [("message_start", {"type": "message_start",
+                                     "message": first}),
+                  ("message_delta", {"type": "message_delta", "delta": {
+                      "stop_reason": "end_turn"}, "usage": usage}),
+                  ("message_stop", {"type": "message_stop"})]
+    else:
+        answer = {"type": "message", "content": [], "model": "c",
+                  "stop_reason": "end_turn", "usage": usage}
+    got = read({"model": "c", "messages": [], "stream": stream}, answer,
+               path=MESSAGES)
+    assert (got["prompt_tokens"], got["completion_tokens"]) == ("10", "5")
+    assert (got["cached_tokens"], got["cache_write_tokens"]) == ("100", "1000")
+    assert (int(got["input_tokens"]), int(got["output_tokens"])) == (
+        1110 + extra[0], 5 + extra[1])

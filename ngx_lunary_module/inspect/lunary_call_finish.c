@@ -247,6 +247,12 @@ lunary_call_fold(lunary_call_t *call)
             call->input_tokens += t->cache_write;
         }
 
+        call->input_tokens += lunary_priv(call)->more_input;
+
+        if (t->completion != LUNARY_UNKNOWN) {
+            call->output_tokens += lunary_priv(call)->more_output;
+        }
+
         break;
 
     case LUNARY_TOKENS_THOUGHTS_APART:

@@ -135,6 +135,7 @@ typedef struct {
     lunary_buf_t             usage;
     lunary_tokens_e          fold;
     int64_t                  more_input;  /* input tokens beside prompt      */
+    int64_t                  more_output; /* and beside completion           */
     int64_t                  all_input;   /* all input, where no prompt tells
                                              it: of what has no output       */
     lunary_buf_t             error_raw;        /* the start of its body      */

@@ -78,7 +78,11 @@ static const target_t  targets[] = {
     { "/api/embeddings", NULL },
     { "/v2/embed", NULL },
     { "/generation/text_stream", NULL },
-    { "/generate_stream", NULL }
+    { "/generate_stream", NULL },
+    { "/agents/a/agentAliases/b/sessions/c/text", NULL },
+    { "/retrieveAndGenerateStream", NULL },
+    { "/model/cohere.rerank/invoke", NULL },
+    { "/v1/projects/p/publishers/google/models/embedding:predict", NULL }
 };
 
 #define TARGETS_N  (sizeof(targets) / sizeof(targets[0]))

@@ -26,6 +26,7 @@ static void lunary_messages_content(lunary_call_t *call, lunary_choice_t *ch,
 static void lunary_messages_delta(lunary_call_t *call, lunary_str_t delta,
     lunary_str_t index);
 static void lunary_messages_usage(lunary_call_t *call, lunary_str_t usage);
+static void lunary_messages_passes(lunary_call_t *call, lunary_str_t list);
 static int lunary_messages_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data);
 static int lunary_complete_request(lunary_call_t *call, lunary_str_t text);
@@ -556,7 +557,7 @@ lunary_messages_delta(lunary_call_t *call, lunary_str_t delta,
 static void
 lunary_messages_usage(lunary_call_t *call, lunary_str_t usage)
 {
-    lunary_str_t      v[5];
+    lunary_str_t      v[6];
     lunary_tokens_t  *t;
 
     static const lunary_str_t  keys[] = {
@@ -564,7 +565,8 @@ lunary_messages_usage(lunary_call_t *call, lunary_str_t usage)
         lunary_string("output_tokens"),
         lunary_string("cache_read_input_tokens"),
         lunary_string("cache_creation_input_tokens"),
-        lunary_string("output_tokens_details")
+        lunary_string("output_tokens_details"),
+        lunary_string("iterations")
     };
 
     if (!lunary_json_is_object(usage)) {
@@ -575,7 +577,7 @@ lunary_messages_usage(lunary_call_t *call, lunary_str_t usage)
 
     t = &call->tokens;
 
-    (void) lunary_json_pick(usage, keys, v, 5);
+    (void) lunary_json_pick(usage, keys, v, 6);
 
     lunary_call_count(&t->prompt, v[0]);
     lunary_call_count(&t->completion, v[1]);
@@ -583,6 +585,52 @@ lunary_messages_usage(lunary_call_t *call, lunary_str_t usage)
     lunary_call_count(&t->cache_write, v[3]);
     lunary_call_count(&t->reasoning,
                       lunary_json_get(v[4], "thinking_tokens"));
+
+    if (lunary_json_is_array(v[5])) {
+        lunary_messages_passes(call, v[5]);
+    }
+}
+
+
+/*
+ * The passes of the model that one call took.  The usage's own counts are of
+ * all but those that summed up the conversation; an advisor's are another
+ * model's, at another price.
+ */
+
+static void
+lunary_messages_passes(lunary_call_t *call, lunary_str_t list)
+{
+    lunary_str_t         p, v[5];
+    lunary_priv_t       *priv;
+    lunary_json_iter_t   it;
+
+    static const lunary_str_t  keys[] = {
+        lunary_string("type"),
+        lunary_string("input_tokens"),
+        lunary_string("output_tokens"),
+        lunary_string("cache_read_input_tokens"),
+        lunary_string("cache_creation_input_tokens")
+    };
+
+    priv = lunary_priv(call);
+
+    priv->more_input = 0;
+    priv->more_output = 0;
+
+    lunary_json_iter(&it, list);
+
+    while (lunary_json_element(&it, &p)) {
+
+        (void) lunary_json_pick(p, keys, v, 5);
+
+        if (lunary_value_is(v[0], "compaction")) {
+            lunary_call_count_more(&priv->more_input, v[1]);
+            lunary_call_count_more(&priv->more_output, v[2]);
+            lunary_call_count_more(&priv->more_input, v[3]);
+            lunary_call_count_more(&priv->more_input, v[4]);
+        }
+    }
 }
 
 
