@@ -1011,3 +1011,70 @@ def test_what_a_summary_took_is_counted_in(read, passes, extra, stream):
     assert (got["cached_tokens"], got["cache_write_tokens"]) == ("100", "1000")
     assert (int(got["input_tokens"]), int(got["output_tokens"])) == (
         1110 + extra[0], 5 + extra[1])
+
+
+# --- what the client is to run itself ----------------------------------------
+
+TO_RUN = [
+    {"type": "local_shell_call", "id": "l", "call_id": "c", "status":
+     "completed", "action": {"type": "exec", "command": ["ls", "-l \"a\""]}},
+    {"type": "shell_call", "id": "s", "call_id": "c",
+     "action": {"commands": ["ls"]}},
+    {"type": "shell_call", "id": "s", "call_id": "c",
+     "environment": {"type": "local"}, "action": {"commands": ["ls"]}},
+    {"type": "apply_patch_call", "id": "p", "call_id": "c", "operation": {
+        "type": "update_file", "path": "a.c", "diff": "@@\n-a\n+b\n"}},
+    {"type": "computer_call", "id": "k", "call_id": "c",
+     "action": {"type": "click", "x": 1, "y": 2}},
+    {"type": "mcp_approval_request", "id": "m", "name": "f",
+     "arguments": "{}", "server_label": "s"},
+    {"type": "tool_search_call", "id": "t", "call_id": "c",
+     "execution": "client", "arguments": {"goal": "x"}}]
+
+NOT_TO_RUN = [
+    {"type": "web_search_call", "id": "w", "action": {"query": "x"}},
+    {"type": "shell_call", "id": "s", "environment": {
+        "type": "container_reference", "container_id": "c"}, "action": {}},
+    {"type": "tool_search_call", "id": "t", "execution": "server"},
+    {"type": "mcp_call", "id": "m", "arguments": "{}"}]
+
+
+def answered(items, stream):
+    end = {"id": "r", "object": "response", "model": "m",
+           "status": "completed", "output": items}
+    if not stream:
+        return end
+    return [*({"type": "response.output_item." + when, "output_index": i,
+               "item": item} for i, item in enumerate(items)
+              for when in ("added", "done")),
+            {"type": "response.completed", "response": end}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("item", TO_RUN)
+def test_what_the_client_is_to_run_is_kept(read, item, stream):
+    got = read({"model": "m", "input": "x", "stream": stream},
+               answered([item], stream), path=RESPONSES)
+    assert json.loads(got["output"]) == {"role": "assistant",
+                                         "content": [item]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("item", NOT_TO_RUN)
+def test_what_the_provider_ran_is_not(read, item, stream):
+    got = read({"model": "m", "input": "x", "stream": stream},
+               answered([item], stream), path=RESPONSES)
+    assert json.loads(got["output"])["content"] == ""
+
+
+def test_what_is_to_be_run_stands_behind_what_is_said(read):
+    message = {"type": "message", "role": "assistant", "content": [
+        {"type": "output_text", "text": "I look."}]}
+    call = {"type": "function_call", "call_id": "f1", "name": "f",
+            "arguments": "{}"}
+    got = read({"model": "m", "input": "x"},
+               answered([message, *TO_RUN[:2], call], False), path=RESPONSES)
+    output = json.loads(got["output"])
+    assert output["content"] == [{"type": "text", "text": "I look."},
+                                 *TO_RUN[:2]]
+    assert calls(got) == [("f", "{}")]

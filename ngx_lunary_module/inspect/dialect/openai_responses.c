@@ -30,6 +30,7 @@ static lunary_tool_t *lunary_responses_tool(lunary_call_t *call,
     lunary_choice_t *ch, lunary_str_t place, lunary_str_t id, int item);
 static void lunary_responses_top(lunary_call_t *call, lunary_str_t v);
 static void lunary_responses_items(lunary_call_t *call, lunary_str_t items);
+static int lunary_responses_to_run(lunary_str_t item, lunary_str_t type);
 static void lunary_responses_texts(lunary_call_t *call, lunary_choice_t *ch,
     lunary_str_t parts);
 
@@ -374,6 +375,11 @@ lunary_responses_event(lunary_call_t *call, lunary_str_t name,
                 lunary_call_media(call, ch, lunary_str("image/png", 9),
                                   lunary_json_inside(kind));
             }
+
+        } else if (lunary_eq(type, "output_item.done")
+                   && lunary_responses_to_run(v[3], kind))
+        {
+            lunary_call_part(call, lunary_call_choice(call, 0), v[3]);
         }
 
     } else if (lunary_eq(type, "completed")
@@ -544,8 +550,48 @@ lunary_responses_items(lunary_call_t *call, lunary_str_t items)
                 lunary_call_media(call, ch, lunary_str("image/png", 9),
                                   lunary_json_inside(p));
             }
+
+        } else if (lunary_responses_to_run(v, type)) {
+            lunary_call_part(call, ch, v);
         }
     }
+}
+
+
+/*
+ * 1 where the client is to run the item itself, or to allow it: it stays what
+ * it is, a part of the message.  What the provider runs is not kept.
+ */
+
+static int
+lunary_responses_to_run(lunary_str_t item, lunary_str_t type)
+{
+    size_t        i;
+    lunary_str_t  v;
+
+    static const lunary_str_t  types[] = {
+        lunary_string("\"local_shell_call\""),
+        lunary_string("\"apply_patch_call\""),
+        lunary_string("\"computer_call\""),
+        lunary_string("\"mcp_approval_request\"")
+    };
+
+    for (i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        if (type.len == types[i].len
+            && memcmp(type.data, types[i].data, type.len) == 0)
+        {
+            return 1;
+        }
+    }
+
+    if (lunary_value_is(type, "shell_call")) {
+        v = lunary_json_get(lunary_json_get(item, "environment"), "type");
+
+        return v.len == 0 || lunary_value_is(v, "local");
+    }
+
+    return lunary_value_is(type, "tool_search_call")
+           && lunary_value_is(lunary_json_get(item, "execution"), "client");
 }
 
 
