@@ -204,3 +204,48 @@ def test_an_answer_out_of_documents(inspector, kind, config):
                   split=split)
         assert json.loads(got["fields"]["output"])["content"] == "so"
         assert (got["terminal"], got["fields"]["stream"]) == (1, "1")
+
+
+# --- what is in base64 ---------------------------------------------------------
+
+LONG = "All of it, in one piece. " * 400      # 10 KB
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("sources", [0, 10, 1000])
+def test_a_chunk_may_be_long(inspector, split, sources):
+    more = {"attribution": {"citations": [
+        {"retrievedReferences": [{"content": {"text": "x" * 90}}]}
+        for _ in range(sources)]}}
+    text = base64.b64encode(LONG.encode()).decode()
+    got = run(inspector, {"inputText": "x"}, chunk("a ")
+              + aws("chunk", {**more, "bytes": text})
+              + aws("chunk", {"bytes": text, **more}) + chunk("z"),
+              split=split, capture_max=1 << 18)["fields"]
+    assert json.loads(got["output"])["content"] == "a " + LONG * 2 + "z"
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("n", [1, 3, 10])
+def test_a_models_own_event_may_be_long(inspector, split, n):
+    answer = json.dumps({"outputText": LONG * n, "completionReason": "FINISH",
+                         "totalOutputTextTokenCount": 7,
+                         "amazon-bedrock-invocationMetrics": {
+                             "inputTokenCount": 3, "outputTokenCount": 7}})
+    got = run(inspector, {"inputText": "x"}, chunk(answer), split=split,
+              path="/model/amazon.titan-text/invoke-with-response-stream",
+              capture_max=1 << 18)
+    f = got["fields"]
+    assert (f["input_tokens"], f["output_tokens"]) == ("3", "7")
+    assert json.loads(f["output"])["content"].startswith(LONG[:1000])
+    assert f["finish_reason"] == "FINISH" and got["terminal"] == 1
+
+
+@pytest.mark.parametrize("capture_max", [1024, 65536])
+def test_a_chunk_costs_no_more_than_its_field(inspector, capture_max):
+    body = chunk("word " * 200000) + chunk("z")
+    for split in ("whole", "random"):
+        got = run(inspector, {"inputText": "x"}, body, split=split,
+                  capture_max=capture_max)
+        assert json.loads(got["fields"]["output"])["content"][-1] == "z"
+        assert got["peak"] < 4 * capture_max + 128 * 1024

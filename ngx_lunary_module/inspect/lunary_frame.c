@@ -25,6 +25,7 @@ lunary_frame_init(lunary_frame_t *f, lunary_mem_t *mem,
     f->mem = mem;
     f->kind = kind;
     f->max = max;
+    f->raw_max = LUNARY_FRAME_MAX;
     f->handler = handler;
     f->ctx = ctx;
 
@@ -36,6 +37,11 @@ lunary_frame_init(lunary_frame_t *f, lunary_mem_t *mem,
 
     case LUNARY_FRAME_AWS:
         f->state = LUNARY_AWS_PRELUDE;
+
+        if (max > LUNARY_FRAME_MAX) {
+            f->raw_max = max;
+        }
+
         break;
 
     default:
@@ -302,7 +308,7 @@ lunary_frame_add(lunary_frame_t *f, const unsigned char *p, size_t n)
         return;
     }
 
-    if (f->buf.len + n <= LUNARY_FRAME_MAX) {
+    if (f->buf.len + n <= f->raw_max) {
         if (lunary_buf_append(f->mem, &f->buf, p, n) == LUNARY_OK) {
             return;
         }
@@ -340,7 +346,7 @@ lunary_frame_add(lunary_frame_t *f, const unsigned char *p, size_t n)
 void
 lunary_frame_whole(lunary_frame_t *f, const unsigned char *p, size_t n)
 {
-    if (n > LUNARY_FRAME_MAX) {
+    if (n > f->raw_max) {
         lunary_frame_add(f, p, n);
         lunary_frame_dispatch(f, 1);
         return;
@@ -370,6 +376,13 @@ lunary_frame_dispatch(lunary_frame_t *f, int complete)
         if (rc == LUNARY_OK) {
             lunary_frame_out(f, lunary_doc_text(f->doc));
         }
+    }
+
+    if (f->buf.cap > 4 * LUNARY_FRAME_MAX) {
+
+        /* AWS: the next one is hardly as long */
+
+        lunary_buf_free(f->mem, &f->buf);
     }
 
     f->buf.len = 0;

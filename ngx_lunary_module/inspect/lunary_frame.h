@@ -19,7 +19,9 @@
  *   - an event that lies whole in the fed bytes is handed out in place;
  *     others are assembled in one buffer that is reused;
  *   - an event above LUNARY_FRAME_MAX goes through a lunary_doc and comes out
- *     reduced (or not at all, where it is no JSON): memory stays bounded;
+ *     reduced (or not at all, where it is no JSON): memory stays bounded; of
+ *     AWS one above what that document may hold: a model's own event is base64
+ *     in it, and would be reduced to its size;
  *   - linear in the bytes fed, whatever the split and the line ends.
  */
 
@@ -61,6 +63,7 @@ typedef struct {
     lunary_frame_pt         handler;
     void                   *ctx;
     size_t                  max;       /* bound of a reduced event           */
+    size_t                  raw_max;   /* of one that is kept as it came     */
 
     uint64_t                events;    /* handed out                         */
 
