@@ -1078,3 +1078,58 @@ def test_what_is_to_be_run_stands_behind_what_is_said(read):
     assert output["content"] == [{"type": "text", "text": "I look."},
                                  *TO_RUN[:2]]
     assert calls(got) == [("f", "{}")]
+
+
+# --- what was said before the messages ---------------------------------------
+
+LONG = "A long story of which not much can be kept. " * 900
+SAID = [{"role": "user", "content": "x"}]
+PARTS = [{"role": "user", "parts": [{"text": "x"}]}]
+
+BEFORE = {
+    "messages": (MESSAGES, {"messages": SAID, "system": LONG}),
+    "messages, blocks": (MESSAGES, {"messages": SAID, "system": [
+        {"type": "text", "text": LONG}]}),
+    "messages on Bedrock": ("/model/m/invoke", {
+        "anthropic_version": "b", "messages": SAID, "system": LONG}),
+    "converse": ("/model/m/converse", {"system": [{"text": LONG}], "messages":
+                 [{"role": "user", "content": [{"text": "x"}]}]}),
+    "responses": (RESPONSES, {"input": "x", "instructions": LONG}),
+    "responses, items": (RESPONSES, {"input": SAID, "instructions": LONG}),
+    "gemini": ("/v1/models/g:generateContent", {
+        "contents": PARTS, "systemInstruction": {"parts": [{"text": LONG}]}}),
+    "gemini, snake": ("/v1/models/g:generateContent", {
+        "contents": PARTS, "system_instruction": {"parts": {"text": LONG}}}),
+    "gemini, counted": ("/v1/models/g:countTokens", {
+        "generateContentRequest": {"contents": PARTS, "systemInstruction": {
+            "parts": [{"text": LONG}]}}}),
+    "gemini, wrapped": ("/v1/models/g:generateContent", {
+        "request": {"contents": [{"parts": [{"text": LONG}]}]}}),
+    "interactions": ("/v1beta/interactions", {
+        "input": "x", "system_instruction": LONG}),
+    "cohere": ("/v1/chat", {"message": "x", "preamble": LONG}),
+    "cohere, history": ("/v1/chat", {"message": "x", "chat_history": [
+        {"role": "USER", "message": LONG}]}),
+    "ollama": ("/api/generate", {"prompt": "x", "system": LONG}),
+    "agent": ("/agents/s", {"foundationModel": "m", "instruction": LONG,
+                            "inputText": "x"}),
+}
+
+
+@pytest.mark.parametrize("capture_max", [2048, 8192])
+@pytest.mark.parametrize("what", BEFORE)
+def test_the_size_before_it_was_cut_is_of_all_of_it(inspector, what,
+                                                    capture_max):
+    path, request = BEFORE[what]
+    one = dict(path=path, request=json.dumps({"model": "m",
+                                              **request}).encode(),
+               request_type="application/json")
+    whole = inspector.run(**one, capture_max=1 << 20)["fields"]
+    assert LONG[:200] in whole["input"]
+    assert len(whole["input"]) == int(whole["input_bytes"])
+    for split in ("whole", "random"):
+        got = inspector.run(**one, capture_max=capture_max,
+                            split=split)["fields"]
+        assert len(got["input"]) <= capture_max + 64
+        assert abs(int(got["input_bytes"]) - int(whole["input_bytes"])) < 64
+        assert got["truncated"] == "input"

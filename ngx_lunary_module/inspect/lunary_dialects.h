@@ -191,6 +191,9 @@ int lunary_input_image(lunary_call_t *call, lunary_str_t type,
     lunary_str_t base64);
 int lunary_input_image_url(lunary_call_t *call, lunary_str_t url);
 
+/* the member `key` is in it too: what was cut of it counts in its size */
+void lunary_input_also(lunary_call_t *call, lunary_str_t key);
+
 /* closes the array; gives it to lunary_call_input() */
 void lunary_input_done(lunary_call_t *call, lunary_str_t key);
 

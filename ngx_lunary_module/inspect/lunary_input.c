@@ -355,6 +355,19 @@ lunary_input_image_url(lunary_call_t *call, lunary_str_t url)
 
 
 void
+lunary_input_also(lunary_call_t *call, lunary_str_t key)
+{
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    if (priv->rq != NULL && priv->input_built != 0) {
+        priv->input_built += lunary_request_removed_of(priv->rq, key);
+    }
+}
+
+
+void
 lunary_input_done(lunary_call_t *call, lunary_str_t key)
 {
     lunary_buf_t   *b;

@@ -102,6 +102,8 @@ lunary_anthropic_request_members(lunary_call_t *call, lunary_str_t text)
         return;
     }
 
+    lunary_input_also(call, keys[3]);
+
     if (lunary_json_is_array(v[2])) {
 
         lunary_json_iter(&it, v[2]);

@@ -95,6 +95,8 @@ lunary_agent_request(lunary_call_t *call, lunary_str_t text)
         if (rc == LUNARY_OK) {
             rc = lunary_input_lit(call, "}");
         }
+
+        lunary_input_also(call, but[1]);
     }
 
     if (rc == LUNARY_OK) {

@@ -89,6 +89,7 @@ lunary_converse_messages(lunary_call_t *call, lunary_str_t text)
     lunary_json_iter_t  it;
 
     static const lunary_str_t  key = lunary_string("messages");
+    static const lunary_str_t  before = lunary_string("system");
 
     system = lunary_json_get(text, "system");
     messages = lunary_json_get(text, "messages");
@@ -120,6 +121,8 @@ lunary_converse_messages(lunary_call_t *call, lunary_str_t text)
         if (rc != LUNARY_OK) {
             return;
         }
+
+        lunary_input_also(call, before);
     }
 
     if (lunary_json_is_array(messages)) {

@@ -181,6 +181,8 @@ lunary_cohere_v1_members(lunary_call_t *call, lunary_str_t text)
     }
 
     if (rc == LUNARY_OK) {
+        lunary_input_also(call, keys[3]);
+        lunary_input_also(call, keys[4]);
         lunary_prompt_input(call, v[2], keys[2]);
     }
 

@@ -136,7 +136,7 @@ lunary_gemini_path(lunary_call_t *call, lunary_str_t text)
 static int
 lunary_gemini_request(lunary_call_t *call, lunary_str_t text)
 {
-    lunary_str_t        v, inner, system, contents;
+    lunary_str_t        v, inner, system, contents, wrapped;
     lunary_json_iter_t  it;
 
     static const lunary_str_t  but[] = {
@@ -153,6 +153,7 @@ lunary_gemini_request(lunary_call_t *call, lunary_str_t text)
 
     /* countTokens may hold a whole request, Code Assist does */
 
+    wrapped = but[3];
     inner = lunary_json_get(text, "generateContentRequest");
 
     if (lunary_json_is_object(inner)) {
@@ -164,6 +165,7 @@ lunary_gemini_request(lunary_call_t *call, lunary_str_t text)
 
         if (lunary_json_is_object(inner)) {
             text = inner;
+            wrapped = lunary_str("request", 7);
             lunary_call_params(call, text, but, NULL, 5);
         }
     }
@@ -194,6 +196,9 @@ lunary_gemini_request(lunary_call_t *call, lunary_str_t text)
         return LUNARY_NOMEM;
     }
 
+    lunary_input_also(call, but[1]);
+    lunary_input_also(call, but[2]);
+    lunary_input_also(call, wrapped);
     lunary_input_done(call, but[0]);
 
     return LUNARY_OK;

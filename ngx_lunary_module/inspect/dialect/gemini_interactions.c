@@ -76,6 +76,8 @@ lunary_interactions_request(lunary_call_t *call, lunary_str_t text)
         if (rc == LUNARY_OK) {
             rc = lunary_input_lit(call, "}");
         }
+
+        lunary_input_also(call, keys[3]);
     }
 
     if (!lunary_json_is_array(v[2])) {

@@ -100,6 +100,7 @@ lunary_ollama_generate_request(lunary_call_t *call, lunary_str_t text)
     lunary_str_t  system;
 
     static const lunary_str_t  key = lunary_string("prompt");
+    static const lunary_str_t  before = lunary_string("system");
 
     lunary_ollama_common(call, text, key);
 
@@ -114,6 +115,7 @@ lunary_ollama_generate_request(lunary_call_t *call, lunary_str_t text)
         return LUNARY_NOMEM;
     }
 
+    lunary_input_also(call, before);
     lunary_prompt_input(call, lunary_json_get(text, "prompt"), key);
 
     return LUNARY_OK;

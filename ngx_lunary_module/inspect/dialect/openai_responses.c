@@ -87,6 +87,8 @@ lunary_responses_input(lunary_call_t *call, lunary_str_t input,
     lunary_str_t        v;
     lunary_json_iter_t  it;
 
+    static const lunary_str_t  key = lunary_string("instructions");
+
     rc = LUNARY_OK;
 
     if (lunary_json_inside(instructions).len != 0) {
@@ -103,6 +105,8 @@ lunary_responses_input(lunary_call_t *call, lunary_str_t input,
         if (rc == LUNARY_OK) {
             rc = lunary_input_lit(call, "}");
         }
+
+        lunary_input_also(call, key);
     }
 
     if (rc == LUNARY_OK && lunary_json_is_string(input)) {
