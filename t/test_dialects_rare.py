@@ -1133,3 +1133,44 @@ def test_the_size_before_it_was_cut_is_of_all_of_it(inspector, what,
         assert len(got["input"]) <= capture_max + 64
         assert abs(int(got["input_bytes"]) - int(whole["input_bytes"])) < 64
         assert got["truncated"] == "input"
+
+
+ECHOED = {
+    "instructions": (RESPONSES, {"object": "response", "output": [
+        {"type": "message", "content": [{"type": "output_text",
+                                         "text": "a"}]}]},
+        {"instructions": LONG * 4, "tools": [{"description": LONG}] * 4}),
+    "sources": (CHAT, {"choices": [{"index": 0, "message": {
+        "content": "a"}}]}, {"citations": [LONG] * 4, "search_results": [
+            {"snippet": LONG}] * 4}),
+    "history": ("/v1/chat", {"text": "a"}, {"chat_history": [
+        {"role": "USER", "message": LONG}] * 4, "documents": [
+            {"text": LONG}] * 4}),
+    "prompt": ("/v1/generate", {"generations": [{"text": "a"}]},
+               {"prompt": LONG * 4}),
+}
+
+
+@pytest.mark.parametrize("what", ECHOED)
+def test_what_an_answer_repeats_of_others_is_not_its_size(inspector, what):
+    path, answer, more = ECHOED[what]
+    for body in ({**more, **answer}, {**answer, **more}):
+        got = inspector.run(
+            path=path, request=b'{"model":"m","message":"x"}', status=200,
+            headers=JSON, response=json.dumps(body).encode(),
+            request_type="application/json", capture_max=4096,
+            split="random")["fields"]
+        assert json.loads(got["output"])["content"] == "a"
+        assert int(got["output_bytes"]) == len(got["output"])
+        assert "truncated" not in got
+
+
+def test_what_is_cut_of_an_answer_still_counts(inspector):
+    got = inspector.run(
+        path=CHAT, request=b'{"model":"m","messages":[]}', status=200,
+        headers=JSON, request_type="application/json", capture_max=4096,
+        response=json.dumps({"citations": [LONG], "choices": [
+            {"index": 0, "message": {"content": LONG}}]}).encode(),
+        split="random")["fields"]
+    assert abs(int(got["output_bytes"]) - len(LONG)) < 128
+    assert got["truncated"] == "output"

@@ -32,6 +32,7 @@ static void lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
 static void lunary_call_json(lunary_call_t *call, const unsigned char *p,
     size_t n);
 static void lunary_call_doc(lunary_call_t *call, int rc);
+static size_t lunary_call_cut(const lunary_doc_t *doc);
 static void lunary_call_read_body(lunary_call_t *call, lunary_str_t text);
 static void lunary_call_response_last(lunary_call_t *call);
 
@@ -636,7 +637,7 @@ lunary_call_doc(lunary_call_t *call, int rc)
     }
 
     text = lunary_doc_text(priv->doc);
-    priv->out.lost += lunary_doc_removed(priv->doc);
+    priv->out.lost += lunary_call_cut(priv->doc);
 
     /* a long text is not held twice: it stays in the document's memory */
 
@@ -653,6 +654,37 @@ lunary_call_doc(lunary_call_t *call, int rc)
 
     lunary_doc_destroy(priv->doc);
     priv->doc = NULL;
+}
+
+
+/* what was cut of an answer, but for what it repeats of others: the request,
+ * sources */
+
+static size_t
+lunary_call_cut(const lunary_doc_t *doc)
+{
+    size_t  i, n, k;
+
+    static const lunary_str_t  others[] = {
+        lunary_string("instructions"),
+        lunary_string("tools"),
+        lunary_string("prompt"),
+        lunary_string("metadata"),
+        lunary_string("citations"),
+        lunary_string("search_results"),
+        lunary_string("chat_history"),
+        lunary_string("documents"),
+        lunary_string("context")
+    };
+
+    n = lunary_doc_removed(doc);
+
+    for (i = 0; n != 0 && i < sizeof(others) / sizeof(others[0]); i++) {
+        k = lunary_doc_removed_of(doc, others[i]);
+        n -= k < n ? k : n;
+    }
+
+    return n;
 }
 
 
