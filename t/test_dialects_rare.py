@@ -1174,3 +1174,111 @@ def test_what_is_cut_of_an_answer_still_counts(inspector):
         split="random")["fields"]
     assert abs(int(got["output_bytes"]) - len(LONG)) < 128
     assert got["truncated"] == "output"
+
+
+# --- answers that broke off --------------------------------------------------
+
+def broken(inspector, path, answer, headers=JSON, request=None):
+    out = []
+    for split in ("whole", "bytes", "random"):
+        out.append(inspector.run(
+            path=path, request=json.dumps(request or {
+                "model": "m", "messages": [], "contents": []}).encode(),
+            request_type="application/json", status=200, headers=headers,
+            response=answer, end="broken", split=split))
+    assert out[0]["fields"] == out[1]["fields"] == out[2]["fields"]
+    assert len({o["terminal"] for o in out}) == 1
+    return out[0]
+
+
+@pytest.mark.parametrize("path, answer", [
+    ("/v1/models/g:generateContent",
+     {"candidates": [{"content": {"parts": [{"text": "a"}]},
+                      "finishReason": "STOP"}], "usageMetadata": {"x": 1}}),
+    ("/api/chat", {"message": {"content": "a"}, "done": True,
+                   "done_reason": "stop", "prompt_eval_count": 12}),
+    (CHAT, {"choices": [{"message": {"content": "a"},
+                         "finish_reason": "stop"}], "usage": {"x": 1}}),
+    ("/model/amazon.titan/invoke", {"outputText": "a",
+                                    "amazon-bedrock-invocationMetrics": {}})])
+def test_half_a_body_is_no_whole_answer(inspector, path, answer):
+    answer = json.dumps(answer).encode()
+    request = {"model": "m", "messages": [], "stream": False}
+    assert broken(inspector, path, answer, request=request)["terminal"] == 1
+    for n in range(1, 5):
+        got = broken(inspector, path, answer[:-n], request=request)
+        assert got["terminal"] == 0
+        assert json.loads(got["fields"]["output"])["content"] == "a"
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 6])
+def test_half_a_name_is_none(inspector, n):
+    name = "gpt-5-mini"
+    got = broken(inspector, CHAT, b'{"choices":[],"id":"i","model":"'
+                 + name[:n].encode())["fields"]
+    assert "response_model" not in got and got["response_id"] == "i"
+    got = broken(inspector, CHAT, b'{"model":"gpt","id":"'
+                 + name[:n].encode())["fields"]
+    assert "response_id" not in got and got["response_model"] == "gpt"
+    got = broken(inspector, CHAT, b'{"choices":[{"message":{"content":"a"},'
+                 b'"finish_reason":"' + name[:n].encode())["fields"]
+    assert "finish_reason" not in got
+    assert json.loads(got["output"])["content"] == "a"
+
+
+def test_a_whole_name_stays_where_what_follows_broke_off(inspector):
+    for rest in (b"", b",", b',"usage"', b',"usage":{', b',"usage":{"a":1',
+                 b',"x":tr'):
+        got = broken(inspector, CHAT, b'{"choices":[],"model":"gpt"' + rest)
+        assert got["fields"]["response_model"] == "gpt"
+
+
+@pytest.mark.parametrize("start, headers", [
+    (b"data: ", SSE), (b"", {"content-type": "application/x-ndjson"})])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_half_a_number_of_a_stream_is_none(inspector, start, headers, n):
+    event = (b'{"choices":[{"index":0,"delta":{"content":"a"}}],'
+             b'"usage":{"completion_tokens":7,"prompt_tokens":')
+    got = broken(inspector, CHAT, start + event + b"123"[:n], headers,
+                 {"model": "m", "messages": [], "stream": True})["fields"]
+    assert json.loads(got["output"])["content"] == "a"
+    assert "prompt_tokens" not in got and got["completion_tokens"] == "7"
+
+
+def test_the_last_number_of_a_stream_that_lacks_its_line_end(inspector):
+    got = broken(inspector, CHAT, b'data: {"choices":[{"index":0,"delta":{}}'
+                 b'],"usage":{"prompt_tokens":123}}', SSE)["fields"]
+    assert got["prompt_tokens"] == "123"
+
+
+LAST = [
+    (RESPONSES, {"type": "response.completed", "response": {
+        "id": "r", "status": "completed", "model": "m", "output": [],
+        "usage": {"input_tokens": 12}}}),
+    (CHAT, {"choices": [{"index": 0, "delta": {"content": "a"},
+                         "finish_reason": "stop"}], "usage": {
+                             "prompt_tokens": 12}}),
+    ("/v1beta/interactions", {"event_type": "interaction.completed",
+                              "interaction": {"model": "m", "usage": {
+                                  "total_input_tokens": 12}}}),
+    ("/v1/models/g:streamGenerateContent", {"candidates": [{
+        "content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}],
+        "usageMetadata": {"promptTokenCount": 12}}),
+    (MESSAGES, {"type": "message_stop", "amazon-bedrock": {"a": 12}})]
+
+
+@pytest.mark.parametrize("long", [0, 30000])
+@pytest.mark.parametrize("path, event", LAST)
+def test_half_the_last_event_is_no_end(inspector, path, event, long):
+    if long:
+        event = {**event, "padding": "x" * long, "behind": {}}
+    event = b"data: " + json.dumps(event).encode()
+    request = {"model": "m", "messages": [], "contents": [], "input": "x",
+               "stream": True}
+    for n in range(1, 9):
+        got = broken(inspector, path, event[:-n], SSE, request)
+        assert got["terminal"] == 0, n
+    if path != CHAT:
+        for end in (b"", b"\n"):
+            got = broken(inspector, path, event + end, SSE, request)
+            assert got["terminal"] == 1

@@ -17,7 +17,17 @@ void
 lunary_call_keep(lunary_call_t *call, lunary_buf_t *b, lunary_str_t value,
     size_t max)
 {
-    lunary_str_t  inside;
+    lunary_str_t    inside;
+    lunary_priv_t  *priv;
+
+    priv = lunary_priv(call);
+
+    if (priv->torn != NULL && value.data + value.len == priv->torn) {
+
+        /* it broke off: half a name is none */
+
+        return;
+    }
 
     inside = lunary_json_inside(value);
 

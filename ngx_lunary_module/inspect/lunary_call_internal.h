@@ -120,6 +120,8 @@ typedef struct {
     unsigned char            repeat_name[LUNARY_CALL_NAME];
     const lunary_tape_t     *tape;        /* of a body that is read in place */
     lunary_doc_t            *doc;
+    const unsigned char     *torn;        /* the end of a string that broke
+                                             off, while a body is read       */
     lunary_output_t          out;
     lunary_buf_t             scratch;     /* of a dialect, within one event  */
 

@@ -32,6 +32,7 @@ static void lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
 static void lunary_call_json(lunary_call_t *call, const unsigned char *p,
     size_t n);
 static void lunary_call_doc(lunary_call_t *call, int rc);
+static const unsigned char *lunary_call_last_string(lunary_str_t text);
 static size_t lunary_call_cut(const lunary_doc_t *doc);
 static void lunary_call_read_body(lunary_call_t *call, lunary_str_t text);
 static void lunary_call_response_last(lunary_call_t *call);
@@ -477,6 +478,7 @@ static void
 lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
     unsigned flags)
 {
+    unsigned        terminal;
     lunary_call_t  *call;
     lunary_priv_t  *priv;
 
@@ -536,7 +538,16 @@ lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
         priv->changes = 0;
         priv->repeats = 0;
 
+        terminal = call->terminal;
+
         (void) call->dialect->event(call, name, data);
+
+        if (flags & LUNARY_FRAME_TORN) {
+
+            /* half of the last event is none */
+
+            call->terminal = terminal;
+        }
 
         lunary_call_repeat_note(call, name, data);
 
@@ -600,6 +611,7 @@ lunary_call_json(lunary_call_t *call, const unsigned char *p, size_t n)
 static void
 lunary_call_doc(lunary_call_t *call, int rc)
 {
+    int               open;
     lunary_buf_t      b;
     lunary_str_t      text;
     lunary_priv_t    *priv;
@@ -632,11 +644,18 @@ lunary_call_doc(lunary_call_t *call, int rc)
         break;
     }
 
-    if (rc != LUNARY_OK && lunary_doc_close(priv->doc) != LUNARY_OK) {
-        return;
+    open = 0;
+
+    if (rc != LUNARY_OK) {
+        open = lunary_doc_torn(priv->doc);
+
+        if (lunary_doc_close(priv->doc) != LUNARY_OK) {
+            return;
+        }
     }
 
     text = lunary_doc_text(priv->doc);
+    priv->torn = open ? lunary_call_last_string(text) : NULL;
     priv->out.lost += lunary_call_cut(priv->doc);
 
     /* a long text is not held twice: it stays in the document's memory */
@@ -647,6 +666,15 @@ lunary_call_doc(lunary_call_t *call, int rc)
     lunary_call_read_body(call, text);
     budget->lent = 0;
 
+    priv->torn = NULL;
+
+    if (rc != LUNARY_OK) {
+
+        /* what a dialect takes for its end is none of half a body */
+
+        call->terminal = 0;
+    }
+
     if (budget->borrower != NULL) {
         lunary_doc_release(priv->doc, &b);
         lunary_text_own(budget, &b);
@@ -654,6 +682,19 @@ lunary_call_doc(lunary_call_t *call, int rc)
 
     lunary_doc_destroy(priv->doc);
     priv->doc = NULL;
+}
+
+
+/* behind the last string of a text; brackets close it */
+
+static const unsigned char *
+lunary_call_last_string(lunary_str_t text)
+{
+    while (text.len != 0 && text.data[text.len - 1] != '"') {
+        text.len--;
+    }
+
+    return text.data + text.len;
 }
 
 

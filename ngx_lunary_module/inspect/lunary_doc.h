@@ -93,6 +93,10 @@ int lunary_doc_finish(lunary_doc_t *d);
  */
 int lunary_doc_close(lunary_doc_t *d);
 
+/* before that: 1 where it broke off within a string, which close() is going to
+ * end: the last one of its text */
+int lunary_doc_torn(const lunary_doc_t *d);
+
 /* the text; valid after finish() or close() returned LUNARY_OK, until reset,
  * close or destroy */
 lunary_str_t lunary_doc_text(const lunary_doc_t *d);

@@ -215,6 +215,13 @@ lunary_doc_finish(lunary_doc_t *d)
 
 
 int
+lunary_doc_torn(const lunary_doc_t *d)
+{
+    return d->scan.state == LUNARY_SCAN_S_STRING;
+}
+
+
+int
 lunary_doc_close(lunary_doc_t *d)
 {
     size_t          fixed;

@@ -356,20 +356,82 @@ lunary_frame_whole(lunary_frame_t *f, const unsigned char *p, size_t n)
 }
 
 
+/*
+ * 0 where data, which is what was gathered, starts as a JSON object and does
+ * not end as one.  Each byte is looked at once.
+ */
+
+int
+lunary_frame_object(lunary_frame_t *f, lunary_str_t data)
+{
+    unsigned char  c;
+
+    if (data.len == 0 || data.data[0] != '{') {
+        return 1;
+    }
+
+    if (f->known == 0) {
+        f->depth = 0;
+        f->in_string = 0;
+        f->escaped = 0;
+    }
+
+    for ( /* void */ ; f->known < data.len; f->known++) {
+
+        c = data.data[f->known];
+
+        if (f->escaped) {
+            f->escaped = 0;
+
+        } else if (f->in_string) {
+            f->escaped = (c == '\\');
+            f->in_string = (c != '"');
+
+        } else if (c == '"') {
+            f->in_string = 1;
+
+        } else if (c == '{' || c == '[') {
+            f->depth++;
+
+        } else if ((c == '}' || c == ']') && f->depth != 0) {
+            f->depth--;
+        }
+    }
+
+    return f->depth == 0 && !f->in_string;
+}
+
+
 /* an event that was gathered is complete, or (0) the stream is over */
 
 void
 lunary_frame_dispatch(lunary_frame_t *f, int complete)
 {
-    int  rc;
+    int           rc;
+    lunary_str_t  data;
 
     if (!f->long_event) {
-        lunary_frame_out(f, lunary_buf_str(&f->buf));
+        data = lunary_buf_str(&f->buf);
+
+        if (!complete && !lunary_frame_object(f, data)) {
+            f->flags |= LUNARY_FRAME_TORN;
+
+            /* half a number is none */
+
+            while (data.len != 0 && data.data[data.len - 1] >= '0'
+                   && data.data[data.len - 1] <= '9')
+            {
+                data.len--;
+            }
+        }
+
+        lunary_frame_out(f, data);
 
     } else if (f->doc != NULL) {
         rc = lunary_doc_finish(f->doc);
 
         if (rc != LUNARY_OK && !complete) {
+            f->flags |= LUNARY_FRAME_TORN;
             rc = lunary_doc_close(f->doc);
         }
 
@@ -377,6 +439,8 @@ lunary_frame_dispatch(lunary_frame_t *f, int complete)
             lunary_frame_out(f, lunary_doc_text(f->doc));
         }
     }
+
+    f->flags &= ~(unsigned) LUNARY_FRAME_TORN;
 
     if (f->buf.cap > 4 * LUNARY_FRAME_MAX) {
 

@@ -51,6 +51,8 @@ typedef enum {
 #define LUNARY_FRAME_EXCEPTION  0x01   /* AWS: an exception or error message */
 #define LUNARY_FRAME_FIELD      0x02   /* SSE: the value of an `error:` line,
                                           as llama.cpp's server sends it     */
+#define LUNARY_FRAME_TORN       0x04   /* the stream broke off in it: half a
+                                          JSON object                        */
 
 /* name and data are valid during the call only */
 typedef void (*lunary_frame_pt)(void *ctx, lunary_str_t name,

@@ -45,6 +45,9 @@ void lunary_frame_add(lunary_frame_t *f, const unsigned char *p, size_t n);
 /* an event that lies whole in the fed bytes */
 void lunary_frame_whole(lunary_frame_t *f, const unsigned char *p, size_t n);
 
+/* 0 where data, which is what was gathered, is half a JSON object */
+int lunary_frame_object(lunary_frame_t *f, lunary_str_t data);
+
 /* an event that was gathered is complete, or (0) the stream is over */
 void lunary_frame_dispatch(lunary_frame_t *f, int complete);
 

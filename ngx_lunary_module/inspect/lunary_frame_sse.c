@@ -290,51 +290,15 @@ lunary_frame_sse_field(lunary_frame_t *f)
 }
 
 
-/*
- * 1 where what was gathered is one JSON object: more data would be no part of
- * it.  Each byte is looked at once, and only in events of several lines.
- */
+/* 1 where what was gathered is one JSON object: more data is none of it */
 
 static int
 lunary_frame_sse_whole(lunary_frame_t *f)
 {
-    unsigned char  c;
-
     if (f->long_event) {
         return f->long_whole;
     }
 
-    if (f->buf.len == 0 || f->buf.data[0] != '{') {
-        return 0;
-    }
-
-    if (f->known == 0) {
-        f->depth = 0;
-        f->in_string = 0;
-        f->escaped = 0;
-    }
-
-    for ( /* void */ ; f->known < f->buf.len; f->known++) {
-
-        c = f->buf.data[f->known];
-
-        if (f->escaped) {
-            f->escaped = 0;
-
-        } else if (f->in_string) {
-            f->escaped = (c == '\\');
-            f->in_string = (c != '"');
-
-        } else if (c == '"') {
-            f->in_string = 1;
-
-        } else if (c == '{' || c == '[') {
-            f->depth++;
-
-        } else if ((c == '}' || c == ']') && f->depth != 0) {
-            f->depth--;
-        }
-    }
-
-    return f->depth == 0 && !f->in_string;
+    return f->buf.len != 0 && f->buf.data[0] == '{'
+           && lunary_frame_object(f, lunary_buf_str(&f->buf));
 }
