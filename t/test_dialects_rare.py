@@ -1282,3 +1282,33 @@ def test_half_the_last_event_is_no_end(inspector, path, event, long):
         for end in (b"", b"\n"):
             got = broken(inspector, path, event + end, SSE, request)
             assert got["terminal"] == 1
+
+
+# --- sound that is asked about -----------------------------------------------
+
+@pytest.mark.parametrize("usage, want", [
+    ({"prompt_tokens": 9, "completion_tokens": 248, "total_tokens": 632,
+      "prompt_tokens_details": {"audio_tokens": 375, "cached_tokens": 0}},
+     ("384", "248")),
+    ({"prompt_tokens": 9, "completion_tokens": 248, "total_tokens": 257,
+      "prompt_tokens_details": {"audio_tokens": 5}}, ("9", "248")),
+    ({"prompt_tokens": 9, "completion_tokens": 248, "total_tokens": 632,
+      "completion_tokens_details": {"audio_tokens": 375}}, ("9", "248")),
+    ({"prompt_tokens": 9, "total_tokens": 384,
+      "prompt_tokens_details": {"audio_tokens": 375}}, ("9", None)),
+    ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 399,
+      "prompt_tokens_details": {"audio_tokens": 375},
+      "completion_tokens_details": {"reasoning_tokens": 10}},
+     ("384", "15"))])
+@pytest.mark.parametrize("stream", [False, True])
+def test_sound_on_top_of_the_prompt_is_input(read, usage, want, stream):
+    choice = {"index": 0, "finish_reason": "stop"}
+    request = {"model": "m", "messages": [], "stream": stream}
+    if stream:
+        got = read(request, [{"choices": [{**choice, "delta": {
+            "content": "a"}}], "usage": usage}, b"[DONE]"])
+    else:
+        got = read(request, {"choices": [{**choice, "message": {
+            "content": "a"}}], "usage": usage})
+    assert got["prompt_tokens"] == "9"
+    assert (got["input_tokens"], got.get("output_tokens")) == want

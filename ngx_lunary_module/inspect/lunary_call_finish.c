@@ -223,6 +223,7 @@ lunary_call_set_usage(lunary_call_t *call, lunary_run_t *run)
 static void
 lunary_call_fold(lunary_call_t *call)
 {
+    int64_t           more, sound;
     lunary_tokens_t  *t;
 
     t = &call->tokens;
@@ -275,13 +276,28 @@ lunary_call_fold(lunary_call_t *call)
 
     default:  /* LUNARY_TOKENS_INCLUSIVE */
 
-        /* xAI and some others leave reasoning out of completion_tokens: the
-           total shows it */
+        /* xAI and some others leave reasoning out of completion_tokens,
+           Mistral sound out of prompt_tokens: the total shows it */
 
-        if (t->prompt != LUNARY_UNKNOWN && t->completion != LUNARY_UNKNOWN
-            && t->reasoning > 0
-            && t->total == t->prompt + t->completion + t->reasoning)
+        if (t->prompt == LUNARY_UNKNOWN || t->completion == LUNARY_UNKNOWN
+            || t->total == LUNARY_UNKNOWN)
         {
+            break;
+        }
+
+        more = t->total - t->prompt - t->completion;
+        sound = lunary_priv(call)->more_input;
+
+        if (more <= 0) {
+            break;
+        }
+
+        if (sound > 0 && (more == sound || more == sound + t->reasoning)) {
+            call->input_tokens += sound;
+            more -= sound;
+        }
+
+        if (t->reasoning > 0 && more == t->reasoning) {
             call->output_tokens += t->reasoning;
         }
 

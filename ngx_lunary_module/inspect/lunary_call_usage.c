@@ -8,7 +8,8 @@
 #include "lunary_call_internal.h"
 
 
-static void lunary_call_details(lunary_tokens_t *t, lunary_walk_t *w);
+static void lunary_call_details(lunary_call_t *call, lunary_walk_t *w,
+    int prompt);
 
 
 void
@@ -133,7 +134,7 @@ lunary_call_usage_walk(lunary_call_t *call, lunary_str_t usage,
             || (key.len == 25 && lunary_eq(key, "completion_tokens_details")))
         {
             if (lunary_walk_object(w)) {
-                lunary_call_details(t, w);
+                lunary_call_details(call, w, key.len == 21);
                 continue;
             }
         }
@@ -215,12 +216,15 @@ lunary_call_usage_walk(lunary_call_t *call, lunary_str_t usage,
 }
 
 
-/* w is in prompt_tokens_details or completion_tokens_details */
+/* w is in prompt_tokens_details, or else in completion_tokens_details */
 
 static void
-lunary_call_details(lunary_tokens_t *t, lunary_walk_t *w)
+lunary_call_details(lunary_call_t *call, lunary_walk_t *w, int prompt)
 {
-    lunary_str_t  key, v;
+    lunary_str_t      key, v;
+    lunary_tokens_t  *t;
+
+    t = &call->tokens;
 
     while (lunary_walk_key(w, &key)) {
 
@@ -234,6 +238,9 @@ lunary_call_details(lunary_tokens_t *t, lunary_walk_t *w)
 
         } else if (lunary_eq(key, "cache_write_tokens")) {
             lunary_call_count(&t->cache_write, v);
+
+        } else if (prompt && lunary_eq(key, "audio_tokens")) {
+            lunary_call_count(&lunary_priv(call)->more_input, v);
         }
     }
 }
