@@ -1312,3 +1312,18 @@ def test_sound_on_top_of_the_prompt_is_input(read, usage, want, stream):
             "content": "a"}}], "usage": usage})
     assert got["prompt_tokens"] == "9"
     assert (got["input_tokens"], got.get("output_tokens")) == want
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES, "/v1/embeddings",
+                                  "/unknown"])
+@pytest.mark.parametrize("body, model", [
+    (b'{"model":"gpt-5', None), (b'{"stream":true,"model":"g', None),
+    (b'{"model":"', None), (b'{"model":"gpt\\', None),
+    (b'{"model":"gpt"', "gpt"), (b'{"model":"gpt","user":"al', "gpt"),
+    (b'{"model":"gpt","input":["x', "gpt")])
+def test_half_a_model_of_a_request_is_none(inspector, path, body, model):
+    for split in ("whole", "bytes"):
+        got = inspector.run(path=path, request=body, split=split, end="none",
+                            request_type="application/json")
+        assert got["fields"].get("model") == model
+        assert not got["claims"]["user"]

@@ -52,6 +52,17 @@ lunary_call_keep(lunary_call_t *call, lunary_buf_t *b, lunary_str_t value,
 }
 
 
+const unsigned char *
+lunary_call_last(lunary_str_t text)
+{
+    while (text.len != 0 && text.data[text.len - 1] != '"') {
+        text.len--;
+    }
+
+    return text.data + text.len;
+}
+
+
 lunary_choice_t *
 lunary_call_choice(lunary_call_t *call, int64_t index)
 {

@@ -121,7 +121,7 @@ typedef struct {
     const lunary_tape_t     *tape;        /* of a body that is read in place */
     lunary_doc_t            *doc;
     const unsigned char     *torn;        /* the end of a string that broke
-                                             off, while a body is read       */
+                                             off, while its body is read     */
     lunary_output_t          out;
     lunary_buf_t             scratch;     /* of a dialect, within one event  */
 
@@ -197,6 +197,9 @@ void lunary_call_again(lunary_call_t *call, lunary_text_t *t,
 /* decodes a JSON string into b, at most max escaped bytes of it */
 void lunary_call_keep(lunary_call_t *call, lunary_buf_t *b,
     lunary_str_t value, size_t max);
+
+/* behind the last string of a text that brackets close */
+const unsigned char *lunary_call_last(lunary_str_t text);
 
 /* 1 where s holds the word (a literal, lower case), ASCII case folded */
 #define lunary_call_has(s, word)                                             \

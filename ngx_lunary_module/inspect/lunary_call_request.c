@@ -429,6 +429,7 @@ lunary_call_request_form(lunary_call_t *call)
 void
 lunary_call_read_request(lunary_call_t *call)
 {
+    int                      torn;
     lunary_priv_t           *priv;
     const lunary_dialect_t  *d;
 
@@ -443,13 +444,18 @@ lunary_call_read_request(lunary_call_t *call)
     }
 
     if (priv->text.len == 0 && priv->rq != NULL
-        && call->request_state != LUNARY_BODY_OTHER
-        && lunary_request_close(priv->rq) == LUNARY_OK)
+        && call->request_state != LUNARY_BODY_OTHER)
     {
-        /* broken off or malformed: its model is worth knowing all the same,
-           its claims are not (lunary_call_claims) */
+        torn = lunary_request_torn(priv->rq);
 
-        priv->text = lunary_request_text(priv->rq);
+        if (lunary_request_close(priv->rq) == LUNARY_OK) {
+
+            /* broken off or malformed: its model is worth knowing all the
+               same, its claims are not (lunary_call_claims) */
+
+            priv->text = lunary_request_text(priv->rq);
+            priv->torn = torn ? lunary_call_last(priv->text) : NULL;
+        }
     }
 
     if (!priv->by_path && priv->text.len != 0
@@ -475,6 +481,8 @@ lunary_call_read_request(lunary_call_t *call)
 
         priv->metadata_value = lunary_json_get(priv->text, "metadata");
     }
+
+    priv->torn = NULL;
 
     lunary_call_metadata(call, priv->metadata_value);
 }

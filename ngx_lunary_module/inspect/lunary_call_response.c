@@ -32,7 +32,6 @@ static void lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
 static void lunary_call_json(lunary_call_t *call, const unsigned char *p,
     size_t n);
 static void lunary_call_doc(lunary_call_t *call, int rc);
-static const unsigned char *lunary_call_last_string(lunary_str_t text);
 static size_t lunary_call_cut(const lunary_doc_t *doc);
 static void lunary_call_read_body(lunary_call_t *call, lunary_str_t text);
 static void lunary_call_response_last(lunary_call_t *call);
@@ -655,7 +654,7 @@ lunary_call_doc(lunary_call_t *call, int rc)
     }
 
     text = lunary_doc_text(priv->doc);
-    priv->torn = open ? lunary_call_last_string(text) : NULL;
+    priv->torn = open ? lunary_call_last(text) : NULL;
     priv->out.lost += lunary_call_cut(priv->doc);
 
     /* a long text is not held twice: it stays in the document's memory */
@@ -682,19 +681,6 @@ lunary_call_doc(lunary_call_t *call, int rc)
 
     lunary_doc_destroy(priv->doc);
     priv->doc = NULL;
-}
-
-
-/* behind the last string of a text; brackets close it */
-
-static const unsigned char *
-lunary_call_last_string(lunary_str_t text)
-{
-    while (text.len != 0 && text.data[text.len - 1] != '"') {
-        text.len--;
-    }
-
-    return text.data + text.len;
 }
 
 

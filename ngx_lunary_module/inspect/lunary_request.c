@@ -562,6 +562,13 @@ lunary_request_judge(lunary_request_t *rq)
 
 
 int
+lunary_request_torn(const lunary_request_t *rq)
+{
+    return rq->doc != NULL && lunary_doc_torn(rq->doc);
+}
+
+
+int
 lunary_request_close(lunary_request_t *rq)
 {
     if (rq->doc == NULL) {

@@ -125,8 +125,9 @@ int lunary_request_finish(lunary_request_t *rq);
  */
 int lunary_request_judge(lunary_request_t *rq);
 
-/* as lunary_doc_close(), lunary_doc_text(), lunary_doc_array(),
- * lunary_doc_removed_of() */
+/* as lunary_doc_torn(), lunary_doc_close(), lunary_doc_text(),
+ * lunary_doc_array(), lunary_doc_removed_of() */
+int lunary_request_torn(const lunary_request_t *rq);
 int lunary_request_close(lunary_request_t *rq);
 lunary_str_t lunary_request_text(const lunary_request_t *rq);
 lunary_str_t lunary_request_array(const lunary_request_t *rq);
