@@ -100,7 +100,7 @@ all: module
 help:           ## this list
 	@awk 'BEGIN { FS = ":.*## " }                                         \
 	      /^##@/ { printf "\n%s\n", substr($$0, 5); next }                \
-	      /^[a-z-]+:.*## / { sub(/:.*/, "", $$1);                         \
+	      /^[a-z0-9-]+:.*## / { sub(/:.*/, "", $$1);                         \
 	                         printf "  make %-18s %s\n", $$1, $$2 }'      \
 	      $(MAKEFILE_LIST)
 	@echo
