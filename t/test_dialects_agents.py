@@ -206,6 +206,35 @@ def test_an_answer_out_of_documents(inspector, kind, config):
         assert (got["terminal"], got["fields"]["stream"]) == (1, "1")
 
 
+def test_a_rerank_names_its_model_and_query(inspector):
+    arn = "arn:aws:bedrock:us-west-2::foundation-model/amazon.rerank-v1:0"
+    config = {"type": "BEDROCK_RERANKING_MODEL",
+              "bedrockRerankingConfiguration": {
+                  "numberOfResults": 1, "modelConfiguration": {
+                      "modelArn": arn}}}
+    sources = [{"type": "INLINE", "inlineDocumentSource": {
+        "type": "TEXT", "textDocument": {"text": t}}} for t in "ab"]
+    got = run(inspector, {"queries": [{"type": "TEXT", "textQuery": {
+        "text": "which?"}}], "sources": sources,
+        "rerankingConfiguration": config}, json.dumps({"results": [
+            {"index": 1, "relevanceScore": 0.5}]}).encode(), path="/rerank",
+        headers=JSON)["fields"]
+    assert (got["api"], got["model"]) == ("bedrock.rerank", arn)
+    assert json.loads(got["input"]) == [{"role": "user", "content": "which?"}]
+    assert json.loads(got["params"]) == {
+        "sources": sources, "rerankingConfiguration": config}
+    assert "type" not in got and "output" not in got
+
+
+@pytest.mark.parametrize("queries", [None, [], "x", [1], [{}],
+                                     [{"textQuery": {"text": 1}}]])
+def test_a_rerank_without_a_query_has_no_input(inspector, queries):
+    got = run(inspector, {"queries": queries, "rerankingConfiguration": {}},
+              b"{}", path="/rerank", headers=JSON)["fields"]
+    assert got["api"] == "bedrock.rerank"
+    assert "model" not in got and "input" not in got
+
+
 # --- what is in base64 ---------------------------------------------------------
 
 LONG = "All of it, in one piece. " * 400      # 10 KB

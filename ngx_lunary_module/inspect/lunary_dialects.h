@@ -40,6 +40,7 @@
     X(lunary_bedrock_invoke)                                                 \
     X(lunary_bedrock_agent)                                                  \
     X(lunary_bedrock_rag)                                                    \
+    X(lunary_bedrock_rerank)                                                 \
     X(lunary_ollama_chat)                                                    \
     X(lunary_ollama_generate)                                                \
     X(lunary_ollama_embed)                                                   \
@@ -146,6 +147,10 @@ void lunary_converse_messages(lunary_call_t *call, lunary_str_t text);
 void lunary_converse_value(lunary_call_t *call, lunary_str_t v);
 void lunary_converse_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t v);
+
+/* bedrock_agent.c: whether it is its runtime's Rerank, which has Cohere's path;
+ * then the request is read */
+int lunary_bedrock_reranks(lunary_call_t *call, lunary_str_t text);
 
 /* bedrock_invoke.c: appends what base64 (an inside) says */
 int lunary_bedrock_base64(lunary_mem_t *mem, lunary_buf_t *out,

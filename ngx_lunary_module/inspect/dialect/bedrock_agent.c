@@ -2,8 +2,9 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * bedrock.agent: Amazon Bedrock Agents' InvokeAgent and InvokeInlineAgent;
- * bedrock.rag: its RetrieveAndGenerate and RetrieveAndGenerateStream (Agents
- * for Amazon Bedrock Runtime, API reference, 2023-07-26).
+ * bedrock.rag: its RetrieveAndGenerate and RetrieveAndGenerateStream;
+ * bedrock.rerank: its Rerank (Agents for Amazon Bedrock Runtime, API reference,
+ * 2023-07-26).
  *
  * An agent's id stands where its model would, an inline one names its model.
  * Answers are event streams: `chunk` has text in base64, `output` in plain,
@@ -47,6 +48,19 @@ const lunary_dialect_t  lunary_bedrock_rag = {
     lunary_rag_request,
     lunary_rag_body,
     lunary_rag_event
+};
+
+/* found by its body, see lunary_bedrock_reranks() */
+
+const lunary_dialect_t  lunary_bedrock_rerank = {
+    lunary_string("bedrock.rerank"),
+    lunary_null_str,
+    lunary_string("aws.bedrock"),
+    LUNARY_STYLE_BEDROCK,
+    LUNARY_STRIP_ALL,
+    NULL,
+    NULL,
+    NULL
 };
 
 
@@ -303,4 +317,44 @@ lunary_rag_event(lunary_call_t *call, lunary_str_t name, lunary_str_t data)
     }
 
     return LUNARY_OK;
+}
+
+
+/* one query; what it is compared with is in params */
+
+int
+lunary_bedrock_reranks(lunary_call_t *call, lunary_str_t text)
+{
+    lunary_str_t        v, q;
+    lunary_json_iter_t  it;
+
+    static const lunary_str_t  key = lunary_string("queries");
+
+    v = lunary_json_get(text, "rerankingConfiguration");
+
+    if (!lunary_json_is_object(v)) {
+        return 0;
+    }
+
+    call->dialect = &lunary_bedrock_rerank;
+
+    lunary_call_params(call, text, &key, &q, 1);
+
+    v = lunary_json_get(v, "bedrockRerankingConfiguration");
+    v = lunary_json_get(v, "modelConfiguration");
+
+    lunary_call_model(call, lunary_json_get(v, "modelArn"));
+
+    lunary_json_iter(&it, q);
+
+    if (lunary_json_is_array(q) && lunary_json_element(&it, &v)) {
+        v = lunary_json_get(v, "textQuery");
+        v = lunary_json_get(v, "text");
+
+        if (lunary_json_is_string(v)) {
+            lunary_prompt_input(call, v, key);
+        }
+    }
+
+    return 1;
 }

@@ -56,7 +56,7 @@ static const lunary_dialect_t  lunary_bedrock_embed = {
 
 /* and where it says that it sorts texts: Cohere's, Amazon's */
 
-static const lunary_dialect_t  lunary_bedrock_rerank = {
+static const lunary_dialect_t  lunary_invoke_rerank = {
     lunary_string("bedrock.invoke"),
     lunary_null_str,
     lunary_string("aws.bedrock"),
@@ -98,7 +98,7 @@ lunary_invoke_request(lunary_call_t *call, lunary_str_t text)
         call->dialect = &lunary_bedrock_embed;
 
     } else if (lunary_model_reranks(call->model)) {
-        call->dialect = &lunary_bedrock_rerank;
+        call->dialect = &lunary_invoke_rerank;
 
         lunary_call_params(call, text, but + 7, &v, 1);
         lunary_prompt_input(call, v, but[7]);

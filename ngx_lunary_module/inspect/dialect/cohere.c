@@ -633,7 +633,9 @@ lunary_cohere_rerank_request(lunary_call_t *call, lunary_str_t text)
 {
     static const lunary_str_t  key = lunary_string("query");
 
-    lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
+    if (!lunary_bedrock_reranks(call, text)) {
+        lunary_prompt_input(call, lunary_openai_common(call, text, key), key);
+    }
 
     return LUNARY_OK;
 }
