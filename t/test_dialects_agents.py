@@ -153,6 +153,14 @@ def test_other_agents_are_none_of_bedrock(inspector, request_):
                headers=JSON)["fields"]["api"] == "unknown"
 
 
+@pytest.mark.parametrize("path", ["/agents/", "/agents/AGENT1/"])
+def test_to_make_an_agent_is_no_call_of_one(inspector, path):
+    got = run(inspector, {"foundationModel": "m-1", "instruction": "Be kind.",
+                          "agentName": "a"}, b'{"agent":{}}', path=path,
+              headers=JSON, method="PUT")["fields"]
+    assert got["api"] == "unknown" and "input" not in got
+
+
 @pytest.mark.parametrize("end, terminal", [("complete", 1), ("broken", 0)])
 def test_the_end_of_the_connection_is_the_end(inspector, end, terminal):
     got = run(inspector, {"inputText": "x"}, chunk("a"), end=end)

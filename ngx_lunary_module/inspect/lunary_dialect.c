@@ -304,9 +304,11 @@ lunary_dialect_by_body(lunary_str_t path, lunary_str_t text)
         return NULL;
     }
 
-    /* InvokeInlineAgent: only a session stands in the path */
+    /* InvokeInlineAgent: only a session stands in the path.  None does where
+       an agent is made. */
 
     if (lunary_path_fits(path, "agents/*")
+        && path.data[path.len - 1] != '/'
         && lunary_json_is_string(lunary_json_get(text, "foundationModel")))
     {
         return &lunary_bedrock_agent;

@@ -152,7 +152,8 @@ void lunary_converse_event(lunary_call_t *call, lunary_str_t name,
  * then the request is read */
 int lunary_bedrock_reranks(lunary_call_t *call, lunary_str_t text);
 
-/* bedrock_invoke.c: appends what base64 (an inside) says */
+/* bedrock_invoke.c: out, which is empty, becomes what base64 (an inside)
+ * says */
 int lunary_bedrock_base64(lunary_mem_t *mem, lunary_buf_t *out,
     lunary_str_t in);
 
