@@ -862,6 +862,20 @@ def test_vertex_counts_each_text_that_it_embeds(read, counts, want):
     assert "prompt_tokens" not in got and "output_tokens" not in got
 
 
+@pytest.mark.parametrize("split", ["whole", "bytes"])
+def test_what_vertex_counted_of_half_an_answer_is_not_all(inspector, split):
+    one = {"embeddings": {"values": [0.5],
+                          "statistics": {"token_count": 3}}}
+    body = json.dumps({"predictions": [one, one, one]}).encode()
+    for n in (0, 1, 2, 4, 30, 75):
+        got = inspector.run(
+            path="/v1/projects/p/locations/l/publishers/google/models/"
+                 "text-embedding-005:predict", request=b'{"instances":[]}',
+            status=200, headers=JSON, response=body[:len(body) - n],
+            end="broken", split=split)["fields"]
+        assert got.get("input_tokens") == ("9" if n == 0 else None), n
+
+
 @pytest.mark.parametrize("model", ["cohere.rerank-v3-5:0",
                                    "amazon.rerank-v1:0"])
 def test_a_rerank_of_bedrock_is_no_answer_of_a_model(read, model):

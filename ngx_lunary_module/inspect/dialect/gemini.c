@@ -843,7 +843,11 @@ lunary_gemini_predict_body(lunary_call_t *call, lunary_str_t text)
 
     v = lunary_json_get(text, "predictions");
 
-    if (!lunary_json_is_array(v)) {
+    if (!lunary_json_is_array(v)
+        || call->response_state != LUNARY_BODY_JSON)
+    {
+        /* what came of a body that broke off are not all */
+
         return LUNARY_OK;
     }
 
