@@ -201,6 +201,27 @@ def test_events_that_no_blank_line_keeps_apart(inspector, split, end, size):
 
 
 @pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("first", [b"", b"event: message\n"])
+@pytest.mark.parametrize("size", [1, 20000])
+def test_a_name_is_its_own_events_where_no_blank_line_is(inspector, split,
+                                                         first, size):
+    body = (first + b"data: " + json.dumps(chunk("x" * size)).encode()
+            + b'\nevent: error\ndata: {"message":"overloaded"}\n')
+    got = stream(inspector, body, split=split)
+    assert json.loads(got["fields"]["error"]) == {"message": "overloaded"}
+    assert text(got) == "x" * size and got["errored"] == 1
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_name_may_come_behind_its_data(inspector, split):
+    body = (event(chunk("a")) + b'data: {"message":"overloaded"}\n'
+            b"event: message\nevent: error\n\n" + event(chunk("b")))
+    got = stream(inspector, body, split=split)
+    assert json.loads(got["fields"]["error"]) == {"message": "overloaded"}
+    assert text(got) == "ab"
+
+
+@pytest.mark.parametrize("split", SPLITS)
 def test_a_value_over_many_lines_is_one_event(inspector, split):
     lines = json.dumps(chunk("a}\n{b"), indent=1).split("\n")
     got = stream(inspector, b"".join(b"data: %s\n" % l.encode()

@@ -451,6 +451,7 @@ lunary_frame_dispatch(lunary_frame_t *f, int complete)
 
     f->buf.len = 0;
     f->have = 0;
+    f->late = 0;
     f->long_event = 0;
     f->known = 0;
 }

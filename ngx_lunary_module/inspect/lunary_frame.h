@@ -74,6 +74,7 @@ typedef struct {
     int                     after;     /* SSE: the state behind the space    */
     unsigned                cr:1;      /* SSE: a CR was the last byte        */
     unsigned                have:1;    /* data of an event is being gathered */
+    unsigned                late:1;    /* SSE: its name came behind its data */
     unsigned                flags:4;
     unsigned                long_event:1;   /* it goes through doc           */
     unsigned                long_whole:1;   /* ... which has a whole value   */

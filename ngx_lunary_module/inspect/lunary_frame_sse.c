@@ -8,6 +8,7 @@
 
 
 static void lunary_frame_sse_field(lunary_frame_t *f);
+static void lunary_frame_sse_next(lunary_frame_t *f);
 static int lunary_frame_sse_whole(lunary_frame_t *f);
 
 
@@ -263,8 +264,7 @@ lunary_frame_sse_field(lunary_frame_t *f)
     if (lunary_eq(name, "data") || lunary_eq(name, "error")) {
 
         if (f->have && lunary_frame_sse_whole(f)) {
-            lunary_frame_dispatch(f, 1);
-            f->flags = 0;
+            lunary_frame_sse_next(f);
         }
 
         if (f->have) {
@@ -281,12 +281,49 @@ lunary_frame_sse_field(lunary_frame_t *f)
     }
 
     if (lunary_eq(name, "event")) {
+
+        if (f->have && lunary_frame_sse_whole(f)) {
+
+            /* of an event that has a name it is not; else that is told by
+             * whether data or a blank line comes */
+
+            if (f->name_len != 0 && !f->late) {
+                lunary_frame_sse_next(f);
+
+            } else {
+                f->late = 1;
+            }
+        }
+
         f->name_len = 0;
         f->state = LUNARY_SSE_EVENT;
         return;
     }
 
     f->state = LUNARY_SSE_SKIP;
+}
+
+
+/* no blank line came, and the next event begins: what was gathered is one */
+
+static void
+lunary_frame_sse_next(lunary_frame_t *f)
+{
+    size_t  len;
+
+    len = f->name_len;
+
+    if (f->late) {
+
+        /* the name is the next event's */
+
+        f->name_len = 0;
+    }
+
+    lunary_frame_dispatch(f, 1);
+
+    f->name_len = len;
+    f->flags = 0;
 }
 
 
