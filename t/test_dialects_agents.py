@@ -243,6 +243,16 @@ def test_a_rerank_without_a_query_has_no_input(inspector, queries):
     assert "model" not in got and "input" not in got
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_stream_that_ends_within_a_message_is_not_whole(inspector, split):
+    last = chunk("b")
+    for n in range(1, len(last)):
+        got = run(inspector, {"inputText": "x"}, chunk("a") + last[:n],
+                  split=split)
+        assert got["terminal"] == 0, n
+        assert json.loads(got["fields"]["output"])["content"] == "a"
+
+
 # --- what is in base64 ---------------------------------------------------------
 
 LONG = "All of it, in one piece. " * 400      # 10 KB

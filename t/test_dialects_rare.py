@@ -1192,14 +1192,15 @@ def test_what_is_cut_of_an_answer_still_counts(inspector):
 
 # --- answers that broke off --------------------------------------------------
 
-def broken(inspector, path, answer, headers=JSON, request=None):
+def broken(inspector, path, answer, headers=JSON, request=None,
+           end="broken"):
     out = []
     for split in ("whole", "bytes", "random"):
         out.append(inspector.run(
             path=path, request=json.dumps(request or {
                 "model": "m", "messages": [], "contents": []}).encode(),
             request_type="application/json", status=200, headers=headers,
-            response=answer, end="broken", split=split))
+            response=answer, end=end, split=split))
     assert out[0]["fields"] == out[1]["fields"] == out[2]["fields"]
     assert len({o["terminal"] for o in out}) == 1
     return out[0]
@@ -1279,6 +1280,69 @@ LAST = [
         "content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}],
         "usageMetadata": {"promptTokenCount": 12}}),
     (MESSAGES, {"type": "message_stop", "amazon-bedrock": {"a": 12}})]
+
+
+@pytest.mark.parametrize("long", [0, 20000])
+@pytest.mark.parametrize("member", ["model", "id"])
+def test_half_a_name_of_a_stream_is_none(inspector, member, long):
+    event = {"padding": "x" * long, "choices": [
+        {"index": 0, "delta": {"content": "a"}}], member: "gpt-5-mini"}
+    event = b"data: " + json.dumps(event).encode()
+    field = "response_" + member
+    for n in (2, 3, 8, 12):
+        got = broken(inspector, CHAT, event[:-n], SSE)["fields"]
+        assert field not in got
+        assert json.loads(got["output"])["content"] == "a"
+    for n in (0, 1):
+        got = broken(inspector, CHAT, event[:len(event) - n], SSE)["fields"]
+        assert got[field] == "gpt-5-mini"
+
+
+def test_half_a_finish_of_a_long_event_is_none(inspector):
+    got = broken(inspector, CHAT, b'data: {"padding":"' + b"x" * 20000
+                 + b'","choices":[{"index":0,"delta":{"content":"a"},'
+                 b'"finish_reason":"sto', SSE)["fields"]
+    assert "finish_reason" not in got
+    assert json.loads(got["output"])["content"] == "a"
+
+
+@pytest.mark.parametrize("long", [0, 20000])
+@pytest.mark.parametrize("start, headers, path", [
+    (b"data: ", SSE, CHAT), (b"data:  \t", SSE, CHAT),
+    (b"", {"content-type": "application/x-ndjson"}, CHAT),
+    (b" ", {"content-type": "application/x-ndjson"}, CHAT)])
+def test_a_stream_that_ends_in_order_within_an_event_is_not_whole(
+        inspector, start, headers, path, long):
+    first = start + json.dumps({"choices": [{
+        "index": 0, "delta": {"content": "a"},
+        "finish_reason": "stop"}]}).encode() + b"\n\n"
+    last = start + json.dumps({"choices": [], "padding": "x" * long, "usage": {
+        "completion_tokens": 7, "prompt_tokens": 123}}).encode()
+    for n, whole in ((0, 1), (1, 0), (2, 0), (3, 0), (30, 0)):
+        got = broken(inspector, path, first + last[:len(last) - n], headers,
+                     {"model": "m", "messages": [], "stream": True},
+                     end="complete")
+        assert got["terminal"] == whole, n
+        f = got["fields"]
+        assert (f["finish_reason"], f["stream"]) == ("stop", "1")
+        assert f.get("prompt_tokens") == ("123" if n < 2 else None)
+
+
+@pytest.mark.parametrize("path, last", [
+    (MESSAGES, {"type": "message_stop", "x": "y"}),
+    ("/api/chat", {"message": {"content": "b"}, "done": True,
+                   "eval_count": 12})])
+def test_half_the_last_event_is_no_end_behind_blanks(inspector, path, last):
+    start = b"data:   " if path == MESSAGES else b"  "
+    headers = SSE if path == MESSAGES else {
+        "content-type": "application/x-ndjson"}
+    last = start + b'{"type":"ping"}\n\n' + start + json.dumps(last).encode()
+    for n in range(4):
+        got = broken(inspector, path, last[:len(last) - n], headers,
+                     {"model": "m", "messages": [], "stream": True})
+        assert got["terminal"] == (n == 0)
+        if n > 1:
+            assert "completion_tokens" not in got["fields"]
 
 
 @pytest.mark.parametrize("long", [0, 30000])

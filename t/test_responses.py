@@ -307,6 +307,20 @@ def test_a_json_answer_that_ends_in_order_inside_its_json(nginx, upstream,
     assert runs.one()["outcome"] == "truncated"
 
 
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_a_stream_that_ends_in_order_inside_an_event(nginx, upstream, runs,
+                                                     framing):
+    body = b"".join(sse(*EVENTS, done=False))[:-7]
+    upstream.once(Answer([body], framing=framing,
+                         content_type="text/event-stream"))
+
+    nginx(CONFIG).post(json=STREAM)
+
+    run = runs.one()
+    assert (run["outcome"], run["finish_reason"]) == ("truncated", "stop")
+    assert run.text == "Hello wörld 😀"
+
+
 @pytest.mark.parametrize("end", [CUT, RESET])
 @pytest.mark.parametrize("buffering", ["on", "off"])
 def test_a_stream_cut_short_keeps_what_came(nginx, upstream, runs, end,

@@ -207,7 +207,7 @@ ngx_http_lunary_complete(ngx_http_lunary_ctx_t *ctx, ngx_uint_t status)
 
     case LUNARY_BODY_STREAM:
         return ctx->call->dialect == &lunary_dialect_unknown
-               || (ctx->run
+               || (ctx->run && !ctx->call->torn
                    && lunary_run_has(ctx->run, LUNARY_F_FINISH_REASON));
 
     default:

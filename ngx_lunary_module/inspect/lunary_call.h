@@ -86,6 +86,8 @@ struct lunary_call_s {
     unsigned                  content:1;       /* a first content token came */
     unsigned                  terminal:1;      /* the dialect's terminal event
                                                   or a complete body came    */
+    unsigned                  torn:1;          /* a stream ended within an
+                                                  event                      */
     unsigned                  errored:1;       /* an error event or body came*/
     unsigned                  recognised:1;    /* a dialect knew this request
                                                   by path or was forced      */

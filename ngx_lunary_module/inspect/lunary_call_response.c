@@ -539,6 +539,10 @@ lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
 
         terminal = call->terminal;
 
+        if (flags & LUNARY_FRAME_OPEN) {
+            priv->torn = lunary_call_last(data);
+        }
+
         (void) call->dialect->event(call, name, data);
 
         if (flags & LUNARY_FRAME_TORN) {
@@ -546,6 +550,7 @@ lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
             /* half of the last event is none */
 
             call->terminal = terminal;
+            priv->torn = NULL;
         }
 
         lunary_call_repeat_note(call, name, data);
@@ -763,7 +768,7 @@ lunary_call_response_end(lunary_call_t *call, int complete)
     /* a stream that ended in order without the terminal event of its API:
        some gateways never send [DONE], some APIs have none */
 
-    if (complete && priv->framed && !call->errored) {
+    if (complete && priv->framed && !call->errored && !call->torn) {
         for (ch = priv->out.choices; ch != NULL; ch = ch->next) {
             if (ch->finish_reason.len != 0 || priv->ends) {
                 call->terminal = 1;
@@ -799,7 +804,7 @@ lunary_call_response_last(lunary_call_t *call)
         break;
 
     case LUNARY_KIND_FRAME:
-        lunary_frame_end(&priv->frame);
+        call->torn = lunary_frame_end(&priv->frame);
         break;
 
     case LUNARY_KIND_JSON:

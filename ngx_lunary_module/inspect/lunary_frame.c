@@ -75,11 +75,11 @@ lunary_frame_feed(lunary_frame_t *f, const unsigned char *p, size_t n)
 }
 
 
-void
+int
 lunary_frame_end(lunary_frame_t *f)
 {
     if (f->error == LUNARY_ERROR) {
-        return;
+        return 0;
     }
 
     switch (f->kind) {
@@ -107,8 +107,11 @@ lunary_frame_end(lunary_frame_t *f)
 
         /* a message that broke off cannot be checked and is not an event */
 
+        f->torn = (f->state != LUNARY_AWS_PRELUDE || f->head_len != 0);
         break;
     }
+
+    return f->torn;
 }
 
 
@@ -413,8 +416,16 @@ lunary_frame_dispatch(lunary_frame_t *f, int complete)
     if (!f->long_event) {
         data = lunary_buf_str(&f->buf);
 
+        while (!complete && data.len != 0
+               && (data.data[0] == ' ' || data.data[0] == '\t'))
+        {
+            data.data++;
+            data.len--;
+        }
+
         if (!complete && !lunary_frame_object(f, data)) {
             f->flags |= LUNARY_FRAME_TORN;
+            f->torn = 1;
 
             /* half a number is none */
 
@@ -431,7 +442,10 @@ lunary_frame_dispatch(lunary_frame_t *f, int complete)
         rc = lunary_doc_finish(f->doc);
 
         if (rc != LUNARY_OK && !complete) {
-            f->flags |= LUNARY_FRAME_TORN;
+            f->flags |= lunary_doc_torn(f->doc)
+                        ? LUNARY_FRAME_TORN | LUNARY_FRAME_OPEN
+                        : LUNARY_FRAME_TORN;
+            f->torn = 1;
             rc = lunary_doc_close(f->doc);
         }
 
@@ -440,7 +454,7 @@ lunary_frame_dispatch(lunary_frame_t *f, int complete)
         }
     }
 
-    f->flags &= ~(unsigned) LUNARY_FRAME_TORN;
+    f->flags &= ~(unsigned) (LUNARY_FRAME_TORN | LUNARY_FRAME_OPEN);
 
     if (f->buf.cap > 4 * LUNARY_FRAME_MAX) {
 

@@ -53,6 +53,8 @@ typedef enum {
                                           as llama.cpp's server sends it     */
 #define LUNARY_FRAME_TORN       0x04   /* the stream broke off in it: half a
                                           JSON object                        */
+#define LUNARY_FRAME_OPEN       0x08   /* ... in its last string, which was
+                                          ended                              */
 
 /* name and data are valid during the call only */
 typedef void (*lunary_frame_pt)(void *ctx, lunary_str_t name,
@@ -81,6 +83,7 @@ typedef struct {
     unsigned                in_string:1;    /* ARRAY, SSE: at the last byte  */
     unsigned                escaped:1;      /* ... whose depth is known      */
     unsigned                started:1; /* ARRAY: its bracket came            */
+    unsigned                torn:1;    /* it broke off within an event       */
 
     unsigned char           name[LUNARY_FRAME_NAME];
     size_t                  name_len;
@@ -110,8 +113,9 @@ void lunary_frame_init(lunary_frame_t *f, lunary_mem_t *mem,
 /* LUNARY_OK, or what is wrong with the stream, for good */
 int lunary_frame_feed(lunary_frame_t *f, const unsigned char *p, size_t n);
 
-/* no more bytes: hands out what is pending; complete or not */
-void lunary_frame_end(lunary_frame_t *f);
+/* no more bytes: hands out what is pending, complete or not.  1 where the
+ * stream broke off within an event */
+int lunary_frame_end(lunary_frame_t *f);
 
 void lunary_frame_free(lunary_frame_t *f);
 
