@@ -392,6 +392,30 @@ def test_tiers_cache_writes_and_their_lifetime():
     assert hour == pytest.approx(0.006)
 
 
+def test_what_a_compaction_had_from_the_cache_costs_what_that_does():
+    base = dict(provider="anthropic", model="claude-sonnet-4-5",
+                started_at=1763772000000, output_tokens=0)
+    passed = {"type": "compaction", "input_tokens": 100, "output_tokens": 0,
+              "cache_read_input_tokens": 50000,
+              "cache_creation_input_tokens": 2000}
+    other = {"type": "message", "input_tokens": 181,
+             "cache_read_input_tokens": 7}
+    cost = [100 + 181, 50000, 2000]
+    cost = (cost[0] * 3 + cost[1] * 0.3 + cost[2] * 3.75) / 1e6
+    odd = [1, None, {"type": "compaction"}, {**passed, "type": 1}, {
+        "type": "compaction", "cache_read_input_tokens": -5,
+        "cache_creation_input_tokens": "x"}]
+    for usage, known in (({"iterations": [passed, other]}, {}),
+                         ({"iterations": [*odd, passed]}, {
+                             "cached_tokens": 0, "cache_write_tokens": 0})):
+        assert price(dict(base, input_tokens=52281, usage=usage, **known)) == [
+            pytest.approx(cost)]
+    assert price(dict(base, input_tokens=1000, usage={"iterations": odd})) == [
+        pytest.approx(0.003)]
+    assert price(dict(base, input_tokens=1000,
+                      usage={"iterations": passed})) == [pytest.approx(0.003)]
+
+
 PROVIDERS = {"gemini": "google", "vertex": "google", "bedrock": "aws",
              "xai": "x-ai"}
 

@@ -95,6 +95,8 @@ static const struct {
 static const lw_model_price_t *lw_cost_active(const lw_model_t *m, int64_t ms);
 static void lw_cost_count(lw_prices_t *p, int64_t *counts, const char *unit,
     int64_t n);
+static int64_t lw_cost_passes(const lw_usage_t *u, int64_t n,
+    const char *member);
 static int64_t lw_cost_detail(lunary_str_t v, const char *path);
 static lw_cost_e lw_cost_sum(const lw_prices_t *p, const lw_model_price_t *mp,
     const int64_t *counts, int64_t *nano);
@@ -134,8 +136,11 @@ lw_prices_cost(lw_prices_t *p, const lw_usage_t *u, int64_t *nano)
 
     lw_cost_count(p, counts, "input_tokens", u->input);
     lw_cost_count(p, counts, "output_tokens", u->output);
-    lw_cost_count(p, counts, "cache_read_tokens", u->cached);
-    lw_cost_count(p, counts, "cache_write_tokens", u->cache_write);
+    lw_cost_count(p, counts, "cache_read_tokens",
+                  lw_cost_passes(u, u->cached, "cache_read_input_tokens"));
+    lw_cost_count(p, counts, "cache_write_tokens",
+                  lw_cost_passes(u, u->cache_write,
+                                 "cache_creation_input_tokens"));
     lw_cost_count(p, counts, "output_reasoning_tokens", u->reasoning);
     lw_cost_count(p, counts, "requests", 1);
 
@@ -217,6 +222,47 @@ lw_cost_count(lw_prices_t *p, int64_t *counts, const char *unit, int64_t n)
             return;
         }
     }
+}
+
+
+/*
+ * n, and what Anthropic's summing up of the conversation had of the same: that
+ * is in the run's input, at the price of what the cache had.
+ */
+
+static int64_t
+lw_cost_passes(const lw_usage_t *u, int64_t n, const char *member)
+{
+    int64_t             more;
+    lunary_str_t        v;
+    lunary_json_iter_t  it;
+
+    v = lunary_json_get(u->usage, "iterations");
+
+    if (!lunary_json_is_array(v)) {
+        return n;
+    }
+
+    lunary_json_iter(&it, v);
+
+    while (lunary_json_element(&it, &v)) {
+
+        if (!lunary_eq(lunary_json_inside(lunary_json_get(v, "type")),
+                       "compaction"))
+        {
+            continue;
+        }
+
+        v = lunary_json_get_n(v, member, strlen(member));
+
+        if (lunary_json_int(v, &more) && more > 0
+            && more < (int64_t) 1 << 40 && n < (int64_t) 1 << 53)
+        {
+            n = (n < 0) ? more : n + more;
+        }
+    }
+
+    return n;
 }
 
 
