@@ -82,7 +82,8 @@ static const target_t  targets[] = {
     { "/agents/a/agentAliases/b/sessions/c/text", NULL },
     { "/retrieveAndGenerateStream", NULL },
     { "/model/cohere.rerank/invoke", NULL },
-    { "/v1/projects/p/publishers/google/models/embedding:predict", NULL }
+    { "/v1/projects/p/publishers/google/models/embedding:predict", NULL },
+    { "/rerank", "bedrock.rerank" }
 };
 
 #define TARGETS_N  (sizeof(targets) / sizeof(targets[0]))
