@@ -214,7 +214,8 @@ def test_an_answer_out_of_documents(inspector, kind, config):
         assert (got["terminal"], got["fields"]["stream"]) == (1, "1")
 
 
-def test_a_rerank_names_its_model_and_query(inspector):
+@pytest.mark.parametrize("forced", [{}, {"api": "bedrock.rerank"}])
+def test_a_rerank_names_its_model_and_query(inspector, forced):
     arn = "arn:aws:bedrock:us-west-2::foundation-model/amazon.rerank-v1:0"
     config = {"type": "BEDROCK_RERANKING_MODEL",
               "bedrockRerankingConfiguration": {
@@ -226,7 +227,7 @@ def test_a_rerank_names_its_model_and_query(inspector):
         "text": "which?"}}], "sources": sources,
         "rerankingConfiguration": config}, json.dumps({"results": [
             {"index": 1, "relevanceScore": 0.5}]}).encode(), path="/rerank",
-        headers=JSON)["fields"]
+        headers=JSON, **forced)["fields"]
     assert (got["api"], got["model"]) == ("bedrock.rerank", arn)
     assert json.loads(got["input"]) == [{"role": "user", "content": "which?"}]
     assert json.loads(got["params"]) == {

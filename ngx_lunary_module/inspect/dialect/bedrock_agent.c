@@ -26,6 +26,7 @@ static int lunary_rag_request(lunary_call_t *call, lunary_str_t text);
 static int lunary_rag_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_rag_event(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data);
+static int lunary_rerank_request(lunary_call_t *call, lunary_str_t text);
 
 
 const lunary_dialect_t  lunary_bedrock_agent = {
@@ -50,7 +51,7 @@ const lunary_dialect_t  lunary_bedrock_rag = {
     lunary_rag_event
 };
 
-/* found by its body, see lunary_bedrock_reranks() */
+/* found by its body, see lunary_bedrock_reranks(), or forced */
 
 const lunary_dialect_t  lunary_bedrock_rerank = {
     lunary_string("bedrock.rerank"),
@@ -58,7 +59,7 @@ const lunary_dialect_t  lunary_bedrock_rerank = {
     lunary_string("aws.bedrock"),
     LUNARY_STYLE_BEDROCK,
     LUNARY_STRIP_ALL,
-    NULL,
+    lunary_rerank_request,
     NULL,
     NULL
 };
@@ -315,6 +316,15 @@ lunary_rag_event(lunary_call_t *call, lunary_str_t name, lunary_str_t data)
     } else if (!lunary_eq(name, "citation")) {
         (void) lunary_call_error_of(call, data, 0);
     }
+
+    return LUNARY_OK;
+}
+
+
+static int
+lunary_rerank_request(lunary_call_t *call, lunary_str_t text)
+{
+    (void) lunary_bedrock_reranks(call, text);
 
     return LUNARY_OK;
 }
