@@ -289,6 +289,20 @@ def test_a_models_own_event_may_be_long(inspector, split, n):
     assert f["finish_reason"] == "FINISH" and got["terminal"] == 1
 
 
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("path, answer", [
+    (AGENT, LONG * 20),
+    ("/model/amazon.titan-text/invoke-with-response-stream",
+     json.dumps({"outputText": LONG * 20}))])
+def test_what_is_too_long_to_be_kept_counts_as_cut(inspector, split, path,
+                                                   answer):
+    got = run(inspector, {"inputText": "x"}, chunk(answer), split=split,
+              path=path, capture_max=65536)["fields"]
+    assert json.loads(got["output"])["content"] == ""
+    assert abs(int(got["output_bytes"]) - len(LONG) * 20) < 100
+    assert got["truncated"] == "output"
+
+
 @pytest.mark.parametrize("capture_max", [1024, 65536])
 def test_a_chunk_costs_no_more_than_its_field(inspector, capture_max):
     body = chunk("word " * 200000) + chunk("z")

@@ -157,6 +157,10 @@ int lunary_bedrock_reranks(lunary_call_t *call, lunary_str_t text);
 int lunary_bedrock_base64(lunary_mem_t *mem, lunary_buf_t *out,
     lunary_str_t in);
 
+/* 1 where there is none: the event was too long to be kept.  What it said
+ * counts as lost of the output. */
+int lunary_bedrock_left_out(lunary_call_t *call, lunary_str_t in);
+
 /* cohere.c */
 int lunary_cohere_v1_members(lunary_call_t *call, lunary_str_t text);
 void lunary_cohere_usage(lunary_call_t *call, lunary_str_t meta);

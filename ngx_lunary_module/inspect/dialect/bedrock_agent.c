@@ -157,7 +157,7 @@ lunary_agent_chunk(lunary_call_t *call, lunary_str_t data)
 
     bytes = lunary_json_inside(lunary_json_get(data, "bytes"));
 
-    if (bytes.len == 0) {
+    if (bytes.len == 0 || lunary_bedrock_left_out(call, bytes)) {
         return;
     }
 

@@ -194,6 +194,11 @@ lunary_invoke_event(lunary_call_t *call, lunary_str_t name,
         return LUNARY_OK;
     }
 
+    if (lunary_bedrock_left_out(call, bytes)) {
+        (void) lunary_call_choice(call, 0);
+        return LUNARY_OK;
+    }
+
     memset(&json, 0, sizeof(lunary_buf_t));
 
     rc = lunary_bedrock_base64(call->mem, &json, bytes);
@@ -517,6 +522,34 @@ lunary_invoke_text(lunary_call_t *call, lunary_str_t text,
     if (lunary_json_is_string(reason)) {
         lunary_call_finish_reason(call, ch, reason);
     }
+}
+
+
+/* "[N bytes]": what a document keeps of base64 that it has no room for */
+
+int
+lunary_bedrock_left_out(lunary_call_t *call, lunary_str_t in)
+{
+    size_t  i, n;
+
+    if (in.len < 2 || in.data[0] != '[') {
+        return 0;
+    }
+
+    n = 0;
+
+    for (i = 1; i < in.len && i < 10; i++) {
+
+        if (in.data[i] < '0' || in.data[i] > '9') {
+            break;
+        }
+
+        n = n * 10 + (in.data[i] - '0');
+    }
+
+    lunary_priv(call)->out.lost += n / 4 * 3;
+
+    return 1;
 }
 
 
