@@ -1377,7 +1377,10 @@ def test_half_the_last_event_is_no_end(inspector, path, event, long):
     ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 399,
       "prompt_tokens_details": {"audio_tokens": 375},
       "completion_tokens_details": {"reasoning_tokens": 10}},
-     ("384", "15"))])
+     ("384", "15")),
+    ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 24,
+      "prompt_tokens_details": {"audio_tokens": 10},
+      "completion_tokens_details": {"reasoning_tokens": 10}}, ("9", "15"))])
 @pytest.mark.parametrize("stream", [False, True])
 def test_sound_on_top_of_the_prompt_is_input(read, usage, want, stream):
     choice = {"index": 0, "finish_reason": "stop"}

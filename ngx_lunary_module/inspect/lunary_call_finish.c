@@ -292,7 +292,11 @@ lunary_call_fold(lunary_call_t *call)
             break;
         }
 
-        if (sound > 0 && (more == sound || more == sound + t->reasoning)) {
+        /* where both would do, it is the reasoning */
+
+        if (sound > 0 && more != t->reasoning
+            && (more == sound || more == sound + t->reasoning))
+        {
             call->input_tokens += sound;
             more -= sound;
         }
