@@ -141,6 +141,9 @@ void lunary_anthropic_value(lunary_call_t *call, lunary_str_t v);
 void lunary_anthropic_stream(lunary_call_t *call, lunary_str_t name,
     lunary_str_t v);
 
+/* gemini.c: the model, as the path or the body says */
+void lunary_gemini_path(lunary_call_t *call, lunary_str_t text);
+
 /* bedrock_converse.c */
 void lunary_bedrock_path(lunary_call_t *call);
 void lunary_converse_messages(lunary_call_t *call, lunary_str_t text);
@@ -178,6 +181,10 @@ int lunary_input_raw(lunary_call_t *call, lunary_str_t bytes);
 
 /* opens the array where it is not, else a comma; then {"role":"ROLE" */
 int lunary_input_message(lunary_call_t *call, const char *role);
+
+/* a whole message whose content is that value, as it is */
+int lunary_input_said(lunary_call_t *call, const char *role,
+    lunary_str_t value);
 
 /* only the array or the comma */
 int lunary_input_open(lunary_call_t *call);

@@ -167,6 +167,25 @@ lunary_input_message(lunary_call_t *call, const char *role)
 
 
 int
+lunary_input_said(lunary_call_t *call, const char *role, lunary_str_t value)
+{
+    int  rc;
+
+    rc = lunary_input_message(call, role);
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_lit(call, ",\"content\":");
+    }
+
+    if (rc == LUNARY_OK) {
+        rc = lunary_input_raw(call, value);
+    }
+
+    return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
+}
+
+
+int
 lunary_input_tool(lunary_call_t *call, lunary_str_t id, lunary_str_t name,
     lunary_str_t args, int first)
 {

@@ -126,25 +126,13 @@ lunary_anthropic_request_members(lunary_call_t *call, lunary_str_t text)
 static int
 lunary_messages_system(lunary_call_t *call, lunary_str_t system)
 {
-    int  rc;
-
     if (lunary_json_inside(system).len == 0
         && !(lunary_json_is_array(system) && system.len > 2))
     {
         return LUNARY_OK;
     }
 
-    rc = lunary_input_message(call, "system");
-
-    if (rc == LUNARY_OK) {
-        rc = lunary_input_lit(call, ",\"content\":");
-    }
-
-    if (rc == LUNARY_OK) {
-        rc = lunary_input_raw(call, system);
-    }
-
-    return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
+    return lunary_input_said(call, "system", system);
 }
 
 

@@ -97,19 +97,7 @@ lunary_agent_request(lunary_call_t *call, lunary_str_t text)
     rc = LUNARY_OK;
 
     if (lunary_json_inside(v[1]).len != 0) {
-        rc = lunary_input_message(call, "system");
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_lit(call, ",\"content\":");
-        }
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_raw(call, v[1]);
-        }
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_lit(call, "}");
-        }
+        rc = lunary_input_said(call, "system", v[1]);
 
         lunary_input_also(call, but[1]);
     }

@@ -132,19 +132,7 @@ lunary_cohere_v1_members(lunary_call_t *call, lunary_str_t text)
     rc = LUNARY_OK;
 
     if (lunary_json_inside(v[4]).len != 0) {
-        rc = lunary_input_message(call, "system");
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_lit(call, ",\"content\":");
-        }
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_raw(call, v[4]);
-        }
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_lit(call, "}");
-        }
+        rc = lunary_input_said(call, "system", v[4]);
     }
 
     if (lunary_json_is_array(v[3])) {
@@ -159,24 +147,11 @@ lunary_cohere_v1_members(lunary_call_t *call, lunary_str_t text)
                 continue;
             }
 
-            rc = lunary_input_message(call,
-                                      lunary_value_is(role, "CHATBOT")
-                                      || lunary_value_is(role, "Chatbot")
-                                      ? "assistant"
-                                      : lunary_value_is(role, "SYSTEM")
-                                      ? "system" : "user");
-
-            if (rc == LUNARY_OK) {
-                rc = lunary_input_lit(call, ",\"content\":");
-            }
-
-            if (rc == LUNARY_OK) {
-                rc = lunary_input_raw(call, m);
-            }
-
-            if (rc == LUNARY_OK) {
-                rc = lunary_input_lit(call, "}");
-            }
+            rc = lunary_input_said(call, lunary_value_is(role, "CHATBOT")
+                                         || lunary_value_is(role, "Chatbot")
+                                         ? "assistant"
+                                         : lunary_value_is(role, "SYSTEM")
+                                         ? "system" : "user", m);
         }
     }
 

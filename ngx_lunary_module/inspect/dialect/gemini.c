@@ -2,8 +2,8 @@
  * Copyright (C) the ngx_lunary_module authors.  BSD-2-Clause, see LICENSE.
  *
  * gemini.generateContent, gemini.countTokens, gemini.embedContent,
- * gemini.batchEmbedContents, vertex.predict: Google's Gemini API and Vertex
- * AI (REST references v1beta, 2025: models.generateContent,
+ * gemini.batchEmbedContents: Google's Gemini API, also on Vertex AI (REST
+ * references v1beta, 2025: models.generateContent,
  * models.streamGenerateContent, GenerateContentResponse).
  *
  * The model stands in the path.  A stream comes as SSE (alt=sse) or as one
@@ -36,10 +36,6 @@ static int lunary_gemini_count_body(lunary_call_t *call, lunary_str_t text);
 static int lunary_gemini_embed_request(lunary_call_t *call,
     lunary_str_t text);
 static int lunary_gemini_embed_body(lunary_call_t *call, lunary_str_t text);
-static int lunary_gemini_predict_request(lunary_call_t *call,
-    lunary_str_t text);
-static int lunary_gemini_predict_body(lunary_call_t *call,
-    lunary_str_t text);
 
 
 const lunary_dialect_t  lunary_gemini_generate = {
@@ -86,34 +82,10 @@ const lunary_dialect_t  lunary_gemini_batch_embed = {
     NULL
 };
 
-const lunary_dialect_t  lunary_vertex_predict = {
-    lunary_string("vertex.predict"),
-    lunary_null_str,
-    lunary_string("gcp.vertex_ai"),
-    LUNARY_STYLE_GEMINI,
-    LUNARY_STRIP_ALL,
-    lunary_gemini_predict_request,
-    lunary_gemini_predict_body,
-    NULL
-};
-
-/* the same where the model's name says that it embeds */
-
-static const lunary_dialect_t  lunary_vertex_embed = {
-    lunary_string("vertex.predict"),
-    lunary_string("embed"),
-    lunary_string("gcp.vertex_ai"),
-    LUNARY_STYLE_GEMINI,
-    LUNARY_STRIP_ALL,
-    lunary_gemini_predict_request,
-    lunary_gemini_predict_body,
-    NULL
-};
-
 
 /* /v1beta/models/MODEL:VERB, and whether the verb asks for a stream */
 
-static void
+void
 lunary_gemini_path(lunary_call_t *call, lunary_str_t text)
 {
     lunary_priv_t  *priv;
@@ -761,113 +733,6 @@ static int
 lunary_gemini_embed_body(lunary_call_t *call, lunary_str_t text)
 {
     lunary_gemini_usage(call, lunary_json_get(text, "usageMetadata"));
-
-    return LUNARY_OK;
-}
-
-
-/* instances: {"content":TEXT} to embed, {"prompt":TEXT} for an image, others */
-
-static int
-lunary_gemini_predict_request(lunary_call_t *call, lunary_str_t text)
-{
-    int                 rc;
-    lunary_str_t        v, instance, instances;
-    lunary_json_iter_t  it;
-
-    static const lunary_str_t  but[] = {
-        lunary_string("instances"),
-        lunary_string("model")
-    };
-
-    lunary_gemini_path(call, text);
-    lunary_call_params(call, text, but, NULL, 2);
-
-    if (lunary_model_embeds(call->model)) {
-        call->dialect = &lunary_vertex_embed;
-    }
-
-    instances = lunary_json_get(text, "instances");
-
-    if (!lunary_json_is_array(instances)) {
-        return LUNARY_OK;
-    }
-
-    rc = LUNARY_OK;
-
-    lunary_json_iter(&it, instances);
-
-    while (rc == LUNARY_OK && lunary_json_element(&it, &instance)) {
-
-        v = lunary_json_get(instance, "content");
-
-        if (!lunary_json_is_string(v)) {
-            v = lunary_json_get(instance, "prompt");
-        }
-
-        rc = lunary_input_message(call, "user");
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_lit(call, ",\"content\":");
-        }
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_raw(call, lunary_json_is_string(v) ? v
-                                                                 : instance);
-        }
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_lit(call, "}");
-        }
-    }
-
-    if (rc == LUNARY_OK) {
-        lunary_input_done(call, but[0]);
-    }
-
-    return rc;
-}
-
-
-/*
- * Each text that was embedded has its own count: all are the input, where
- * none is missing.
- */
-
-static int
-lunary_gemini_predict_body(lunary_call_t *call, lunary_str_t text)
-{
-    int64_t             n;
-    lunary_str_t        v;
-    lunary_json_iter_t  it;
-
-    v = lunary_json_get(text, "predictions");
-
-    if (!lunary_json_is_array(v)
-        || call->response_state != LUNARY_BODY_JSON)
-    {
-        /* what came of a body that broke off are not all */
-
-        return LUNARY_OK;
-    }
-
-    n = 0;
-
-    lunary_json_iter(&it, v);
-
-    while (n != LUNARY_UNKNOWN && lunary_json_element(&it, &v)) {
-
-        v = lunary_json_get(lunary_json_get(v, "embeddings"), "statistics");
-        n = LUNARY_UNKNOWN;
-
-        lunary_call_count(&n, lunary_json_get(v, "token_count"));
-        lunary_call_count_more(&lunary_priv(call)->all_input,
-                               lunary_json_get(v, "token_count"));
-    }
-
-    if (n == LUNARY_UNKNOWN) {
-        lunary_priv(call)->all_input = LUNARY_UNKNOWN;
-    }
 
     return LUNARY_OK;
 }

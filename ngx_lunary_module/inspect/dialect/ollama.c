@@ -107,10 +107,7 @@ lunary_ollama_generate_request(lunary_call_t *call, lunary_str_t text)
     system = lunary_json_get(text, "system");
 
     if (lunary_json_inside(system).len != 0
-        && (lunary_input_message(call, "system") != LUNARY_OK
-            || lunary_input_lit(call, ",\"content\":") != LUNARY_OK
-            || lunary_input_raw(call, system) != LUNARY_OK
-            || lunary_input_lit(call, "}") != LUNARY_OK))
+        && lunary_input_said(call, "system", system) != LUNARY_OK)
     {
         return LUNARY_NOMEM;
     }

@@ -62,10 +62,7 @@ lunary_prompt_input(lunary_call_t *call, lunary_str_t prompt,
         /* one array of tokens */
 
         if (prompt.len == 2
-            || lunary_input_message(call, "user") != LUNARY_OK
-            || lunary_input_lit(call, ",\"content\":") != LUNARY_OK
-            || lunary_input_raw(call, prompt) != LUNARY_OK
-            || lunary_input_lit(call, "}") != LUNARY_OK)
+            || lunary_input_said(call, "user", prompt) != LUNARY_OK)
         {
             return;
         }
@@ -78,10 +75,7 @@ lunary_prompt_input(lunary_call_t *call, lunary_str_t prompt,
 
         if (lunary_json_type(prompt) == LUNARY_JSON_NONE
             || lunary_json_type(prompt) == LUNARY_JSON_NULL
-            || lunary_input_message(call, "user") != LUNARY_OK
-            || lunary_input_lit(call, ",\"content\":") != LUNARY_OK
-            || lunary_input_raw(call, prompt) != LUNARY_OK
-            || lunary_input_lit(call, "}") != LUNARY_OK)
+            || lunary_input_said(call, "user", prompt) != LUNARY_OK)
         {
             return;
         }
@@ -93,11 +87,7 @@ lunary_prompt_input(lunary_call_t *call, lunary_str_t prompt,
     lunary_json_iter(&it, prompt);
 
     while (lunary_json_element(&it, &v)) {
-        if (lunary_input_message(call, "user") != LUNARY_OK
-            || lunary_input_lit(call, ",\"content\":") != LUNARY_OK
-            || lunary_input_raw(call, v) != LUNARY_OK
-            || lunary_input_lit(call, "}") != LUNARY_OK)
-        {
+        if (lunary_input_said(call, "user", v) != LUNARY_OK) {
             return;
         }
     }

@@ -450,13 +450,8 @@ static void
 lunary_assistants_message(lunary_call_t *call, lunary_str_t role,
     lunary_str_t content)
 {
-    if (lunary_input_message(call, lunary_value_is(role, "assistant")
-                                   ? "assistant" : "user") == LUNARY_OK
-        && lunary_input_lit(call, ",\"content\":") == LUNARY_OK
-        && lunary_input_raw(call, content) == LUNARY_OK)
-    {
-        (void) lunary_input_lit(call, "}");
-    }
+    (void) lunary_input_said(call, lunary_value_is(role, "assistant")
+                                   ? "assistant" : "user", content);
 }
 
 

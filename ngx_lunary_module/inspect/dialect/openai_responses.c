@@ -92,35 +92,13 @@ lunary_responses_input(lunary_call_t *call, lunary_str_t input,
     rc = LUNARY_OK;
 
     if (lunary_json_inside(instructions).len != 0) {
-        rc = lunary_input_message(call, "system");
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_lit(call, ",\"content\":");
-        }
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_raw(call, instructions);
-        }
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_lit(call, "}");
-        }
+        rc = lunary_input_said(call, "system", instructions);
 
         lunary_input_also(call, key);
     }
 
     if (rc == LUNARY_OK && lunary_json_is_string(input)) {
-        rc = lunary_input_message(call, "user");
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_lit(call, ",\"content\":");
-        }
-
-        if (rc == LUNARY_OK) {
-            rc = lunary_input_raw(call, input);
-        }
-
-        return rc == LUNARY_OK ? lunary_input_lit(call, "}") : rc;
+        return lunary_input_said(call, "user", input);
     }
 
     lunary_json_iter(&it, lunary_json_is_array(input)
