@@ -5,9 +5,9 @@
  *
  *   request   (inflate) -> sniff -> lunary_request (JSON) or lunary_form
  *             -> the dialect's request()              lunary_call_request.c
- *   response  (inflate) -> sniff -> lunary_frame -> the dialect's event()
- *                                -> lunary_doc   -> the dialect's body()
- *                                                   lunary_call_response.c
+ *   response  (inflate) -> sniff                    lunary_call_response.c
+ *             -> lunary_frame -> the dialect's event()
+ *             -> lunary_doc   -> the dialect's body()   lunary_call_body.c
  *   run       what dialects told (lunary_call_fields.c), as the fields of a
  *             run                                       lunary_call_finish.c
  */

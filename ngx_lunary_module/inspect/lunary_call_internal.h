@@ -182,6 +182,13 @@ int lunary_call_elsewhere(lunary_call_t *call, lunary_str_t text);
 /* gives back what only reading the response needs */
 void lunary_call_close(lunary_call_t *call);
 
+/* lunary_call_body.c: an event of a stream (a lunary_frame_pt, ctx is the
+ * call); a piece of a JSON body; its document, which ended as rc says */
+void lunary_call_event(void *ctx, lunary_str_t name, lunary_str_t data,
+    unsigned flags);
+void lunary_call_json(lunary_call_t *call, const unsigned char *p, size_t n);
+void lunary_call_doc(lunary_call_t *call, int rc);
+
 /* 1 where an event is one like that before, and was done with */
 int lunary_call_repeat(lunary_call_t *call, lunary_str_t name,
     lunary_str_t data);

@@ -16,7 +16,7 @@
  *     makes no difference when it is done again;
  *   - so the outcome is that of reading every event in full.
  *
- * lunary_call_response.c calls it.
+ * lunary_call_body.c calls it.
  */
 
 #include "lunary_call_internal.h"

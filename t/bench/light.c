@@ -353,8 +353,10 @@ serve(conn_t *c)
 }
 
 
+/* binds and listens, or connects: 0, or else errno says why not */
+
 static int
-address(int fd, int port, int listening)
+attach(int fd, int port, int listening)
 {
     int                 one;
     struct sockaddr_in  sin;
@@ -399,7 +401,7 @@ enter(int listener)
 
     if (c->in == NULL || c->fd == -1 || c->redis == -1
         || setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-        || address(c->redis, redis_port, 0))
+        || attach(c->redis, redis_port, 0))
     {
         fail("accept");
     }
@@ -433,7 +435,7 @@ main(int argc, char **argv)
     redis_port = atoi(argv[2]);
     listener = socket(AF_INET, SOCK_STREAM, 0);
 
-    if (listener == -1 || address(listener, atoi(argv[1]), 1)) {
+    if (listener == -1 || attach(listener, atoi(argv[1]), 1)) {
         fail("listen");
     }
 
