@@ -154,6 +154,7 @@ def test_redis_killed_with_its_log_synced_always(nginx, redis_server):
         for _ in range(3):
             calls.more()
             redis.kill()
+            redis.mend_log()
             calls.more()
             redis.start()
         calls.more()

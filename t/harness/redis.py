@@ -81,6 +81,16 @@ class RedisServer:
         self.process.kill()
         self.process.wait()
 
+    def mend_log(self):
+        """redis-check-aof --fix: a write that kill -9 broke off within a
+        transaction is taken out as a whole.  Redis 7.0 itself cuts it to whole
+        commands, and runs these with the next transaction when it starts
+        again."""
+        subprocess.run(
+            ["redis-check-aof", "--fix",
+             f"{self.folder}/appendonlydir/appendonly.aof.manifest"],
+            input="y\n", text=True, check=True, stdout=subprocess.DEVNULL)
+
     def stop(self):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
